@@ -1,0 +1,459 @@
+//! The command line, turned into checked values before anything is opened or
+//! bound. Nothing else in the program reads arguments or the environment.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use crate::deferred;
+
+/// Serve HTTP with a WebAssembly guest, each call in an instance of its own.
+#[derive(Parser, Debug)]
+#[command(name = "wasm-serve", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Options {
+    /// The guest: a component that exports `wasi:http` 0.2 or 0.3.
+    #[arg(long, value_name = "FILE", help_heading = "What to serve")]
+    pub guest: PathBuf,
+
+    /// Where to listen: 127.0.0.1:9090, [::1]:9090, :9090 (every interface) or
+    /// unix:PATH. Port 0 asks the system for a free port.
+    #[arg(
+        long,
+        visible_alias = "addr",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        help_heading = "What to serve"
+    )]
+    pub http_socket: Address,
+
+    /// Let the guest see a folder, by default at its root `/`, where relative
+    /// paths lead. Repeatable; `::ro` makes it read-only.
+    #[arg(long, value_name = "HOST[::GUEST][::ro]", help_heading = "What to serve")]
+    pub dir: Vec<Folder>,
+
+    /// Let the guest see an environment variable; without a value, the server's
+    /// own. Repeatable.
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to serve")]
+    pub env: Vec<String>,
+
+    /// Guest calls (requests and deferred calls) under way at once, running or
+    /// suspended.
+    #[arg(long, value_name = "N", default_value = "256", help_heading = "Cores")]
+    pub cores: NonZeroU32,
+
+    /// Threads that run them [default: one for each CPU].
+    #[arg(long, value_name = "N", help_heading = "Cores")]
+    pub threads: Option<NonZeroU32>,
+
+    /// Calls that an instance serves, one after the other, before a new one
+    /// takes its place. 0 is no limit.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Cores")]
+    pub max_requests: u32,
+
+    /// Memory of one instance, in bytes; K, M and G multiply by 1024.
+    #[arg(long, value_name = "BYTES", default_value = "128M", help_heading = "Cores")]
+    pub memory_limit: Bytes,
+
+    /// Requests that wait for a core; one more is answered 503.
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Cores")]
+    pub queue: usize,
+
+    /// How long a request waits for a core before it is answered 503.
+    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = "Cores")]
+    pub queue_timeout: Seconds,
+
+    /// Time for a request, from taking a core until the response is complete.
+    #[arg(
+        long,
+        visible_alias = "request-timeout",
+        value_name = "SECONDS",
+        default_value = "30",
+        help_heading = "Deadlines"
+    )]
+    pub harakiri: Seconds,
+
+    /// Time for guest work that goes on after the response is complete.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
+    pub tail_timeout: Seconds,
+
+    /// Time for a deferred call, from taking a core.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
+    pub deferred_timeout: Seconds,
+
+    /// On SIGTERM or SIGINT, run the deferred calls that come due within this
+    /// time.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
+    pub grace: Seconds,
+
+    /// Deferred calls that may be pending at once.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, help_heading = "Deferred calls")]
+    pub deferred_pending: u64,
+
+    /// Deferred calls that one guest call may schedule.
+    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Deferred calls")]
+    pub deferred_per_call: u64,
+
+    /// Payload of one deferred call, in bytes.
+    #[arg(long, value_name = "BYTES", default_value = "64K", help_heading = "Deferred calls")]
+    pub deferred_payload: Bytes,
+
+    /// Payloads of all pending deferred calls together, in bytes.
+    #[arg(long, value_name = "BYTES", default_value = "256M", help_heading = "Deferred calls")]
+    pub deferred_memory: Bytes,
+
+    /// The longest delay.
+    #[arg(long, value_name = "SECONDS", default_value = "2592000", help_heading = "Deferred calls")]
+    pub deferred_delay: Seconds,
+
+    /// The part of the cores' turns that goes to deferred calls while both they
+    /// and requests wait.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=99), help_heading = "Deferred calls")]
+    pub deferred_share: u32,
+
+    /// Write the log to this file instead of standard error. SIGUSR1 reopens it.
+    #[arg(long, value_name = "FILE", help_heading = "What it shows")]
+    pub logto: Option<PathBuf>,
+
+    /// Write no line for each request.
+    #[arg(long, help_heading = "What it shows")]
+    pub disable_logging: bool,
+
+    /// Write a line for each deferred call.
+    #[arg(long, help_heading = "What it shows")]
+    pub log_deferred: bool,
+
+    /// Serve /metrics (Prometheus), /stats (JSON) and /healthz on this address
+    /// [default: off].
+    #[arg(long, value_name = "ADDR", help_heading = "What it shows")]
+    pub stats: Option<Address>,
+
+    /// Open connections; one more waits to be accepted.
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Clients")]
+    pub connections: usize,
+
+    /// Connections that the system holds until they are accepted.
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Clients")]
+    pub listen: u32,
+
+    /// Bytes of a request's head; a longer one is answered 431 or 414.
+    #[arg(long, value_name = "BYTES", default_value = "64K", help_heading = "Clients")]
+    pub head_limit: Bytes,
+
+    /// Fields in a request's head; more are answered 431.
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Clients")]
+    pub head_fields: usize,
+
+    /// Bytes of a request's body; a longer one is answered 413.
+    #[arg(long, value_name = "BYTES", default_value = "1G", help_heading = "Clients")]
+    pub body_limit: Bytes,
+
+    /// Time for a request's head, from its first byte.
+    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = "Clients")]
+    pub head_timeout: Seconds,
+
+    /// Time between two pieces of a request's body that the guest waits for.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Clients")]
+    pub body_timeout: Seconds,
+
+    /// Time in which a client must take some of the response.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Clients")]
+    pub write_timeout: Seconds,
+
+    /// Time that a connection may stay without a request.
+    #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Clients")]
+    pub idle_timeout: Seconds,
+
+    /// A proxy whose `x-forwarded-for` is believed: an IP address, or `unix` for
+    /// every client of a Unix socket. Repeatable.
+    #[arg(long, value_name = "ADDR", help_heading = "Clients")]
+    pub trusted_proxy: Vec<TrustedProxy>,
+
+    /// Where compiled guests are kept [default: the user's cache folder].
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    pub cache: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+Example: wasm-serve --guest hello.wasm --cores 2
+
+Signals: SIGTERM and SIGINT stop when the work in hand is done, a second one at
+once; SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a
+usage error, 1 otherwise.";
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// One address and port.
+    Tcp(SocketAddr),
+    /// A port on every interface, IPv6 and IPv4.
+    EveryInterface(u16),
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Address> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            ensure!(!path.is_empty(), "a path must follow `unix:`");
+            return Ok(Address::Unix(PathBuf::from(path)));
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            let port = port.parse().context("a port from 0 to 65535 must follow `:`")?;
+            return Ok(Address::EveryInterface(port));
+        }
+        let address = text.replacen("localhost:", "127.0.0.1:", 1);
+        let address = address
+            .parse()
+            .map_err(|_| anyhow::anyhow!("expected 127.0.0.1:9090, [::1]:9090, :9090 or unix:PATH"))?;
+        Ok(Address::Tcp(address))
+    }
+}
+
+impl Address {
+    /// The socket address to bind, for TCP.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            Address::EveryInterface(port) => Some((Ipv6Addr::UNSPECIFIED, *port).into()),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+/// A folder of the host that the guest sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Where it is on the host.
+    pub host: PathBuf,
+    /// Where the guest finds it.
+    pub guest: String,
+    /// The guest may not change it.
+    pub read_only: bool,
+}
+
+impl FromStr for Folder {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Folder> {
+        let (text, read_only) = match text.strip_suffix("::ro") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let (host, guest) = text.split_once("::").unwrap_or((text, "/"));
+        ensure!(!host.is_empty(), "the host's folder is missing");
+        ensure!(!guest.is_empty(), "the guest's path is missing");
+        Ok(Folder { host: PathBuf::from(host), guest: guest.to_owned(), read_only })
+    }
+}
+
+/// A number of bytes, written as `4096`, `64K`, `128M`, `1G` (also `KiB`, …).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub usize);
+
+impl FromStr for Bytes {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Bytes> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "B" => 1usize,
+            "K" | "KiB" => 1 << 10,
+            "M" | "MiB" => 1 << 20,
+            "G" | "GiB" => 1 << 30,
+            _ => bail!("expected a number of bytes, such as 65536, 64K, 128M or 1G"),
+        };
+        let number: usize =
+            digits.parse().context("expected a number of bytes, such as 65536, 64K, 128M or 1G")?;
+        number.checked_mul(unit).map(Bytes).context("too many bytes")
+    }
+}
+
+/// A duration, written in seconds with or without a fraction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seconds(pub Duration);
+
+impl FromStr for Seconds {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Seconds> {
+        let seconds: f64 = text.parse().context("expected seconds, such as 30 or 0.5")?;
+        // A hundred years: further sums of such durations cannot overflow.
+        ensure!((0.0..=3.2e9).contains(&seconds), "expected seconds from 0 to 3200000000");
+        Ok(Seconds(Duration::from_secs_f64(seconds)))
+    }
+}
+
+/// Whose `x-forwarded-for` is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustedProxy {
+    /// A proxy that connects from this address.
+    Ip(IpAddr),
+    /// Every client of a Unix socket.
+    Unix,
+}
+
+impl FromStr for TrustedProxy {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<TrustedProxy> {
+        if text == "unix" {
+            return Ok(TrustedProxy::Unix);
+        }
+        Ok(TrustedProxy::Ip(text.parse().context("expected an IP address or `unix`")?))
+    }
+}
+
+impl Options {
+    /// What can be checked without opening or binding anything but the folders
+    /// named. The message says what to change.
+    pub fn check(&self) -> Result<()> {
+        for (index, folder) in self.dir.iter().enumerate() {
+            let is_folder = std::fs::metadata(&folder.host)
+                .with_context(|| format!("--dir {}: cannot be opened", folder.host.display()))?
+                .is_dir();
+            ensure!(is_folder, "--dir {}: is not a folder", folder.host.display());
+            let taken = self.dir[..index].iter().any(|other| other.guest == folder.guest);
+            ensure!(
+                !taken,
+                "--dir {}: another folder is at {} already; give this one a place with {}::PATH",
+                folder.host.display(),
+                folder.guest,
+                folder.host.display()
+            );
+        }
+        self.guest_environment()?;
+        ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
+        ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
+        ensure!(self.head_limit.0 >= 8192, "--head-limit must be at least 8K");
+        ensure!(self.head_fields >= 1, "--head-fields must be at least 1");
+        ensure!(self.connections >= 1, "--connections must be at least 1");
+        ensure!(
+            self.connections <= tokio::sync::Semaphore::MAX_PERMITS.min(u32::MAX as usize),
+            "--connections is too large"
+        );
+        ensure!(self.cores.get() <= 100_000, "--cores must be at most 100000");
+        ensure!(self.threads().get() <= 1024, "--threads must be at most 1024");
+        Ok(())
+    }
+
+    /// Threads that run guests.
+    pub fn threads(&self) -> NonZeroU32 {
+        self.threads.unwrap_or_else(|| {
+            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+            NonZeroU32::new(cpus as u32).unwrap_or(NonZeroU32::MIN)
+        })
+    }
+
+    /// The variables that the guest sees.
+    pub fn guest_environment(&self) -> Result<Vec<(String, String)>> {
+        let pair = |text: &String| -> Result<(String, String)> {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None => {
+                    let value = std::env::var(text).with_context(|| {
+                        format!(
+                            "--env {text}: the server has no such variable; give a value with {text}=VALUE"
+                        )
+                    })?;
+                    (text.clone(), value)
+                }
+            };
+            ensure!(!name.is_empty(), "--env {text}: the name is missing");
+            Ok((name, value))
+        };
+        self.env.iter().map(pair).collect()
+    }
+
+    /// The limits of the queue of deferred calls.
+    pub fn deferred_limits(&self) -> deferred::Limits {
+        deferred::Limits {
+            pending_max: self.deferred_pending,
+            payload_bytes_max: self.deferred_payload.0 as u64,
+            payload_bytes_total_max: self.deferred_memory.0 as u64,
+            delay_max: self.deferred_delay.0.as_nanos() as u64,
+        }
+    }
+
+    /// Where compiled guests are kept; none if the user has no such folder.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        let of_user = || {
+            let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+            absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
+        };
+        match &self.cache {
+            Some(folder) => std::path::absolute(folder).ok(),
+            None => of_user().map(|folder| folder.join("wasm-serve").join("compiled")),
+        }
+    }
+
+    /// The guest's file name without its folder, as the guest's `argv[0]`.
+    pub fn guest_name(&self) -> String {
+        let name = self.guest.file_name().unwrap_or(Path::new("guest").as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_uwsgi_reads_them() {
+        let rows = [
+            ("127.0.0.1:9090", Address::Tcp("127.0.0.1:9090".parse().unwrap())),
+            ("[::1]:9090", Address::Tcp("[::1]:9090".parse().unwrap())),
+            ("localhost:80", Address::Tcp("127.0.0.1:80".parse().unwrap())),
+            (":9090", Address::EveryInterface(9090)),
+            ("unix:/tmp/a.sock", Address::Unix(PathBuf::from("/tmp/a.sock"))),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text.parse::<Address>().unwrap(), expected, "{text}");
+        }
+        for text in ["", "9090", "host:1:2", ":", ":65536", "unix:", "1.2.3.4"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn folders_have_a_place_and_may_be_read_only() {
+        let folder =
+            |host: &str, guest: &str, read_only| Folder { host: host.into(), guest: guest.into(), read_only };
+        let rows = [
+            ("data", folder("data", "/", false)),
+            ("data::ro", folder("data", "/", true)),
+            ("data::/srv", folder("data", "/srv", false)),
+            ("data::/srv::ro", folder("data", "/srv", true)),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text.parse::<Folder>().unwrap(), expected, "{text}");
+        }
+        for text in ["", "::/srv", "data::"] {
+            assert!(text.parse::<Folder>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn byte_counts_have_binary_units() {
+        for (text, expected) in [("0", 0), ("64K", 65536), ("128MiB", 128 << 20), ("1G", 1 << 30)] {
+            assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(expected), "{text}");
+        }
+        for text in ["", "K", "-1", "1X", "99999999999999999999", "99999999999G"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction_and_an_end() {
+        assert_eq!("0.5".parse::<Seconds>().unwrap().0, Duration::from_millis(500));
+        for text in ["-1", "NaN", "inf", "1e99", "x"] {
+            assert!(text.parse::<Seconds>().is_err(), "{text}");
+        }
+    }
+}

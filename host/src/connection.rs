@@ -1,0 +1,204 @@
+//! One connection: HTTP/1 or HTTP/2 by prior knowledge, its requests, and the
+//! time that its client may take.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::ReadBuf;
+use tokio::sync::watch;
+
+use crate::clock::{self, Nanos};
+use crate::head::Peer;
+use crate::response::ResponseBody;
+use crate::socket::{Activity, Patience, Socket, Stream};
+
+/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// HTTP/2 streams of one connection that are open at once.
+const STREAMS_MAX: u32 = 200;
+/// Bytes of responses that one HTTP/2 stream buffers.
+const STREAM_SEND_BYTES_MAX: usize = 64 << 10;
+
+/// What one connection may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub head_bytes_max: usize,
+    pub head_fields_max: usize,
+    pub patience: Patience,
+}
+
+/// Who sends a request, and on which connection.
+#[derive(Clone)]
+pub struct Client {
+    pub peer: Peer,
+    pub activity: Arc<Activity>,
+}
+
+/// Serves a connection until it is closed: by the client, by one of the limits,
+/// or, once `stopping` is true, when no request is under way.
+pub async fn serve<F, R>(
+    mut stream: Stream,
+    peer: Peer,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+    respond: F,
+) where
+    F: Fn(Request<Incoming>, Client) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let activity = Activity::new();
+    let mut stop = stopping.clone();
+    let first = tokio::select! {
+        first = first_bytes(&mut stream, &limits) => first,
+        _ = stop.wait_for(|stopping| *stopping) => return,
+    };
+    let Some(first) = first else { return };
+    let is_http2 = first.starts_with(PREFACE);
+    let socket = Socket::new(stream, first, activity.clone(), !is_http2);
+    let client = Client { peer, activity: activity.clone() };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
+        let response = respond(request, client.clone());
+        async move {
+            let mut response = response.await;
+            response.body_mut().set_in_flight(in_flight);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let watch = Watch { activity, patience: limits.patience, stopping };
+    if is_http2 {
+        watch.serve(http2(&limits).serve_connection(socket, service)).await;
+    } else {
+        watch.serve(http1(&limits).serve_connection(socket, service)).await;
+    }
+}
+
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    // Our own watch has the time, without a timer for each request.
+    http1.header_read_timeout(None).max_buf_size(limits.head_bytes_max);
+    if limits.head_fields_max != 100 {
+        // Other than hyper's own number, it costs an allocation a request.
+        http1.max_headers(limits.head_fields_max);
+    }
+    http1
+}
+
+fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
+        .max_header_list_size(limits.head_bytes_max as u32);
+    http2
+}
+
+/// Reads until it is known whether the client speaks HTTP/2. None if it left or
+/// took too long.
+async fn first_bytes(stream: &mut Stream, limits: &Limits) -> Option<Bytes> {
+    let mut bytes = BytesMut::with_capacity(4096);
+    let mut time = limits.patience.idle;
+    loop {
+        let read = std::future::poll_fn(|cx| poll_read(stream, &mut bytes, cx));
+        let count = tokio::time::timeout(time, read).await.ok()?.ok()?;
+        if count == 0 {
+            return None;
+        }
+        let length = bytes.len().min(PREFACE.len());
+        if length == PREFACE.len() || bytes[..length] != PREFACE[..length] {
+            return Some(bytes.freeze());
+        }
+        time = limits.patience.head;
+    }
+}
+
+fn poll_read(
+    stream: &mut Stream,
+    bytes: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    let mut buffer = ReadBuf::uninit(bytes.spare_capacity_mut());
+    std::task::ready!(stream.poll_read(cx, &mut buffer))?;
+    let count = buffer.filled().len();
+    // SAFETY: the read initialised `count` bytes behind the length.
+    unsafe { bytes.set_len(bytes.len() + count) };
+    Poll::Ready(Ok(count))
+}
+
+/// Looks after a connection beside the HTTP library.
+struct Watch {
+    activity: Arc<Activity>,
+    patience: Patience,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// Serves until the connection ends, one way or another. Errors are the
+    /// client's affair: it sees them.
+    async fn serve<C: GracefulConnection>(mut self, connection: C) {
+        let mut connection = pin!(connection);
+        let mut stop = pin!({
+            let mut stopping = self.stopping.clone();
+            async move {
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            }
+        });
+        let mut is_stopping = false;
+        let mut armed: Nanos = self.activity.deadline(&self.patience);
+        let mut alarm = pin!(tokio::time::sleep_until(clock::instant(armed)));
+        std::future::poll_fn(|cx| {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !is_stopping && stop.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                if self.activity.is_idle() {
+                    return Poll::Ready(());
+                }
+                connection.as_mut().graceful_shutdown();
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+            }
+            self.poll_alarm(alarm.as_mut(), &mut armed, cx)
+        })
+        .await;
+    }
+
+    /// Ready when the client has taken too long. The alarm is set anew only when
+    /// the deadline has come nearer, or when it rings: not at each request.
+    fn poll_alarm(
+        &mut self,
+        mut alarm: Pin<&mut tokio::time::Sleep>,
+        armed: &mut Nanos,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            let deadline = self.activity.deadline(&self.patience);
+            if deadline < *armed {
+                *armed = deadline;
+                alarm.as_mut().reset(clock::instant(deadline));
+            }
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if deadline <= clock::now() {
+                return Poll::Ready(());
+            }
+            // Far away while a request is under way: look again in a while.
+            *armed = deadline.min(clock::after(self.patience.idle.max(std::time::Duration::from_secs(1))));
+            alarm.as_mut().reset(clock::instant(*armed));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What can go wrong with a request or a deferred call, and the one table from
+//! it to a status, a log level and a metric. Nothing else chooses a status.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::dispatch::NoCore;
+
+/// The guest call was still under way at its deadline. The store raises it in a
+/// guest that computes; a guest that waits is dropped instead.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadlinePassed;
+
+impl std::fmt::Display for DeadlinePassed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the deadline passed")
+    }
+}
+
+impl std::error::Error for DeadlinePassed {}
+
+/// Why a call has no result of the guest's own.
+#[derive(Debug)]
+pub enum Failure {
+    /// The head of the request breaks a rule of HTTP, which is named.
+    BadRequest(&'static str),
+    /// The request's body is longer than `--body-limit`.
+    BodyTooLarge,
+    /// The client sent nothing of the body for `--body-timeout`.
+    BodyTimeout,
+    /// No core became free.
+    NoCore(NoCore),
+    /// The call took longer than its deadline.
+    Deadline,
+    /// No instance could be made.
+    Instantiation(wasmtime::Error),
+    /// The guest trapped, or broke the rules of the component model.
+    Trap(wasmtime::Error),
+    /// The guest ended without a response.
+    NoResponse,
+    /// The guest answered with an error code of `wasi:http`.
+    GuestError(String),
+    /// The callback of a deferred call returned an error.
+    CallbackError(String),
+}
+
+/// Every name that `Failure::metric` gives.
+pub const METRICS: [&str; 11] = [
+    "bad_request",
+    "body_too_large",
+    "body_timeout",
+    "queue_full",
+    "queue_timeout",
+    "deadline",
+    "instantiation",
+    "trap",
+    "no_response",
+    "guest_error",
+    "callback_error",
+];
+
+/// How loud a failure is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Counted only: any client can cause it at will.
+    Silent,
+    /// A line in the log.
+    Line,
+}
+
+struct Row {
+    status: StatusCode,
+    level: Level,
+    /// The value of the label `reason` in `wasm_serve_failures_total`.
+    metric: &'static str,
+}
+
+impl Failure {
+    /// What made the guest's code end early: a trap, or the deadline.
+    pub fn from_trap(error: wasmtime::Error) -> Failure {
+        match error.downcast_ref::<DeadlinePassed>() {
+            Some(DeadlinePassed) => Failure::Deadline,
+            None => Failure::Trap(error),
+        }
+    }
+
+    fn row(&self) -> Row {
+        let row = |status, level, metric| Row { status, level, metric };
+        match self {
+            Failure::BadRequest(_) => row(StatusCode::BAD_REQUEST, Level::Silent, "bad_request"),
+            Failure::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, Level::Silent, "body_too_large"),
+            Failure::BodyTimeout => row(StatusCode::REQUEST_TIMEOUT, Level::Silent, "body_timeout"),
+            Failure::NoCore(NoCore::QueueFull) => {
+                row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "queue_full")
+            }
+            Failure::NoCore(NoCore::WaitedTooLong) => {
+                row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "queue_timeout")
+            }
+            Failure::Deadline => row(StatusCode::GATEWAY_TIMEOUT, Level::Line, "deadline"),
+            Failure::Instantiation(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "instantiation"),
+            Failure::Trap(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "trap"),
+            Failure::NoResponse => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "no_response"),
+            Failure::GuestError(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "guest_error"),
+            Failure::CallbackError(_) => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "callback_error")
+            }
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.row().status
+    }
+
+    pub fn level(&self) -> Level {
+        self.row().level
+    }
+
+    pub fn metric(&self) -> &'static str {
+        self.row().metric
+    }
+
+    /// The response to a request that failed before the head of one was sent.
+    pub fn response<B: From<String>>(&self) -> Response<B> {
+        let status = self.status();
+        let mut response = match self {
+            // Only this one concerns what the client sent; how a guest failed is
+            // for the log.
+            Failure::BadRequest(rule) => Response::new(B::from(format!("{status}: {rule}\n"))),
+            _ => Response::new(B::from(format!("{status}\n"))),
+        };
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        match self {
+            Failure::NoCore(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // What is left of such a request would be read as the next one.
+            Failure::BadRequest(_) | Failure::BodyTooLarge | Failure::BodyTimeout => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::BadRequest(rule) => write!(f, "bad request: {rule}"),
+            Failure::BodyTooLarge => f.write_str("the request's body is too large"),
+            Failure::BodyTimeout => f.write_str("the request's body did not come in time"),
+            Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),
+            Failure::NoCore(NoCore::WaitedTooLong) => f.write_str("no core became free in time"),
+            Failure::Deadline => f.write_str("the guest took too long and was stopped"),
+            // The wasm backtrace is a part of `{:?}`.
+            Failure::Instantiation(error) => write!(f, "no instance of the guest could be made: {error:?}"),
+            Failure::Trap(error) => write!(f, "the guest trapped: {error:?}"),
+            Failure::NoResponse => f.write_str("the guest ended without a response"),
+            Failure::GuestError(code) => write!(f, "the guest answered with an error: {code}"),
+            Failure::CallbackError(message) => write!(f, "the callback returned an error: {message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overload_says_when_to_come_back_and_says_nothing_in_the_log() {
+        for reason in [NoCore::QueueFull, NoCore::WaitedTooLong] {
+            let failure = Failure::NoCore(reason);
+            let response = failure.response::<String>();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(header::RETRY_AFTER));
+            assert_eq!(failure.level(), Level::Silent);
+        }
+    }
+
+    #[test]
+    fn a_trap_at_the_deadline_is_a_deadline() {
+        assert_eq!(Failure::from_trap(wasmtime::Error::new(DeadlinePassed)).status(), 504);
+        assert_eq!(Failure::from_trap(wasmtime::Trap::UnreachableCodeReached.into()).status(), 500);
+    }
+
+    #[test]
+    fn a_client_is_not_told_how_the_guest_failed() {
+        let response = Failure::GuestError("secret".into()).response::<String>();
+        assert_eq!(response.into_body(), "500 Internal Server Error\n");
+    }
+}

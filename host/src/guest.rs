@@ -1,0 +1,304 @@
+//! From the guest's file to a program that is checked, compiled and linked, so
+//! that making an instance of it is all that a call has to do.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use wasmparser::{Encoding, Parser, Payload};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+use wasmtime::{
+    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    ResourcesRequired,
+};
+use wasmtime_wasi_http::{p2, p3};
+
+use crate::imports::timers;
+use crate::instance::{Host, State};
+use crate::logging::Log;
+
+/// The export that runs deferred calls, for WASI 0.2 and for 0.3.
+const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
+const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
+
+/// Address space for a memory whose bounds need no check: wasm32 cannot reach
+/// beyond it.
+const RESERVATION_BYTES: u64 = 4 << 30;
+/// Half of what a process of this architecture can address.
+const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
+/// Elements that one table may hold, if the guest does not start with more.
+const TABLE_ELEMENTS_MAX: u64 = 100_000;
+
+/// What one server needs of its guest.
+pub struct Program {
+    pub(crate) engine: Engine,
+    pub(crate) pre: InstancePre<State>,
+    pub(crate) handler: Handler,
+    pub(crate) callback: Option<Callback>,
+    pub(crate) host: Arc<Host>,
+}
+
+/// The export that answers requests.
+pub(crate) enum Handler {
+    /// `wasi:http/incoming-handler` 0.2.
+    P2(p2::bindings::ProxyIndices),
+    /// `wasi:http/handler` 0.3.
+    P3(p3::bindings::ServiceIndices),
+}
+
+/// The export that runs deferred calls.
+pub(crate) struct Callback {
+    pub(crate) run: ComponentExportIndex,
+    pub(crate) is_async: bool,
+}
+
+/// How many instances there are at once, and how large they may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub cores: u32,
+    pub memory_bytes_max: usize,
+}
+
+impl Program {
+    /// Reads, checks, compiles and links the guest in `file`. Compiled code is
+    /// kept in the folder `cache`. The error says what to change.
+    pub fn load(file: &Path, cache: Option<&Path>, room: Room, host: Arc<Host>) -> Result<Program> {
+        let bytes =
+            std::fs::read(file).with_context(|| format!("--guest {}: cannot be read", file.display()))?;
+        let named = || format!("--guest {}", file.display());
+        let face = Face::read(&bytes).with_context(named)?;
+        face.check().with_context(named)?;
+        let cache = cache.and_then(|folder| open_cache(folder, &host.log));
+        let compiled = Compiled::new(&bytes, &face, cache, room).with_context(named)?;
+        compiled.link(&face, host).with_context(named)
+    }
+}
+
+/// What a component shows to the outside: the names of its imports and exports.
+struct Face {
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl Face {
+    fn read(bytes: &[u8]) -> Result<Face> {
+        if !bytes.starts_with(b"\0asm") {
+            if bytes.trim_ascii_start().starts_with(b"(") {
+                bail!(
+                    "is WebAssembly in text form; make the binary form of it, for example with `wasm-tools parse`"
+                );
+            }
+            bail!("is not WebAssembly");
+        }
+        let mut face = Face { imports: Vec::new(), exports: Vec::new() };
+        let mut nested = 0;
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload.context("is not valid WebAssembly")? {
+                Payload::Version { encoding: Encoding::Module, .. } if nested == 0 => {
+                    bail!(
+                        "is a core module, not a component; make a component of it, for example with `wasm-tools component new`, or build for the target `wasm32-wasip2`"
+                    );
+                }
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => nested += 1,
+                Payload::End(_) if nested > 0 => nested -= 1,
+                Payload::ComponentImportSection(imports) if nested == 0 => {
+                    for import in imports {
+                        face.imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(exports) if nested == 0 => {
+                    for export in exports {
+                        face.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(face)
+    }
+
+    fn check(&self) -> Result<()> {
+        let handlers = self.is_p2() as u32 + self.is_p3() as u32;
+        if handlers == 0 {
+            let exports =
+                if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
+            bail!(
+                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3), but {exports}; build it for the world `wasi:http/proxy` or `wasi:http/service`"
+            );
+        }
+        ensure!(
+            handlers == 1,
+            "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
+        );
+        let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
+        ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
+        let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
+        ensure!(
+            callbacks == 1 || !schedules,
+            "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
+            timers::INTERFACE
+        );
+        Ok(())
+    }
+
+    fn is_p2(&self) -> bool {
+        self.exports.iter().any(|export| export.starts_with("wasi:http/incoming-handler@0.2."))
+    }
+
+    fn is_p3(&self) -> bool {
+        self.exports.iter().any(|export| export.starts_with("wasi:http/handler@0.3."))
+    }
+
+    fn has_export(&self, name: &str) -> bool {
+        self.exports.iter().any(|export| export == name)
+    }
+
+    /// The guest needs tasks that run concurrently. An engine without them is
+    /// faster, and the choice stands before anything is compiled.
+    fn is_concurrent(&self) -> bool {
+        let mut names = self.imports.iter().chain(&self.exports);
+        names.any(|name| name.contains("@0.3.") || name == CALLBACK_ASYNC)
+    }
+}
+
+/// The cache of compiled code. Without it the server works, but starts slowly:
+/// so a folder that cannot be used is only a line in the log.
+fn open_cache(folder: &Path, log: &Log) -> Option<Cache> {
+    let mut config = CacheConfig::new();
+    config.with_directory(folder);
+    match Cache::new(config) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            log.server(format_args!(
+                "--cache {}: cannot be used, the guest is compiled anew: {error:#}",
+                folder.display()
+            ));
+            None
+        }
+    }
+}
+
+/// A component in an engine whose pool fits it.
+struct Compiled {
+    engine: Engine,
+    component: Component,
+}
+
+impl Compiled {
+    fn new(bytes: &[u8], face: &Face, cache: Option<Cache>, room: Room) -> Result<Compiled> {
+        // What the pool must hold is known only after compiling, and the pool is
+        // a part of the engine: so the first engine compiles, and the second,
+        // which differs by nothing but the pool, takes over the code.
+        let mut config = config(face, cache);
+        let compiled = Component::new(&Engine::new(&config)?, bytes)
+            .map_err(anyhow::Error::from)
+            .context("cannot be compiled")?;
+        let needs = compiled
+            .resources_required()
+            .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
+        let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+        ensure!(
+            memory_bytes_min <= room.memory_bytes_max as u64,
+            "starts with {memory_bytes_min} bytes of memory, more than --memory-limit {}",
+            room.memory_bytes_max
+        );
+        let memories = u64::from(needs.num_memories.max(1)) * u64::from(room.cores);
+        let is_large = memories.saturating_mul(RESERVATION_BYTES) > ADDRESS_SPACE_BYTES;
+        if is_large {
+            // Compiled again, with explicit bounds checks.
+            let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
+            config.memory_reservation(reservation).gc_heap_reservation(reservation);
+            let small = memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES;
+            ensure!(
+                small,
+                "--cores {} with --memory-limit {} need more address space than there is",
+                room.cores,
+                room.memory_bytes_max
+            );
+        }
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, &needs)));
+        let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
+            format!("no room for --cores {} with --memory-limit {}", room.cores, room.memory_bytes_max)
+        })?;
+        let component = if is_large {
+            Component::new(&engine, bytes)
+        } else {
+            compiled.serialize().and_then(|code| {
+                // SAFETY: the code was made by `serialize` of this process.
+                unsafe { Component::deserialize(&engine, code) }
+            })
+        };
+        Ok(Compiled { engine, component: component? })
+    }
+
+    fn link(self, face: &Face, host: Arc<Host>) -> Result<Program> {
+        let Compiled { engine, component } = self;
+        let linker = linker(&engine, face.is_concurrent())?;
+        let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
+            format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, and `{}`", timers::INTERFACE)
+        })?;
+        let handler = if face.is_p3() {
+            Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
+        } else {
+            Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
+        };
+        let callback =
+            [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
+                let interface = component.get_export_index(None, name)?;
+                let run = component.get_export_index(Some(&interface), "run")?;
+                Some(Callback { run, is_async })
+            });
+        Ok(Program { engine, pre, handler, callback, host })
+    }
+}
+
+fn config(face: &Face, cache: Option<Cache>) -> Config {
+    let mut config = Config::new();
+    config.cache(cache);
+    config.epoch_interruption(true);
+    config.wasm_component_model_async(face.is_concurrent());
+    config.concurrency_support(face.is_concurrent());
+    config.memory_reservation(RESERVATION_BYTES);
+    config
+}
+
+fn pool(room: Room, needs: &ResourcesRequired) -> PoolingAllocationConfig {
+    let of_all = |of_one: u32| of_one.saturating_mul(room.cores);
+    let elements_max = needs.max_initial_table_size.unwrap_or(0).max(TABLE_ELEMENTS_MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(room.cores)
+        .total_core_instances(of_all(1000))
+        .max_core_instances_per_component(1000)
+        .max_component_instance_size(16 << 20)
+        .max_core_instance_size(16 << 20)
+        .total_memories(of_all(needs.num_memories))
+        .max_memories_per_component(needs.num_memories)
+        .max_memories_per_module(needs.num_memories)
+        .max_memory_size(room.memory_bytes_max)
+        .total_tables(of_all(needs.num_tables))
+        .max_tables_per_component(needs.num_tables)
+        .max_tables_per_module(needs.num_tables)
+        .table_elements(elements_max as usize)
+        // A guest for 0.3 may have a stack for each of its tasks.
+        .total_stacks(of_all(4))
+        .total_gc_heaps(room.cores)
+        // What an instance touched is given back with one system call, and what
+        // the next one will touch too stays: the greatest single saving for
+        // fresh instances.
+        .linear_memory_keep_resident(256 << 10)
+        .table_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    p2::add_only_http_to_linker_async(&mut linker)?;
+    if is_concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        p3::add_to_linker(&mut linker)?;
+    }
+    timers::add_to_linker(&mut linker)?;
+    Ok(linker)
+}

@@ -1,0 +1,5 @@
+//! What the host offers to guests, a file an interface.
+
+pub mod http;
+pub mod stdio;
+pub mod timers;

@@ -1,0 +1,223 @@
+//! `wasi:cli/stdout` and `stderr`: what a guest writes goes to the log, whole
+//! lines at a time, so that lines of two cores never mix.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+use tokio::sync::futures::OwnedNotified;
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use crate::logging::Log;
+
+/// A longer line is cut into pieces.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// One output of one instance. Clones write to the same lines.
+#[derive(Clone)]
+pub struct Output(Arc<Mutex<Lines>>);
+
+struct Lines {
+    log: Log,
+    /// What came after the last line feed.
+    unfinished: Vec<u8>,
+}
+
+impl Output {
+    pub fn new(log: Log) -> Output {
+        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new() })))
+    }
+
+    /// Ends the last line, if it is unfinished. Called when a guest call ends.
+    pub fn finish_line(&self) {
+        self.0.lock().finish();
+    }
+
+    fn log(&self) -> Log {
+        self.0.lock().log.clone()
+    }
+}
+
+impl Lines {
+    fn write(&mut self, bytes: &[u8]) {
+        let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1) else {
+            self.unfinished.extend_from_slice(bytes);
+            return self.cut_long_line();
+        };
+        let (lines, rest) = bytes.split_at(end);
+        if self.unfinished.is_empty() && lines.len() <= LINE_BYTES_MAX {
+            self.log.guest(lines);
+        } else {
+            self.unfinished.extend_from_slice(lines);
+            let lines = std::mem::take(&mut self.unfinished);
+            self.log.guest(&cut_long_lines(&lines));
+        }
+        self.unfinished.extend_from_slice(rest);
+        self.cut_long_line();
+    }
+
+    fn cut_long_line(&mut self) {
+        while self.unfinished.len() > LINE_BYTES_MAX {
+            let rest = self.unfinished.split_off(LINE_BYTES_MAX);
+            self.finish();
+            self.unfinished = rest;
+        }
+    }
+
+    fn finish(&mut self) {
+        if !self.unfinished.is_empty() {
+            self.unfinished.push(b'\n');
+            self.log.guest(&self.unfinished);
+            self.unfinished.clear();
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// `lines` with a line feed after each `LINE_BYTES_MAX` bytes of a longer line.
+fn cut_long_lines(lines: &[u8]) -> Vec<u8> {
+    let mut cut = Vec::with_capacity(lines.len() + lines.len() / LINE_BYTES_MAX);
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        if text.is_empty() {
+            cut.push(b'\n');
+        }
+        for piece in text.chunks(LINE_BYTES_MAX) {
+            cut.extend_from_slice(piece);
+            cut.push(b'\n');
+        }
+    }
+    cut
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Writer { output: self.clone(), waiting: None })
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+/// For WASI 0.2.
+#[async_trait]
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.lock().write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(if self.0.lock().log.has_room() { LINE_BYTES_MAX } else { 0 })
+    }
+}
+
+#[async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {
+        let log = self.log();
+        loop {
+            let room = log.room();
+            if log.has_room() {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+/// For WASI 0.3.
+struct Writer {
+    output: Output,
+    waiting: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(room) = &mut self.waiting {
+                ready!(room.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            let log = self.output.log();
+            let room = log.room();
+            if log.has_room() {
+                self.output.0.lock().write(bytes);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            self.waiting = Some(Box::pin(room));
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(pieces: &[&[u8]]) -> Vec<u8> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("wasm-serve-stdio-{}-{number}", std::process::id()));
+        let log = Log::open(Some(&path)).unwrap();
+        let output = Output::new(log.clone());
+        for piece in pieces {
+            output.0.lock().write(piece);
+        }
+        output.finish_line();
+        log.close();
+        let written = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        written
+    }
+
+    #[test]
+    fn pieces_become_whole_lines() {
+        assert_eq!(written(&[b"a", b"b\nc", b"\n\n"]), b"ab\nc\n\n");
+    }
+
+    #[test]
+    fn an_unfinished_last_line_is_ended() {
+        assert_eq!(written(&[b"a\nb"]), b"a\nb\n");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let long = vec![b'x'; LINE_BYTES_MAX + 10];
+        let mut expected = vec![b'x'; LINE_BYTES_MAX];
+        expected.extend_from_slice(b"\nxxxxxxxxxx\n");
+        assert_eq!(written(&[&long, b"\n"]), expected);
+        let whole = [&long[..], b"\n"].concat();
+        assert_eq!(written(&[&whole]), expected);
+        assert_eq!(written(&[b"x", &whole[1..]]), expected);
+    }
+}

@@ -1,0 +1,86 @@
+//! `wasm-serve:deferred/timers`: `call-later` and `cancel`. Neither waits, and
+//! neither traps: every limit is an error value.
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
+
+use crate::clock::Nanos;
+use crate::deferred::{self, TimerId};
+use crate::instance::State;
+
+/// The name under which guests import it.
+pub const INTERFACE: &str = "wasm-serve:deferred/timers@0.1.0";
+
+/// `schedule-error` of the contract.
+#[derive(ComponentType, Lower)]
+#[component(variant)]
+enum ScheduleError {
+    #[component(name = "payload-too-large")]
+    PayloadTooLarge(u64),
+    #[component(name = "too-many-pending")]
+    TooManyPending(u64),
+    #[component(name = "delay-too-long")]
+    DelayTooLong(u64),
+    #[component(name = "unavailable")]
+    Unavailable(String),
+}
+
+impl From<deferred::ScheduleError> for ScheduleError {
+    fn from(error: deferred::ScheduleError) -> ScheduleError {
+        match error {
+            deferred::ScheduleError::PayloadTooLarge(max) => ScheduleError::PayloadTooLarge(max),
+            deferred::ScheduleError::TooManyPending(max) => ScheduleError::TooManyPending(max),
+            deferred::ScheduleError::DelayTooLong(max) => ScheduleError::DelayTooLong(max),
+            deferred::ScheduleError::Unavailable(reason) => ScheduleError::Unavailable(reason),
+        }
+    }
+}
+
+pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut timers = linker.instance(INTERFACE)?;
+    timers.func_wrap("call-later", |store, (delay, payload)| Ok((call_later(store, delay, payload),)))?;
+    timers.func_wrap("cancel", |store, (id,)| Ok((cancel(store, id),)))?;
+    Ok(())
+}
+
+fn call_later(
+    mut store: StoreContextMut<'_, State>,
+    delay: Nanos,
+    payload: WasmList<u8>,
+) -> Result<TimerId, ScheduleError> {
+    let scheduled = schedule(&mut store, delay, payload);
+    let stats = &store.data().server.stats;
+    match &scheduled {
+        Ok(_) => stats.deferred_scheduled.inc(),
+        Err(_) => stats.deferred_refused.inc(),
+    };
+    scheduled.map_err(ScheduleError::from)
+}
+
+fn schedule(
+    store: &mut StoreContextMut<'_, State>,
+    delay: Nanos,
+    payload: WasmList<u8>,
+) -> Result<TimerId, deferred::ScheduleError> {
+    let server = store.data().server.clone();
+    if store.data().deferred_scheduled >= server.deferred_per_call_max {
+        return Err(deferred::ScheduleError::TooManyPending(server.deferred_per_call_max));
+    }
+    // Before the payload is copied out of the guest: it may be huge.
+    if payload.len() as u64 > server.payload_bytes_max {
+        return Err(deferred::ScheduleError::PayloadTooLarge(server.payload_bytes_max));
+    }
+    let payload = payload.as_le_slice(&*store).into();
+    let id = server.deferred.schedule(delay, payload)?;
+    store.data_mut().deferred_scheduled += 1;
+    Ok(id)
+}
+
+fn cancel(store: StoreContextMut<'_, State>, id: TimerId) -> bool {
+    let server = &store.data().server;
+    let cancelled = server.deferred.cancel(id);
+    if cancelled {
+        server.stats.deferred_cancelled.inc();
+    }
+    cancelled
+}

@@ -1,0 +1,26 @@
+//! wasm-serve: an application server for WebAssembly. The README's map says which
+//! file answers which question.
+
+pub mod accept;
+pub mod callback;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod cores;
+pub mod deadline;
+pub mod deferred;
+pub mod dispatch;
+pub mod error;
+pub mod guest;
+pub mod head;
+pub mod imports;
+pub mod instance;
+pub mod logging;
+pub mod record;
+pub mod request;
+pub mod request_body;
+pub mod response;
+pub mod server;
+pub mod shutdown;
+pub mod socket;
+pub mod stats;

@@ -1,0 +1,88 @@
+//! What is known of one request once it is over: a line in the log, and counts.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+
+use crate::clock::{self, Nanos};
+use crate::logging::Log;
+use crate::stats::Stats;
+
+/// Where records go.
+pub struct Book {
+    pub log: Log,
+    pub stats: Arc<Stats>,
+    /// `--disable-logging` was not given.
+    pub lines: bool,
+}
+
+/// One request. It is written when it is dropped: with the response's body, or
+/// with the request if that was cancelled.
+pub struct Record {
+    book: Arc<Book>,
+    started: Nanos,
+    /// Kept only if there will be a line.
+    request: Option<(Method, Uri, Version)>,
+    client: HeaderValue,
+    /// Set with the head of the response.
+    pub status: Option<StatusCode>,
+    pub core: Option<u32>,
+    pub body_bytes: u64,
+    /// The whole response was handed over.
+    pub complete: bool,
+}
+
+impl Record {
+    pub fn new<B>(book: Arc<Book>, request: &http::Request<B>, client: HeaderValue) -> Record {
+        let line = book.lines.then(|| (request.method().clone(), request.uri().clone(), request.version()));
+        let started = clock::now();
+        Record {
+            book,
+            started,
+            request: line,
+            client,
+            status: None,
+            core: None,
+            body_bytes: 0,
+            complete: false,
+        }
+    }
+
+    /// The line of the log, in the manner of the Common Log Format: client, time,
+    /// request, status, bytes of the body, then what took how long and where.
+    fn line(&self, (method, uri, version): &(Method, Uri, Version), time: Duration) -> String {
+        let mut line = String::with_capacity(128);
+        let client = self.client.to_str().unwrap_or("-");
+        let date = humantime::format_rfc3339_seconds(SystemTime::now());
+        let status = self.status.map_or(0, |status| status.as_u16());
+        let _ = write!(line, "{client} - - [{date}] \"{method} {} {version:?}\" ", path(uri));
+        let _ = write!(line, "{status:03} {} {:.3}ms", self.body_bytes, time.as_secs_f64() * 1e3);
+        if let Some(core) = self.core {
+            let _ = write!(line, " core={core}");
+        }
+        line.push_str(if self.complete { "\n" } else { " cancelled\n" });
+        line
+    }
+}
+
+fn path(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |path| path.as_str())
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let time = Duration::from_nanos(clock::now().saturating_sub(self.started));
+        match self.status {
+            Some(status) => self.book.stats.count_request(status, time),
+            None => self.complete = false,
+        }
+        if !self.complete {
+            self.book.stats.cancelled.inc();
+        }
+        if let Some(request) = &self.request {
+            self.book.log.line(self.line(request, time).as_bytes());
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! A request from its head to its response: the core that it takes, the guest
+//! call that answers it, and who drives that call.
+//!
+//! Up to the head of the response the guest runs in the task of its connection:
+//! most guests are done by then, and no other task, queue or timer was touched.
+//! One that is not done goes on in a task of its own (`Rest`), which lives until
+//! the guest call has ended, the client has left, or a deadline passed.
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiBody;
+
+use crate::clock;
+use crate::connection::Client;
+use crate::cores::CoreGuard;
+use crate::dispatch::Dispatch;
+use crate::error::{Failure, Level};
+use crate::guest::Program;
+use crate::head;
+use crate::instance::{Deadline, Ended, Head, Instance};
+use crate::record::{Book, Record};
+use crate::request_body::{self, RequestBody, Verdict};
+use crate::response::{BodyState, Link, ResponseBody};
+
+/// Frames of a response that are collected before its head is sent, if the guest
+/// gives them without waiting. A response that is complete by then needs neither
+/// a task of its own nor chunks.
+const READY_FRAMES_MAX: usize = 4;
+
+/// Everything that answering a request needs.
+pub struct Service {
+    pub program: Arc<Program>,
+    pub dispatch: Arc<Dispatch<Instance>>,
+    pub book: Arc<Book>,
+    pub limits: Limits,
+}
+
+/// What one request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub body: request_body::Limits,
+    /// From taking a core until the response is complete.
+    pub time_max: Duration,
+    /// For guest work after that.
+    pub tail_time_max: Duration,
+    /// Calls that an instance serves, 0 for no limit.
+    pub calls_per_instance: u32,
+}
+
+impl Service {
+    /// Answers a request. If the future is dropped, because the client left, the
+    /// guest call is cancelled.
+    pub async fn respond(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        client: Client,
+    ) -> Response<ResponseBody> {
+        let address = client.peer.sign(request.headers_mut());
+        let mut record = Record::new(self.book.clone(), &request, address);
+        let name = RequestName::new(&request);
+        let mut response = match self.answer(request, client, &name, &mut record).await {
+            Ok(response) => response,
+            Err(failure) => {
+                self.report(&failure, &name, record.core);
+                failure.response()
+            }
+        };
+        record.status = Some(response.status());
+        response.body_mut().set_record(record);
+        response
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+        name: &RequestName,
+        record: &mut Record,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        head::check(&request).map_err(Failure::BadRequest)?;
+        if request.body().size_hint().lower() > self.limits.body.bytes_max {
+            return Err(Failure::BodyTooLarge);
+        }
+        let core = self.dispatch.core_for_request().await.map_err(Failure::NoCore)?;
+        record.core = Some(core.number());
+        let mut call = Call::begin(self, core, request, client, name.clone());
+        match call.response().await {
+            Ok(response) => Ok(call.send(response)),
+            // A guest that fails over a body that broke a limit did not fail.
+            Err(failure) => Err(call.verdict.failure().unwrap_or(failure)),
+        }
+    }
+
+    /// Counts a failure, and says it in the log if `error` wants that.
+    pub(crate) fn report(&self, failure: &Failure, of: &dyn Display, core: Option<u32>) {
+        self.book.stats.count_failure(failure.metric());
+        if failure.level() == Level::Line {
+            match core {
+                Some(core) => self.book.log.server(format_args!("{of} on core {core}: {failure}")),
+                None => self.book.log.server(format_args!("{of}: {failure}")),
+            }
+        }
+    }
+
+    /// Leaves the instance of a call that ended well on its core.
+    pub(crate) fn keep(&self, core: &mut CoreGuard<Instance>, instance: Option<Instance>) {
+        let limit = self.limits.calls_per_instance;
+        if let Some(instance) = instance.filter(|instance| limit == 0 || instance.calls < limit) {
+            core.leave_instance(instance);
+        }
+    }
+}
+
+/// A guest call that is under way. The guest is declared before the core, since
+/// fields are dropped in this order: a core is free when its instance is gone.
+struct Call {
+    guest: Guest,
+    core: CoreGuard<Instance>,
+    service: Arc<Service>,
+    deadline: Arc<Deadline>,
+    head: oneshot::Receiver<Head>,
+    link: Arc<Link>,
+    verdict: Verdict,
+    is_head_request: bool,
+    name: RequestName,
+}
+
+/// How the log names a request in a line that is not its own.
+#[derive(Clone)]
+struct RequestName {
+    method: Method,
+    uri: Uri,
+}
+
+impl RequestName {
+    fn new<B>(request: &Request<B>) -> RequestName {
+        RequestName { method: request.method().clone(), uri: request.uri().clone() }
+    }
+}
+
+impl Display for RequestName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.uri.path())
+    }
+}
+
+/// The guest's side of a call.
+enum Guest {
+    Running(Pin<Box<dyn Future<Output = Ended> + Send>>),
+    Ended(Ended),
+}
+
+impl Guest {
+    /// Lets the guest run as far as it can. True if it has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Guest::Running(future) = self
+            && let Poll::Ready(ended) = future.as_mut().poll(cx)
+        {
+            *self = Guest::Ended(ended);
+        }
+        matches!(self, Guest::Ended(_))
+    }
+
+    fn drop_instance(&mut self) {
+        if let Guest::Ended(ended) = self {
+            ended.instance = None;
+        }
+    }
+
+    fn take_failure(&mut self) -> Option<Failure> {
+        match self {
+            Guest::Ended(ended) => std::mem::replace(&mut ended.result, Ok(())).err(),
+            Guest::Running(_) => None,
+        }
+    }
+}
+
+/// A response whose frames up to now are in hand.
+struct Begun {
+    head: http::response::Parts,
+    ready: VecDeque<Frame<Bytes>>,
+    /// What follows, unless all frames are ready.
+    rest: Option<WasiBody>,
+    failure: Option<Failure>,
+}
+
+impl Begun {
+    /// All bytes that the head promises are there.
+    fn is_whole(&self) -> bool {
+        let ready = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        content_length(&self.head) == Some(ready)
+    }
+}
+
+impl Call {
+    fn begin(
+        service: &Arc<Service>,
+        mut core: CoreGuard<Instance>,
+        request: Request<Incoming>,
+        client: Client,
+        name: RequestName,
+    ) -> Call {
+        let deadline = Deadline::at(clock::after(service.limits.time_max));
+        let link = Link::new();
+        let verdict = Verdict::default();
+        let (sender, head) = oneshot::channel();
+        let is_head_request = request.method() == Method::HEAD;
+        let limits = service.limits.body;
+        let body = |body| RequestBody::new(body, limits, verdict.clone(), client.activity).boxed_unsync();
+        let request = request.map(body);
+        let future = service.program.clone().handle(
+            core.take_instance(),
+            deadline.clone(),
+            request,
+            sender,
+            link.clone(),
+        );
+        Call {
+            guest: Guest::Running(Box::pin(future)),
+            core,
+            service: service.clone(),
+            deadline,
+            head,
+            link,
+            verdict,
+            is_head_request,
+            name,
+        }
+    }
+
+    /// Waits for the head of the response, and takes what is there of its body.
+    async fn response(&mut self) -> Result<Begun, Failure> {
+        let at = clock::instant(self.deadline.nanos());
+        let head = tokio::time::timeout_at(at, std::future::poll_fn(|cx| self.poll_head(cx)));
+        let head = head.await.map_err(|_| Failure::Deadline)??;
+        let (head, body) = head.map_err(Failure::GuestError)?.into_parts();
+        let mut begun = Begun { head, ready: VecDeque::new(), rest: Some(body), failure: None };
+        std::future::poll_fn(|cx| {
+            self.collect(&mut begun, cx);
+            Poll::Ready(())
+        })
+        .await;
+        Ok(begun)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+        let ended = self.guest.poll(cx);
+        match Pin::new(&mut self.head).poll(cx) {
+            Poll::Ready(Ok(head)) => Poll::Ready(Ok(head)),
+            // It gave up the right to answer, or still has it and is gone.
+            Poll::Ready(Err(_)) | Poll::Pending if ended => {
+                Poll::Ready(Err(self.guest.take_failure().unwrap_or(Failure::NoResponse)))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Failure::NoResponse)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Takes the frames that the guest gives without waiting.
+    fn collect(&mut self, begun: &mut Begun, cx: &mut Context<'_>) {
+        loop {
+            let ended = self.guest.poll(cx);
+            if let Some(failure) = self.guest.take_failure() {
+                // In this order: the body ends with the store of the instance.
+                self.link.fail();
+                self.guest.drop_instance();
+                begun.failure = Some(failure);
+            }
+            let Some(body) = &mut begun.rest else { return };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(frame))) => {
+                    begun.ready.push_back(frame);
+                    if begun.ready.len() == READY_FRAMES_MAX {
+                        return;
+                    }
+                }
+                Poll::Ready(None) if !self.link.is_failed() || begun.is_whole() => {
+                    self.link.set_body(BodyState::Over);
+                    begun.rest = None;
+                    if ended {
+                        return;
+                    }
+                }
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.link.fail();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes the response that the client gets, and sees to the rest of the call.
+    fn send(mut self, begun: Begun) -> Response<ResponseBody> {
+        let Begun { mut head, ready, rest, failure } = begun;
+        if let Some(failure) = failure {
+            self.service.report(&failure, &self.name, Some(self.core.number()));
+        }
+        if self.verdict.failure().is_some() {
+            // The rest of the request was not read, and would be read as the
+            // next one.
+            head.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
+        let has_no_body = self.is_head_request
+            || head.status == StatusCode::NO_CONTENT
+            || head.status == StatusCode::NOT_MODIFIED;
+        let length = content_length(&head);
+        let (body, drain) = match rest {
+            _ if has_no_body => (ResponseBody::complete(VecDeque::new()), rest),
+            None => (ResponseBody::complete(ready), None),
+            Some(_) if self.link.is_failed() => (ResponseBody::broken(ready), None),
+            Some(rest) => (ResponseBody::streaming(ready, rest, self.link.clone(), length), None),
+        };
+        let is_over = drain.is_none() && !body.is_streaming();
+        match self.guest {
+            Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),
+            guest => {
+                self.guest = guest;
+                tokio::spawn(self.drive(drain));
+            }
+        }
+        Response::from_parts(head, body)
+    }
+
+    /// Drives the rest of the call, in a task of its own.
+    async fn drive(mut self, mut drain: Option<WasiBody>) {
+        let at = clock::instant(self.deadline.nanos());
+        let link = self.link.clone();
+        let body = tokio::time::timeout_at(at, async {
+            let mut over = std::pin::pin!(link.body_is_over());
+            std::future::poll_fn(|cx| {
+                self.guest.poll(cx);
+                if let Some(failure) = self.guest.take_failure() {
+                    return Poll::Ready(Err(failure));
+                }
+                poll_drain(&mut drain, &self.link, cx);
+                over.as_mut().poll(cx).map(Ok)
+            })
+            .await
+        });
+        match body.await {
+            Ok(Ok(BodyState::Over)) => self.finish_tail().await,
+            // The client left: the guest call is cancelled with its store.
+            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
+            Ok(Err(failure)) => self.break_off(failure),
+            Err(_) => self.break_off(Failure::Deadline),
+        }
+    }
+
+    /// The body ends with the store, and must know by then that it broke.
+    fn break_off(self, failure: Failure) {
+        self.link.fail();
+        let failure = self.verdict.failure().unwrap_or(failure);
+        self.service.report(&failure, &self.name, Some(self.core.number()));
+    }
+
+    /// The response is complete; what the guest still does has a budget of its
+    /// own.
+    async fn finish_tail(mut self) {
+        let until = clock::after(self.service.limits.tail_time_max);
+        self.deadline.move_to(until);
+        let ended = std::future::poll_fn(|cx| match self.guest.poll(cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await.is_ok();
+        let failure = if in_time { self.guest.take_failure() } else { Some(Failure::Deadline) };
+        match failure {
+            None => {
+                if let Guest::Ended(ended) = self.guest {
+                    self.service.keep(&mut self.core, ended.instance);
+                }
+            }
+            Some(failure) => {
+                if matches!(failure, Failure::Deadline) {
+                    self.service.book.stats.tails_stopped.inc();
+                }
+                let name = format!("the tail of {}", self.name);
+                self.service.report(&failure, &name, Some(self.core.number()));
+            }
+        }
+    }
+}
+
+/// Reads a body that is not sent, so that its guest can end.
+fn poll_drain(drain: &mut Option<WasiBody>, link: &Link, cx: &mut Context<'_>) {
+    while let Some(body) = drain {
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => return,
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => {
+                *drain = None;
+                link.set_body(BodyState::Over);
+            }
+        }
+    }
+}
+
+fn content_length(head: &http::response::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

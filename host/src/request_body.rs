@@ -1,0 +1,115 @@
+//! The body of a request on its way to the guest: not longer than it may be, and
+//! not slower.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::Error;
+
+use crate::error::Failure;
+use crate::socket::Activity;
+
+/// What a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub bytes_max: u64,
+    /// Time between two pieces that the guest waits for.
+    pub wait_max: Duration,
+}
+
+/// How a body broke a limit, if it did: the guest sees an error, and if it gives
+/// no answer of its own, the client is told this reason.
+#[derive(Clone, Default)]
+pub struct Verdict(Arc<AtomicU8>);
+
+const TOO_LARGE: u8 = 1;
+const TOO_SLOW: u8 = 2;
+
+impl Verdict {
+    pub fn failure(&self) -> Option<Failure> {
+        match self.0.load(Ordering::Relaxed) {
+            TOO_LARGE => Some(Failure::BodyTooLarge),
+            TOO_SLOW => Some(Failure::BodyTimeout),
+            _ => None,
+        }
+    }
+}
+
+/// The body of a request under its limits.
+pub struct RequestBody {
+    body: Incoming,
+    limits: Limits,
+    bytes: u64,
+    /// Set while the guest waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+    verdict: Verdict,
+    activity: Arc<Activity>,
+}
+
+impl RequestBody {
+    pub fn new(body: Incoming, limits: Limits, verdict: Verdict, activity: Arc<Activity>) -> RequestBody {
+        if body.is_end_stream() {
+            activity.request_is_whole();
+        }
+        RequestBody { body, limits, bytes: 0, waiting: None, verdict, activity }
+    }
+
+    fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.verdict.0.store(verdict, Ordering::Relaxed);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let wait_max = self.limits.wait_max;
+            let waiting = self
+                .waiting
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + wait_max)));
+            return match waiting.as_mut().poll(cx) {
+                Poll::Ready(()) => self.fail(TOO_SLOW, Error::ConnectionReadTimeout),
+                Poll::Pending => Poll::Pending,
+            };
+        };
+        self.waiting = None;
+        match frame {
+            Some(Ok(frame)) => {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if self.bytes > self.limits.bytes_max {
+                    return self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
+                }
+                if self.body.is_end_stream() {
+                    self.activity.request_is_whole();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(Error::Hyper(error)))),
+            None => {
+                self.activity.request_is_whole();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,246 @@
+//! The response's way from the guest to the HTTP library: its body, and the link
+//! through which the body and the guest call learn of each other's end.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::watch;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use crate::record::Record;
+use crate::socket::InFlight;
+
+/// What a guest call and the body of its response tell each other.
+pub struct Link {
+    body: watch::Sender<BodyState>,
+    /// The guest ended badly: what it sent of the body is not all.
+    failed: AtomicBool,
+}
+
+/// The body of a response, seen from the guest call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyState {
+    Open,
+    /// Its last frame was handed over.
+    Over,
+    /// The client left, or the transfer broke.
+    Abandoned,
+}
+
+impl Link {
+    pub fn new() -> Arc<Link> {
+        Arc::new(Link { body: watch::Sender::new(BodyState::Open), failed: AtomicBool::new(false) })
+    }
+
+    /// Waits until the body is no longer open, and says how it ended.
+    pub async fn body_is_over(&self) -> BodyState {
+        let mut body = self.body.subscribe();
+        let state = body.wait_for(|state| *state != BodyState::Open).await;
+        state.map_or(BodyState::Abandoned, |state| *state)
+    }
+
+    /// What `wasi:http` 0.3 tells the guest about the transfer.
+    pub async fn sent(self: Arc<Self>) -> Result<(), Error> {
+        match self.body_is_over().await {
+            BodyState::Over => Ok(()),
+            BodyState::Open | BodyState::Abandoned => Err(Error::ConnectionTerminated),
+        }
+    }
+
+    /// The guest call ended badly. Must be said before its store goes, since the
+    /// body ends with the store.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// The first state that is set stays.
+    pub fn set_body(&self, state: BodyState) {
+        self.body.send_if_modified(|now| {
+            let changes = *now == BodyState::Open;
+            if changes {
+                *now = state;
+            }
+            changes
+        });
+    }
+}
+
+/// The transfer of a body broke: the client must not take it for complete.
+#[derive(Debug)]
+pub struct Broken;
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the guest ended before the response's body was complete")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// The body of a response, as the HTTP library takes it.
+pub struct ResponseBody {
+    /// Frames that were there before the head was sent.
+    ready: VecDeque<Frame<Bytes>>,
+    rest: Rest,
+    /// What is missing to the length that the head promised.
+    bytes_missing: Option<u64>,
+    record: Option<Record>,
+    /// Lets the connection know when the response is over.
+    in_flight: Option<InFlight>,
+}
+
+/// What follows the ready frames.
+enum Rest {
+    Nothing,
+    Broken,
+    Guest { body: WasiBody, link: Arc<Link> },
+}
+
+impl ResponseBody {
+    /// A body that is complete.
+    pub fn complete(frames: VecDeque<Frame<Bytes>>) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Nothing, None)
+    }
+
+    /// A body that breaks off after `frames`.
+    pub fn broken(frames: VecDeque<Frame<Bytes>>) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Broken, None)
+    }
+
+    /// A body whose guest is still writing it. `length` is what the head says.
+    pub fn streaming(
+        frames: VecDeque<Frame<Bytes>>,
+        body: WasiBody,
+        link: Arc<Link>,
+        length: Option<u64>,
+    ) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Guest { body, link }, length)
+    }
+
+    fn new(ready: VecDeque<Frame<Bytes>>, rest: Rest, bytes_missing: Option<u64>) -> ResponseBody {
+        ResponseBody { ready, rest, bytes_missing, record: None, in_flight: None }
+    }
+
+    /// Gives the record of the request, which is written when this body is over.
+    pub fn set_record(&mut self, record: Record) {
+        self.record = Some(record);
+    }
+
+    pub fn set_in_flight(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// The guest call still has frames to give.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.rest, Rest::Guest { .. })
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(record) = &mut self.record {
+            record.body_bytes += bytes;
+        }
+        if let Some(missing) = &mut self.bytes_missing {
+            *missing = missing.saturating_sub(bytes);
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let frame = match &mut self.rest {
+            Rest::Nothing => return Poll::Ready(None),
+            Rest::Broken => {
+                self.note_end(false);
+                return Poll::Ready(Some(Err(Broken)));
+            }
+            Rest::Guest { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            // A guest that failed behind the last byte did send all.
+            None if !self.guest_failed() || self.bytes_missing == Some(0) => {
+                self.note_end(true);
+                self.rest = Rest::Nothing;
+                None
+            }
+            Some(Err(_)) | None => {
+                self.note_end(false);
+                self.rest = Rest::Broken;
+                Some(Err(Broken))
+            }
+        })
+    }
+
+    fn guest_failed(&self) -> bool {
+        matches!(&self.rest, Rest::Guest { link, .. } if link.is_failed())
+    }
+
+    fn note_end(&mut self, complete: bool) {
+        if let Rest::Guest { link, .. } = &self.rest {
+            link.set_body(if complete { BodyState::Over } else { BodyState::Abandoned });
+        }
+        if let Some(record) = &mut self.record {
+            record.complete = complete;
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let frame = match self.ready.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => ready!(self.poll_rest(cx)),
+        };
+        if let Some(Ok(frame)) = &frame {
+            self.count(frame);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ready.is_empty() && matches!(self.rest, Rest::Nothing)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let lengths = self.ready.iter().map(|frame| frame.data_ref().map(|data| data.len() as u64));
+        match (&self.rest, lengths.sum::<Option<u64>>()) {
+            // Trailers, which have no length, need a body that is chunked.
+            (Rest::Nothing, Some(length)) => SizeHint::with_exact(length),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// The HTTP library drops a body after its last byte, without asking whether
+    /// there is more, or when the client is gone.
+    fn drop(&mut self) {
+        let all_ready = self.ready.is_empty();
+        let complete = match &self.rest {
+            Rest::Nothing => all_ready,
+            Rest::Broken => false,
+            Rest::Guest { .. } => all_ready && self.bytes_missing == Some(0),
+        };
+        self.note_end(complete);
+    }
+}
+
+impl From<String> for ResponseBody {
+    fn from(text: String) -> ResponseBody {
+        ResponseBody::complete(VecDeque::from([Frame::data(Bytes::from(text))]))
+    }
+}

@@ -1,0 +1,309 @@
+//! A server: its parts put together, started in the order in which one needs the
+//! other, and stopped.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use http::{Response, StatusCode};
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+
+use crate::accept::Listener;
+use crate::config::Options;
+use crate::connection;
+use crate::deferred::Deferred;
+use crate::dispatch::{self, Dispatch};
+use crate::guest::{Program, Room};
+use crate::head::Peer;
+use crate::instance::{Host, Instance};
+use crate::logging::Log;
+use crate::record::Book;
+use crate::request::{self, Service};
+use crate::response::ResponseBody;
+use crate::shutdown::{Drain, Signals};
+use crate::socket::Patience;
+use crate::stats::{self, Stats};
+use crate::{callback, clock, deadline, request_body};
+
+/// Connections of `--stats` that are open at once.
+const STATS_CONNECTIONS_MAX: usize = 64;
+
+/// Serves until a signal ends it. An error says why it could not start.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let log = Log::open(options.logto.as_deref())?;
+    let served = serve(options, &log);
+    log.close();
+    served
+}
+
+fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
+    let stats = Arc::new(Stats::new());
+    let deferred = Arc::new(Deferred::new(options.deferred_limits()));
+    let host = Arc::new(Host::new(options, log.clone(), stats.clone(), deferred.clone())?);
+    let room = Room { cores: options.cores.get(), memory_bytes_max: options.memory_limit.0 };
+    let program = Program::load(&options.guest, options.cache_folder().as_deref(), room, host)?;
+    let runtime = runtime(options)?;
+    let ended = runtime.block_on(async {
+        let server = Server::start(options, log, stats, deferred, program)?;
+        server.announce(options);
+        server.serve_until_stopped(options).await
+    });
+    // Nothing under way is waited for here: after a clean stop there is nothing,
+    // and after a second signal it is not wanted.
+    runtime.shutdown_background();
+    ended
+}
+
+fn runtime(options: &Options) -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads().get() as usize)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("the threads cannot be started")
+}
+
+struct Server {
+    listener: Arc<Listener>,
+    stats_listener: Option<Arc<Listener>>,
+    drain: Drain,
+    signals: Signals,
+}
+
+/// What the figures of `--stats` are taken from when someone asks.
+struct Figures {
+    stats: Arc<Stats>,
+    dispatch: Arc<Dispatch<Instance>>,
+    deferred: Arc<Deferred>,
+    places: Arc<Semaphore>,
+    connections_max: usize,
+    cores: u32,
+    log: Log,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    fn start(
+        options: &Options,
+        log: &Log,
+        stats: Arc<Stats>,
+        deferred: Arc<Deferred>,
+        program: Program,
+    ) -> Result<Server> {
+        let signals = Signals::listen().context("signals cannot be received")?;
+        let listener = Arc::new(Listener::bind(&options.http_socket, options.listen)?);
+        let stats_listener = match &options.stats {
+            Some(address) => Some(Arc::new(Listener::bind(address, options.listen)?)),
+            None => None,
+        };
+        deadline::start(&program.engine).context("the thread for deadlines cannot be started")?;
+        let dispatch = Dispatch::new(dispatch_limits(options), deferred.clone());
+        let service = Arc::new(Service {
+            program: Arc::new(program),
+            dispatch: dispatch.clone(),
+            book: Arc::new(Book { log: log.clone(), stats: stats.clone(), lines: !options.disable_logging }),
+            limits: request_limits(options),
+        });
+        start_deferred_calls(options, &service, deferred.clone());
+        let places = Arc::new(Semaphore::new(options.connections));
+        let (stopping, stop) = watch::channel(false);
+        tokio::spawn(accept(listener.clone(), places.clone(), Acceptor::new(options, service, stop.clone())));
+        if let Some(listener) = &stats_listener {
+            let figures = Figures {
+                stats: stats.clone(),
+                dispatch: dispatch.clone(),
+                deferred: deferred.clone(),
+                places: places.clone(),
+                connections_max: options.connections,
+                cores: options.cores.get(),
+                log: log.clone(),
+                stopping: stop,
+            };
+            tokio::spawn(accept_stats(listener.clone(), Arc::new(figures), connection_limits(options)));
+        }
+        let drain = Drain {
+            stopping,
+            connection_places: places,
+            connections_max: options.connections,
+            dispatch,
+            deferred,
+            log: log.clone(),
+            stats,
+        };
+        Ok(Server { listener, stats_listener, drain, signals })
+    }
+
+    /// The first lines on standard error.
+    fn announce(&self, options: &Options) {
+        eprintln!("Serving HTTP on {}", self.listener.url());
+        let cores = options.cores.get();
+        let mebibytes = |bytes: u64| bytes >> 20;
+        let of_one = options.memory_limit.0 as u64;
+        eprintln!(
+            "{cores} cores on {} threads, guests of at most {} MiB each, {} MiB together",
+            options.threads(),
+            mebibytes(of_one),
+            mebibytes(of_one.saturating_mul(cores.into())),
+        );
+        if let Some(listener) = &self.stats_listener {
+            eprintln!("Figures on {}", listener.url());
+        }
+    }
+
+    async fn serve_until_stopped(mut self, options: &Options) -> Result<ExitCode> {
+        self.signals.stop(&self.drain.log).await;
+        let drained = self.drain.run(options.grace.0);
+        let code = tokio::select! {
+            () = drained => ExitCode::SUCCESS,
+            () = self.signals.stop(&self.drain.log) => {
+                self.drain.log.server("stopped at once by a second signal");
+                ExitCode::FAILURE
+            }
+        };
+        Ok(code)
+    }
+}
+
+fn start_deferred_calls(options: &Options, service: &Arc<Service>, deferred: Arc<Deferred>) {
+    let limits = callback::Limits { time_max: options.deferred_timeout.0, lines: options.log_deferred };
+    let for_calls = service.clone();
+    service.dispatch.on_deferred(move |core, call| callback::start(for_calls.clone(), limits, core, call));
+    let dispatch = service.dispatch.clone();
+    // The timer; it runs as long as the server.
+    tokio::spawn(async move {
+        loop {
+            let seen = clock::now();
+            dispatch.start_due();
+            deferred.comes_due(seen).await;
+        }
+    });
+}
+
+/// What each accepted connection is given.
+struct Acceptor {
+    service: Arc<Service>,
+    trusted: Vec<crate::config::TrustedProxy>,
+    limits: connection::Limits,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    fn new(options: &Options, service: Arc<Service>, stopping: watch::Receiver<bool>) -> Acceptor {
+        Acceptor {
+            service,
+            trusted: options.trusted_proxy.clone(),
+            limits: connection_limits(options),
+            stopping,
+        }
+    }
+}
+
+/// Accepts until the server stops. Each connection has a task of its own, which
+/// holds its place among `--connections`.
+async fn accept(listener: Arc<Listener>, places: Arc<Semaphore>, acceptor: Acceptor) {
+    let Acceptor { service, trusted, limits, stopping } = acceptor;
+    let mut stop = stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(&places, &service.book.log) => accepted,
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        };
+        service.book.stats.connections_accepted.inc();
+        let peer = Peer::new(accepted.address, &trusted);
+        let service = service.clone();
+        let respond = move |request, client| service.clone().respond(request, client);
+        let connection = connection::serve(accepted.stream, peer, limits, stopping.clone(), respond);
+        tokio::spawn(async move {
+            connection.await;
+            drop(accepted.place);
+        });
+    }
+}
+
+/// Shows the figures, also while the server stops.
+async fn accept_stats(listener: Arc<Listener>, figures: Arc<Figures>, limits: connection::Limits) {
+    let places = Arc::new(Semaphore::new(STATS_CONNECTIONS_MAX));
+    let (_never, stopping) = watch::channel(false);
+    loop {
+        let accepted = listener.accept(&places, &figures.log).await;
+        let peer = Peer::new(accepted.address, &[]);
+        let figures = figures.clone();
+        let respond = move |request: http::Request<hyper::body::Incoming>, _| {
+            let response = figures.show(request.uri().path());
+            std::future::ready(response)
+        };
+        let connection = connection::serve(accepted.stream, peer, limits, stopping.clone(), respond);
+        tokio::spawn(async move {
+            connection.await;
+            drop(accepted.place);
+        });
+    }
+}
+
+impl Figures {
+    fn show(&self, path: &str) -> Response<ResponseBody> {
+        let is_stopping = *self.stopping.borrow();
+        let (status, kind, text) = match path {
+            "/metrics" => (
+                StatusCode::OK,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                self.stats.prometheus(self.now()),
+            ),
+            "/stats" => (StatusCode::OK, "application/json", format!("{:#}\n", self.stats.json(self.now()))),
+            "/healthz" if is_stopping => {
+                (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned())
+            }
+            "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            _ => {
+                (StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /stats and /healthz\n".to_owned())
+            }
+        };
+        let response = Response::builder().status(status).header(http::header::CONTENT_TYPE, kind);
+        response.body(ResponseBody::from(text)).expect("the parts are valid")
+    }
+
+    fn now(&self) -> stats::Now {
+        stats::Now {
+            cores: self.cores.into(),
+            cores_busy: self.dispatch.busy().into(),
+            queue: self.dispatch.waiting() as u64,
+            connections: (self.connections_max - self.places.available_permits()) as u64,
+            deferred_pending: self.deferred.pending(),
+            log_lines_dropped: self.log.lines_dropped(),
+        }
+    }
+}
+
+fn dispatch_limits(options: &Options) -> dispatch::Limits {
+    dispatch::Limits {
+        cores: options.cores.get(),
+        queue_max: options.queue,
+        queue_time_max: options.queue_timeout.0,
+        deferred_share: options.deferred_share,
+    }
+}
+
+fn request_limits(options: &Options) -> request::Limits {
+    request::Limits {
+        body: request_body::Limits {
+            bytes_max: options.body_limit.0 as u64,
+            wait_max: options.body_timeout.0,
+        },
+        time_max: options.harakiri.0,
+        tail_time_max: options.tail_timeout.0,
+        calls_per_instance: options.max_requests,
+    }
+}
+
+fn connection_limits(options: &Options) -> connection::Limits {
+    connection::Limits {
+        head_bytes_max: options.head_limit.0,
+        head_fields_max: options.head_fields,
+        patience: Patience {
+            idle: options.idle_timeout.0,
+            head: options.head_timeout.0,
+            write: options.write_timeout.0,
+        },
+    }
+}

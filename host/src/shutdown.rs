@@ -1,0 +1,128 @@
+//! Signals, and the order in which a server stops: no new connections, then the
+//! requests whose head was read, then the deferred calls that come due within the
+//! grace period. What is left is counted and named.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock;
+use crate::deferred::Deferred;
+use crate::dispatch::Dispatch;
+use crate::instance::Instance;
+use crate::logging::Log;
+use crate::stats::Stats;
+
+/// Ids of dropped calls that are named in the log.
+const IDS_NAMED_MAX: usize = 1000;
+
+/// The signals that the server acts on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+    reload: Signal,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    ReopenLog,
+    Reload,
+}
+
+impl Signals {
+    pub fn listen() -> Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until the server is asked to stop, and does meanwhile what else is
+    /// asked.
+    pub async fn stop(&mut self, log: &Log) {
+        loop {
+            let asked = tokio::select! {
+                _ = self.terminate.recv() => Asked::Stop,
+                _ = self.interrupt.recv() => Asked::Stop,
+                _ = self.reopen.recv() => Asked::ReopenLog,
+                _ = self.reload.recv() => Asked::Reload,
+            };
+            match asked {
+                Asked::Stop => return,
+                Asked::ReopenLog => log.reopen(),
+                // Kept for it, so that nobody gets used to another meaning.
+                Asked::Reload => {
+                    log.server("SIGHUP: reloading the guest is not supported yet; nothing was done")
+                }
+            }
+        }
+    }
+}
+
+/// What is waited for when a server stops.
+pub struct Drain {
+    pub stopping: watch::Sender<bool>,
+    pub connection_places: Arc<Semaphore>,
+    pub connections_max: usize,
+    pub dispatch: Arc<Dispatch<Instance>>,
+    pub deferred: Arc<Deferred>,
+    pub log: Log,
+    pub stats: Arc<Stats>,
+}
+
+impl Drain {
+    /// Ends when the work in hand is done. Its parts have bounds of their own:
+    /// requests their deadlines, deferred calls `grace` and their deadlines.
+    pub async fn run(&self, grace: Duration) {
+        let last_due = clock::after(grace);
+        self.deferred.close_after(last_due);
+        self.stopping.send_replace(true);
+        let requests = self.dispatch.busy() as usize + self.dispatch.waiting();
+        let pending = self.deferred.pending();
+        self.log.server(format_args!(
+            "stopping: {requests} calls under way or waiting, {pending} deferred calls pending"
+        ));
+        self.connections_closed().await;
+        self.deferred_done().await;
+        self.name_dropped();
+    }
+
+    async fn connections_closed(&self) {
+        let all = u32::try_from(self.connections_max).expect("config checks that it fits");
+        let _all_places = self.connection_places.acquire_many(all).await;
+    }
+
+    /// A running call may schedule another one: so the cores are looked at last.
+    async fn deferred_done(&self) {
+        loop {
+            self.dispatch.idle().await;
+            match self.deferred.first_due() {
+                Some(due) => tokio::time::sleep_until(clock::instant(due) + Duration::from_millis(1)).await,
+                None if self.dispatch.busy() == 0 => return,
+                None => {}
+            }
+        }
+    }
+
+    fn name_dropped(&self) {
+        let dropped = self.deferred.pending();
+        if dropped == 0 {
+            return;
+        }
+        self.stats.deferred_dropped.inc_by(dropped);
+        let ids: Vec<String> = self.deferred.ids(IDS_NAMED_MAX).iter().map(u64::to_string).collect();
+        let more = if dropped as usize > ids.len() { " and more" } else { "" };
+        self.log.server(format_args!(
+            "dropped {dropped} deferred calls that are due after the grace period: {}{more}",
+            ids.join(" ")
+        ));
+    }
+}

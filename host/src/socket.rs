@@ -1,0 +1,307 @@
+//! The bytes of one connection, TCP or Unix, with what the HTTP library does not
+//! watch: since when a head is coming, since when the client takes nothing, and
+//! whether a client that stopped sending still listens.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
+
+use crate::clock::{self, Nanos};
+
+/// How often it is looked whether a client that stopped sending is still there.
+const GONE_CHECK: Duration = Duration::from_millis(100);
+
+/// What happens on one connection, told between its socket, its requests and
+/// the task that watches it. 0 stands for «no such time».
+#[derive(Debug)]
+pub struct Activity {
+    /// Requests whose response is not complete.
+    requests: AtomicU32,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    blocked_since: AtomicU64,
+    /// The one request of an HTTP/1 connection has come in whole.
+    request_is_whole: AtomicBool,
+    /// Bytes of its response have left.
+    response_has_begun: AtomicBool,
+    /// Its client knows interim responses (HTTP/1.1).
+    takes_interim: AtomicBool,
+}
+
+/// The time that a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub idle: Duration,
+    pub head: Duration,
+    pub write: Duration,
+}
+
+impl Activity {
+    pub fn new() -> Arc<Activity> {
+        Arc::new(Activity {
+            requests: AtomicU32::new(0),
+            idle_since: AtomicU64::new(clock::now()),
+            head_since: AtomicU64::new(0),
+            blocked_since: AtomicU64::new(0),
+            request_is_whole: AtomicBool::new(false),
+            response_has_begun: AtomicBool::new(false),
+            takes_interim: AtomicBool::new(false),
+        })
+    }
+
+    /// Notes that a head was read; the guard stands for its request.
+    pub fn begin(self: &Arc<Self>, takes_interim: bool) -> InFlight {
+        self.head_since.store(0, Relaxed);
+        self.request_is_whole.store(false, Relaxed);
+        self.response_has_begun.store(false, Relaxed);
+        self.takes_interim.store(takes_interim, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// The body of the request has come in whole.
+    pub fn request_is_whole(&self) {
+        self.request_is_whole.store(true, Relaxed);
+    }
+
+    /// No request is under way, and none is coming in.
+    pub fn is_idle(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
+    }
+
+    /// When the client will have taken too long, as things stand.
+    pub fn deadline(&self, patience: &Patience) -> Nanos {
+        let end = |since: Nanos, time: Duration| since.saturating_add(time.as_nanos() as Nanos);
+        let blocked_since = self.blocked_since.load(Relaxed);
+        let write = if blocked_since == 0 { Nanos::MAX } else { end(blocked_since, patience.write) };
+        if self.requests.load(Relaxed) > 0 {
+            return write;
+        }
+        let head_since = self.head_since.load(Relaxed);
+        let read = if head_since == 0 {
+            end(self.idle_since.load(Relaxed), patience.idle)
+        } else {
+            end(head_since, patience.head)
+        };
+        write.min(read)
+    }
+
+    fn note_read(&self) {
+        if self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(clock::now(), Relaxed);
+        }
+    }
+
+    fn note_write<T>(&self, write: &Poll<T>) {
+        if write.is_ready() {
+            self.blocked_since.store(0, Relaxed);
+            self.response_has_begun.store(true, Relaxed);
+        } else if self.blocked_since.load(Relaxed) == 0 {
+            self.blocked_since.store(clock::now(), Relaxed);
+        }
+    }
+
+    /// The client waits for a response, and needs nothing more to get it.
+    fn client_waits(&self) -> bool {
+        self.requests.load(Relaxed) > 0 && self.request_is_whole.load(Relaxed)
+    }
+
+    /// Bytes may be sent ahead of the response without disturbing it.
+    fn may_probe(&self) -> bool {
+        self.takes_interim.load(Relaxed)
+            && !self.response_has_begun.load(Relaxed)
+            && self.blocked_since.load(Relaxed) == 0
+    }
+}
+
+/// One request of a connection, from its head until its response is complete.
+#[derive(Debug)]
+pub struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
+            self.0.idle_since.store(clock::now(), Relaxed);
+        }
+    }
+}
+
+/// A connection as the listener gives it.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.try_write(bytes),
+            Stream::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Both directions are closed, or broken.
+    fn is_gone(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut fds, Some(&at_once)) {
+            Ok(_) => fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
+            Err(_) => false,
+        }
+    }
+}
+
+/// A connection as the HTTP library takes it.
+pub struct Socket {
+    stream: Stream,
+    /// What was read to tell HTTP/1 from HTTP/2.
+    first_bytes: Bytes,
+    activity: Arc<Activity>,
+    is_http1: bool,
+    /// Set when the client has stopped sending while it waits for a response.
+    half_closed: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub fn new(stream: Stream, first_bytes: Bytes, activity: Arc<Activity>, is_http1: bool) -> Socket {
+        activity.note_read();
+        Socket { stream, first_bytes, activity, is_http1, half_closed: None }
+    }
+
+    /// The client sends no more. If it waits for a response, the end is kept from
+    /// the HTTP library, which would take it for a client that is gone; instead
+    /// it is looked from time to time whether it is.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_http1 || !self.activity.client_waits() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.half_closed.is_none() {
+            self.probe()?;
+        }
+        loop {
+            if self.stream.is_gone() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            let check = self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(GONE_CHECK)));
+            ready!(check.as_mut().poll(cx));
+            self.half_closed = Some(Box::pin(tokio::time::sleep(GONE_CHECK)));
+        }
+    }
+
+    /// TCP does not tell a client that only stopped sending from one that is
+    /// gone, until one sends it something: the kernel of the latter answers with
+    /// a reset. An interim response may be sent at any time before the final one
+    /// (RFC 9110, 15.2), and this one clients discard if they did not ask for it.
+    fn probe(&self) -> io::Result<()> {
+        const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        if matches!(self.stream, Stream::Unix(_)) || !self.activity.may_probe() {
+            return Ok(());
+        }
+        match self.stream.try_write(INTERIM) {
+            Ok(written) if written == INTERIM.len() => Ok(()),
+            // Nothing else was on its way: there is no room for 25 bytes only in
+            // a connection that is as good as gone.
+            Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first_bytes.is_empty() {
+            let count = self.first_bytes.len().min(cursor.remaining());
+            cursor.put_slice(&self.first_bytes[..count]);
+            self.first_bytes.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        if self.half_closed.is_some() {
+            return self.poll_half_closed(cx);
+        }
+        // SAFETY: nothing uninitialised is read or exposed, and `count` bytes
+        // were initialised by the read.
+        let count = unsafe {
+            let free: &mut [MaybeUninit<u8>] = cursor.as_mut();
+            let mut buffer = ReadBuf::uninit(free);
+            ready!(self.stream.poll_read(cx, &mut buffer))?;
+            let count = buffer.filled().len();
+            cursor.advance(count);
+            count
+        };
+        if count == 0 {
+            return self.poll_half_closed(cx);
+        }
+        self.activity.note_read();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        self.activity.note_write(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        self.activity.note_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
