@@ -14,7 +14,7 @@ use crate::deferred;
 
 /// Serve HTTP with a WebAssembly guest, each call in an instance of its own.
 #[derive(Parser, Debug)]
-#[command(name = "wasm-serve", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "wasm-serve", version, max_term_width = 100, args_override_self = true, after_help = AFTER_HELP)]
 pub struct Options {
     /// The guest: a component that exports `wasi:http` 0.2 or 0.3.
     #[arg(long, value_name = "FILE", help_heading = "What to serve")]

@@ -371,7 +371,7 @@ async fn handle_p3(
     // The store's event loop, which this runs in, carries the body from the
     // guest's stream to the response; it must turn until all of it is over.
     no_task_left(accessor).await;
-    link.body_is_over().await;
+    link.body_needs_no_guest().await;
     Ok(())
 }
 

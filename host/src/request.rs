@@ -163,11 +163,14 @@ enum Guest {
 
 impl Guest {
     /// Lets the guest run as far as it can. True if it has ended.
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Guest::Running(future) = self
-            && let Poll::Ready(ended) = future.as_mut().poll(cx)
-        {
-            *self = Guest::Ended(ended);
+    fn poll(&mut self, link: &Link, cx: &mut Context<'_>) -> bool {
+        if let Guest::Running(future) = self {
+            link.set_guest_runs(true);
+            let ended = future.as_mut().poll(cx);
+            link.set_guest_runs(false);
+            if let Poll::Ready(ended) = ended {
+                *self = Guest::Ended(ended);
+            }
         }
         matches!(self, Guest::Ended(_))
     }
@@ -217,7 +220,9 @@ impl Call {
         let (sender, head) = oneshot::channel();
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;
-        let body = |body| RequestBody::new(body, limits, verdict.clone(), client.activity).boxed_unsync();
+        let body = |body| {
+            RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
+        };
         let request = request.map(body);
         let future = service.program.clone().handle(
             core.take_instance(),
@@ -255,7 +260,7 @@ impl Call {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
-        let ended = self.guest.poll(cx);
+        let ended = self.guest.poll(&self.link, cx);
         match Pin::new(&mut self.head).poll(cx) {
             Poll::Ready(Ok(head)) => Poll::Ready(Ok(head)),
             // It gave up the right to answer, or still has it and is gone.
@@ -270,21 +275,15 @@ impl Call {
     /// Takes the frames that the guest gives without waiting.
     fn collect(&mut self, begun: &mut Begun, cx: &mut Context<'_>) {
         loop {
-            let ended = self.guest.poll(cx);
-            if let Some(failure) = self.guest.take_failure() {
-                // In this order: the body ends with the store of the instance.
-                self.link.fail();
-                self.guest.drop_instance();
-                begun.failure = Some(failure);
-            }
+            let ended = self.run_guest(begun, cx);
             let Some(body) = &mut begun.rest else { return };
             match Pin::new(body).poll_frame(cx) {
-                Poll::Pending => return,
+                Poll::Ready(Some(Ok(frame))) if begun.ready.len() + 1 < READY_FRAMES_MAX => {
+                    begun.ready.push_back(frame);
+                }
                 Poll::Ready(Some(Ok(frame))) => {
                     begun.ready.push_back(frame);
-                    if begun.ready.len() == READY_FRAMES_MAX {
-                        return;
-                    }
+                    return;
                 }
                 Poll::Ready(None) if !self.link.is_failed() || begun.is_whole() => {
                     self.link.set_body(BodyState::Over);
@@ -297,8 +296,28 @@ impl Call {
                     self.link.fail();
                     return;
                 }
+                Poll::Pending => {
+                    if self.link.is_passed_on() {
+                        // The guest learns of it now, and most have nothing more
+                        // to do then.
+                        self.run_guest(begun, cx);
+                    }
+                    return;
+                }
             }
         }
+    }
+
+    /// True if the guest has ended.
+    fn run_guest(&mut self, begun: &mut Begun, cx: &mut Context<'_>) -> bool {
+        let ended = self.guest.poll(&self.link, cx);
+        if let Some(failure) = self.guest.take_failure() {
+            // In this order: the body ends with the store of the instance.
+            self.link.fail();
+            self.guest.drop_instance();
+            begun.failure = Some(failure);
+        }
+        ended
     }
 
     /// Makes the response that the client gets, and sees to the rest of the call.
@@ -322,7 +341,7 @@ impl Call {
             Some(_) if self.link.is_failed() => (ResponseBody::broken(ready), None),
             Some(rest) => (ResponseBody::streaming(ready, rest, self.link.clone(), length), None),
         };
-        let is_over = drain.is_none() && !body.is_streaming();
+        let is_over = self.link.is_passed_on() || drain.is_none() && !body.is_streaming();
         match self.guest {
             Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),
             guest => {
@@ -340,9 +359,12 @@ impl Call {
         let body = tokio::time::timeout_at(at, async {
             let mut over = std::pin::pin!(link.body_is_over());
             std::future::poll_fn(|cx| {
-                self.guest.poll(cx);
+                let ended = self.guest.poll(&self.link, cx);
                 if let Some(failure) = self.guest.take_failure() {
                     return Poll::Ready(Err(failure));
+                }
+                if ended && self.link.is_passed_on() {
+                    return Poll::Ready(Ok(BodyState::PassedOn));
                 }
                 poll_drain(&mut drain, &self.link, cx);
                 over.as_mut().poll(cx).map(Ok)
@@ -350,7 +372,7 @@ impl Call {
             .await
         });
         match body.await {
-            Ok(Ok(BodyState::Over)) => self.finish_tail().await,
+            Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
             // The client left: the guest call is cancelled with its store.
             Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
             Ok(Err(failure)) => self.break_off(failure),
@@ -370,7 +392,7 @@ impl Call {
     async fn finish_tail(mut self) {
         let until = clock::after(self.service.limits.tail_time_max);
         self.deadline.move_to(until);
-        let ended = std::future::poll_fn(|cx| match self.guest.poll(cx) {
+        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         });

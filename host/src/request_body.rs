@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
 use crate::error::Failure;
+use crate::response::Link;
 use crate::socket::Activity;
 
 /// What a body may be.
@@ -51,14 +52,21 @@ pub struct RequestBody {
     waiting: Option<Pin<Box<Sleep>>>,
     verdict: Verdict,
     activity: Arc<Activity>,
+    link: Arc<Link>,
 }
 
 impl RequestBody {
-    pub fn new(body: Incoming, limits: Limits, verdict: Verdict, activity: Arc<Activity>) -> RequestBody {
+    pub fn new(
+        body: Incoming,
+        limits: Limits,
+        verdict: Verdict,
+        activity: Arc<Activity>,
+        link: Arc<Link>,
+    ) -> RequestBody {
         if body.is_end_stream() {
             activity.request_is_whole();
         }
-        RequestBody { body, limits, bytes: 0, waiting: None, verdict, activity }
+        RequestBody { body, limits, bytes: 0, waiting: None, verdict, activity, link }
     }
 
     fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -75,6 +83,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.link.note_request_is_read();
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             let wait_max = self.limits.wait_max;
             let waiting = self

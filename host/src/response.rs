@@ -18,14 +18,19 @@ use crate::socket::InFlight;
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
     body: watch::Sender<BodyState>,
-    /// The guest ended badly: what it sent of the body is not all.
+    /// The guest ended badly.
     failed: AtomicBool,
+    /// The guest is running in this moment.
+    guest_runs: AtomicBool,
 }
 
 /// The body of a response, seen from the guest call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyState {
     Open,
+    /// It is the request's body, which the guest only passed on: it needs the
+    /// guest no more, and no core.
+    PassedOn,
     /// Its last frame was handed over.
     Over,
     /// The client left, or the transfer broke.
@@ -34,21 +39,51 @@ pub enum BodyState {
 
 impl Link {
     pub fn new() -> Arc<Link> {
-        Arc::new(Link { body: watch::Sender::new(BodyState::Open), failed: AtomicBool::new(false) })
+        Arc::new(Link {
+            body: watch::Sender::new(BodyState::Open),
+            failed: AtomicBool::new(false),
+            guest_runs: AtomicBool::new(false),
+        })
     }
 
-    /// Waits until the body is no longer open, and says how it ended.
+    /// Waits until the body needs the guest no more.
+    pub async fn body_needs_no_guest(&self) -> BodyState {
+        self.body_state(|state| state != BodyState::Open).await
+    }
+
+    /// Waits for the end of the body, and says how it ended.
     pub async fn body_is_over(&self) -> BodyState {
+        self.body_state(|state| matches!(state, BodyState::Over | BodyState::Abandoned)).await
+    }
+
+    async fn body_state(&self, wanted: fn(BodyState) -> bool) -> BodyState {
         let mut body = self.body.subscribe();
-        let state = body.wait_for(|state| *state != BodyState::Open).await;
+        let state = body.wait_for(|state| wanted(*state)).await;
         state.map_or(BodyState::Abandoned, |state| *state)
+    }
+
+    /// Notes whether the guest runs, for `note_request_is_read`.
+    pub fn set_guest_runs(&self, runs: bool) {
+        self.guest_runs.store(runs, Ordering::Relaxed);
+    }
+
+    /// Someone reads the request's body. If it is not the guest, then it is the
+    /// response's body that does.
+    pub fn note_request_is_read(&self) {
+        if !self.guest_runs.load(Ordering::Relaxed) {
+            self.set_body(BodyState::PassedOn);
+        }
+    }
+
+    pub fn is_passed_on(&self) -> bool {
+        *self.body.borrow() == BodyState::PassedOn
     }
 
     /// What `wasi:http` 0.3 tells the guest about the transfer.
     pub async fn sent(self: Arc<Self>) -> Result<(), Error> {
         match self.body_is_over().await {
             BodyState::Over => Ok(()),
-            BodyState::Open | BodyState::Abandoned => Err(Error::ConnectionTerminated),
+            _ => Err(Error::ConnectionTerminated),
         }
     }
 
@@ -58,14 +93,15 @@ impl Link {
         self.failed.store(true, Ordering::Release);
     }
 
+    /// What the guest sent of the body is not all of it.
     pub fn is_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+        self.failed.load(Ordering::Acquire) && !self.is_passed_on()
     }
 
-    /// The first state that is set stays.
+    /// A body that has ended stays as it ended.
     pub fn set_body(&self, state: BodyState) {
         self.body.send_if_modified(|now| {
-            let changes = *now == BodyState::Open;
+            let changes = matches!(*now, BodyState::Open | BodyState::PassedOn) && *now != state;
             if changes {
                 *now = state;
             }

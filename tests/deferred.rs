@@ -1,0 +1,208 @@
+use std::time::{Duration, Instant};
+
+use crate::support::client::Connection;
+use crate::support::server::{Server, setup};
+use crate::support::{fault_guests, guest, root};
+
+fn faults(options: &str) -> Server {
+    setup(fault_guests::component("deferred-faults")).options(options).start()
+}
+
+fn reader(version: &str, options: &str) -> Server {
+    let numbers = root().join("guests/rust/numbers");
+    setup(guest(&format!("deferred{version}"))).dir(&numbers).options(options).start()
+}
+
+/// The values of a field in the log's lines on deferred calls, in order of the
+/// lines.
+fn logged(server: &Server, field: &str) -> Vec<u64> {
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.starts_with("deferred "));
+    let value = |line: &str| line.split(&format!(" {field}=")).nth(1)?.split(' ').next()?.parse().ok();
+    lines.filter_map(value).collect()
+}
+
+#[test]
+fn the_answer_comes_at_once_and_the_file_is_read_later() {
+    for version in ["", "-0.3"] {
+        let server = reader(version, "--cores 2 --log-deferred");
+        let reply = server.get("/?delay-ms=1000");
+        assert_eq!((reply.status, reply.text()), (200, "Hello World"));
+        assert_eq!(server.figure("/deferred/pending"), 1);
+        // It waits without a core.
+        assert_eq!(server.figure("/cores/busy"), 0);
+        server.wait_for_figure("/deferred/done", 1);
+        let lines: Vec<String> = (0..10).map(|k| format!("{k}:{}\n", k + 1)).collect();
+        assert!(server.log().contains(&lines.concat()));
+        assert!(logged(&server, "waited_ns")[0] >= 1_000_000_000);
+    }
+}
+
+#[test]
+fn requests_go_on_while_a_thousand_calls_wait_and_calls_while_requests_come() {
+    let server = reader("", "--cores 1");
+    for _ in 0..1000 {
+        assert_eq!(server.get("/?delay-ms=3000").status, 200);
+    }
+    // The first may be due by now on a slow machine; the last are not.
+    assert!(server.figure("/deferred/pending") > 0);
+    let mut connection = Connection::open(server.address);
+    let mut answered = 0;
+    while server.figure("/deferred/done") < 1000 {
+        assert_eq!(connection.get("/cancel/0").status, 200);
+        answered += 1;
+    }
+    assert!(answered > 0);
+}
+
+#[test]
+fn calls_start_by_due_time_and_never_early() {
+    let server = faults("--cores 2 --log-deferred");
+    let mut connection = Connection::open(server.address);
+    for delay in [400, 200, 300, 200, 0, 100] {
+        assert_eq!(connection.get(&format!("/later/{delay}/count")).status, 200);
+    }
+    server.wait_for_figure("/deferred/done", 6);
+    let (due, started) = (logged(&server, "due"), logged(&server, "started"));
+    assert!(started.iter().zip(&due).all(|(started, due)| started >= due));
+    let mut by_start: Vec<(u64, u64)> = started.into_iter().zip(due).collect();
+    by_start.sort();
+    assert!(by_start.is_sorted_by_key(|(_, due)| *due), "{by_start:?}");
+}
+
+#[test]
+fn cancel_is_true_if_and_only_if_the_call_never_runs() {
+    let server = faults("--cores 2");
+    let id = server.get("/later/200000/never").text().to_owned();
+    let cancel = |id: &str| server.get(&format!("/cancel/{id}")).text().to_owned();
+    assert_eq!(cancel(&id), "true");
+    assert_eq!(cancel(&id), "false");
+    assert_eq!(cancel("999"), "false");
+    let id = server.get("/later/0/once").text().to_owned();
+    server.wait_for_line("once");
+    assert_eq!(cancel(&id), "false");
+    assert_eq!(server.figure("/deferred/cancelled"), 1);
+    assert!(!server.log().contains("never\n"));
+}
+
+#[test]
+fn a_call_stands_although_its_guest_call_fails() {
+    let server = faults("--harakiri 1");
+    assert_eq!(server.get("/later-then-trap/10/after-trap").status, 500);
+    server.wait_for_line("after-trap");
+    assert_eq!(server.get("/later-then-spin/10/after-spin").status, 504);
+    server.wait_for_line("after-spin");
+}
+
+#[test]
+fn every_limit_is_an_error_that_the_guest_handles() {
+    let server =
+        faults("--deferred-pending 5 --deferred-per-call 3 --deferred-delay 60 --deferred-payload 1K");
+    assert_eq!(server.get("/payload/2000").text(), "payload-too-large 1024");
+    assert_eq!(server.get("/delay/18446744073709551615/x").text(), "delay-too-long 60000000000");
+    assert_eq!(server.get("/many/4/50000").text(), "too-many-pending 3");
+    assert_eq!(server.get("/many/2/50000").status, 200);
+    assert_eq!(server.get("/later/50000/x").text(), "too-many-pending 5");
+    assert_eq!(server.figure("/deferred/pending"), 5);
+    assert_eq!(server.figure("/deferred/refused"), 4);
+    let server = faults("--deferred-memory 4");
+    assert_eq!(server.get("/later/50000/12345").text(), "unavailable");
+    assert_eq!(server.get("/later/50000/1234").status, 200);
+}
+
+#[test]
+fn a_million_calls_may_be_pending() {
+    let server = faults("--deferred-per-call 1000000");
+    let before = server.resident_bytes();
+    assert_eq!(server.get("/many/1000000/3000000").status, 200);
+    assert_eq!(server.figure("/deferred/pending"), 1_000_000);
+    let bytes_each = (server.resident_bytes() - before) / 1_000_000;
+    assert!(bytes_each <= 200, "{bytes_each} bytes each");
+    assert_eq!(server.get("/later/0/x").text(), "too-many-pending 1000000");
+    assert_eq!(server.get("/cancel/500000").text(), "true");
+}
+
+#[test]
+fn a_callback_that_fails_is_logged_and_counted_and_not_repeated() {
+    let server = faults("--cores 2 --deferred-timeout 0.5 --log-deferred");
+    for (number, how) in ["trap", "error", "spin", "wait"].into_iter().enumerate() {
+        assert_eq!(server.get(&format!("/later/0/{how}")).status, 200);
+        server.wait_for_figure("/deferred/failed", number as u64 + 1);
+    }
+    let log = server.log();
+    for (id, why) in [(1, "trapped"), (2, "error: no"), (3, "took too long"), (4, "took too long")] {
+        assert!(
+            log.lines().any(|line| line.contains(&format!("deferred call {id} ")) && line.contains(why)),
+            "{log}"
+        );
+        assert!(log.contains(&format!("deferred id={id} ")));
+    }
+    assert_eq!(log.matches("outcome=failed").count(), 4);
+    assert_eq!(server.figure("/instances_created"), 8);
+    assert_eq!(server.get("/cancel/0").status, 200);
+}
+
+#[test]
+fn ten_thousand_due_at_once_do_not_starve_requests() {
+    let server = faults("--cores 1 --max-requests 0 --deferred-per-call 10000");
+    assert_eq!(server.get("/many/10000/1000").status, 200);
+    while server.figure("/deferred/pending") == 10_000 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut connection = Connection::open(server.address);
+    let mut while_running = 0;
+    while server.figure("/deferred/pending") > 0 {
+        assert_eq!(connection.get("/cancel/0").status, 200);
+        while_running += 1;
+    }
+    assert!(while_running > 1, "requests waited until all calls had run");
+    server.wait_for_figure("/deferred/done", 10_000);
+}
+
+#[test]
+fn a_flood_of_requests_does_not_starve_calls() {
+    let server = faults("--cores 1 --max-requests 0");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let address = server.address;
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut connection = Connection::open(address);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(connection.get("/cancel/0").status, 200);
+                }
+            })
+        })
+        .collect();
+    assert_eq!(server.get("/many/1000/0").status, 200);
+    server.wait_for_figure("/deferred/done", 1000);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+#[test]
+fn a_callback_that_schedules_itself_for_ever_is_held_by_quotas() {
+    for text in ["again", "double"] {
+        let server = faults("--cores 2 --max-requests 0 --deferred-pending 100");
+        assert_eq!(server.get(&format!("/later/0/{text}")).status, 200);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            assert_eq!(server.get("/cancel/0").status, 200);
+        }
+        assert!(server.figure("/deferred/pending") <= 100);
+        assert!(server.figure("/deferred/done") > 10);
+    }
+}
+
+#[test]
+fn a_callback_is_one_use_of_an_instance() {
+    let server = faults("--cores 1 --max-requests 2");
+    for _ in 0..3 {
+        assert_eq!(server.get("/later/0/count").status, 200);
+        // One after the other, so that it is known which call has which use.
+        server.wait_for_figure("/deferred/pending", 0);
+        server.wait_for_figure("/cores/busy", 0);
+    }
+    assert_eq!(server.figure("/instances_created"), 3);
+}

@@ -1,0 +1,36 @@
+//! What is promised of the whole server, seen from outside: the real program,
+//! real sockets, real guests. One binary; a module for each kind of promise.
+
+mod support;
+
+/// Requests that go well: both versions of WASI, both of HTTP, bodies, trailers,
+/// Unix sockets, what a guest learns of its client.
+mod requests;
+
+/// Cores and instances: how many calls at once, who waits, who is isolated from
+/// whom.
+mod cores;
+
+/// Deferred calls: when they run, how often, what may be cancelled, every limit.
+mod deferred;
+
+/// Guests that take too long, before, in and after the response.
+mod deadlines;
+
+/// Guests that trap, answer nothing, or want too much memory.
+mod failures;
+
+/// Clients that send too much, stop in the middle, or leave.
+mod clients;
+
+/// Stopping, and what a server does when the system gives it no more.
+mod shutdown;
+
+/// Wrong options and files that will not do.
+mod startup;
+
+/// The log and the figures.
+mod shown;
+
+/// What is in the repository: guests that match their source, the README's map.
+mod repository;

@@ -1,0 +1,54 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::root;
+
+/// `guests/rust/build` wrote the sums of the sources together with those of what
+/// it made of them.
+#[test]
+fn ready_built_guests_match_their_source() {
+    let folder = root().join("guests/rust");
+    let check =
+        Command::new("sha256sum").args(["--check", "--quiet", "built.sha256"]).current_dir(&folder).output();
+    let output = check.expect("sha256sum of coreutils");
+    assert!(output.status.success(), "run guests/rust/build: {}", String::from_utf8_lossy(&output.stdout));
+    let sums = std::fs::read_to_string(folder.join("built.sha256")).unwrap();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".wasm") {
+            assert!(sums.contains(&format!("  {name}\n")), "{name} is not in built.sha256");
+            let source = format!("  {}/src/lib.rs\n", name.trim_end_matches(".wasm"));
+            assert!(sums.contains(&source), "the source of {name} is not in built.sha256");
+        }
+    }
+}
+
+#[test]
+fn the_map_names_every_file_of_the_host_and_no_other() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let map =
+        readme.split("\n## Map\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section Map");
+    let named: BTreeSet<String> = map
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.ends_with(".rs") && !name.contains("tests/"))
+        .map(str::to_owned)
+        .collect();
+    let sources = root().join("host/src");
+    let mut files = BTreeSet::new();
+    list(&sources, &sources, &mut files);
+    assert_eq!(named, files);
+}
+
+fn list(folder: &Path, base: &Path, files: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            list(&path, base, files);
+        } else {
+            files.insert(path.strip_prefix(base).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}

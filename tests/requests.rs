@@ -1,0 +1,273 @@
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::support::client::Connection;
+use crate::support::server::setup;
+use crate::support::{Folder, fault_guests, guest, root};
+
+/// Each promise holds for a guest of either version of WASI.
+const BOTH: [&str; 2] = ["", "-0.3"];
+
+#[test]
+fn plain_guests_of_both_versions_answer() {
+    for version in BOTH {
+        let server = setup(guest(&format!("hello{version}"))).options("--cores 2").start();
+        let reply = server.get("/");
+        assert_eq!((reply.status, reply.text(), reply.complete), (200, "Hello World", true));
+        assert_eq!(reply.field("content-type"), Some("text/html"));
+        assert_eq!(reply.field("content-length"), Some("11"));
+        assert!(reply.field("date").is_some());
+    }
+}
+
+#[test]
+fn a_guest_reads_a_file_of_the_folder_it_was_given() {
+    for version in BOTH {
+        let numbers = root().join("guests/rust/numbers");
+        let server = setup(guest(&format!("blocking{version}"))).dir(&numbers).start();
+        assert_eq!(server.get("/").text(), "Hello World");
+        server.wait_for_line("9:10");
+        let lines: Vec<String> = server.log().lines().take(10).map(str::to_owned).collect();
+        let expected: Vec<String> = (0..10).map(|k| format!("{k}:{}", k + 1)).collect();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[test]
+fn without_a_folder_no_file_is_visible() {
+    let server = setup(guest("blocking")).start();
+    assert_eq!(server.get("/").status, 500);
+}
+
+#[test]
+fn large_bodies_stream_through_both_ways() {
+    for version in BOTH {
+        let server = setup(guest(&format!("echo{version}"))).start();
+        let body: Vec<u8> = (0..20 << 20).map(|n: u32| (n.wrapping_mul(2654435761) >> 13) as u8).collect();
+        let mut connection = Connection::open(server.address);
+        let mut writer = connection.socket.try_clone().unwrap();
+        let to_send = body.clone();
+        let sender = std::thread::spawn(move || {
+            let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", to_send.len());
+            writer.write_all(head.as_bytes()).unwrap();
+            writer.write_all(&to_send).unwrap();
+        });
+        let reply = connection.reply();
+        sender.join().unwrap();
+        assert!(reply.complete);
+        assert!(reply.body == body, "the echo differs");
+        // One server never holds such a body: 20 MiB in, 20 MiB out.
+        assert_eq!(connection.post("/", b"again").text(), "again");
+    }
+}
+
+#[test]
+fn the_first_bytes_leave_before_the_guest_has_all() {
+    for version in BOTH {
+        let server = setup(guest(&format!("echo{version}"))).start();
+        let mut connection = Connection::open(server.address);
+        connection.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        let head = connection.head().unwrap();
+        assert_eq!(head.status, 200);
+        let mut body = Vec::new();
+        assert!(connection.chunk(&mut body).unwrap());
+        assert_eq!(body, b"first");
+        connection.send("6\r\nsecond\r\n0\r\n\r\n");
+        while connection.chunk(&mut body).unwrap() {}
+        assert_eq!(body, b"firstsecond");
+    }
+}
+
+#[test]
+fn trailers_pass_through() {
+    for version in BOTH {
+        let server = setup(guest(&format!("echo{version}"))).start();
+        let mut connection = Connection::open(server.address);
+        connection.send(
+            "POST / HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2\r\nhi\r\n0\r\nx-sum: 42\r\n\r\n",
+        );
+        let reply = connection.reply();
+        assert_eq!(reply.text(), "hi");
+        assert_eq!(reply.trailers, [("x-sum".to_owned(), "42".to_owned())], "echo{version}");
+    }
+}
+
+#[test]
+fn a_connection_is_kept_and_may_pipeline() {
+    let server = setup(guest("hello")).start();
+    let mut connection = Connection::open(server.address);
+    for _ in 0..3 {
+        assert_eq!(connection.get("/").text(), "Hello World");
+    }
+    connection.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3));
+    for _ in 0..3 {
+        assert_eq!(connection.reply().text(), "Hello World");
+    }
+    assert_eq!(server.figure("/connections/accepted"), 1);
+}
+
+#[test]
+fn a_body_that_the_guest_does_not_read_is_not_the_next_request() {
+    let server = setup(guest("hello")).start();
+    let mut connection = Connection::open(server.address);
+    let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
+    assert_eq!(connection.post("/", smuggled).text(), "Hello World");
+    let _ = connection.socket.write_all(b"GET /next HTTP/1.1\r\nHost: test\r\n\r\n");
+    // Either the server reads the body away or it closes; both are right.
+    if let Ok(reply) = connection.try_reply() {
+        assert_eq!(reply.text(), "Hello World");
+    }
+    assert!(!server.log().contains("/smuggled"));
+}
+
+#[test]
+fn a_head_request_has_the_head_and_no_body() {
+    for version in BOTH {
+        let server = setup(guest(&format!("hello{version}"))).options("--cores 1").start();
+        let mut connection = Connection::open(server.address);
+        for _ in 0..2 {
+            connection.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+            let head = connection.head().unwrap();
+            assert_eq!((head.status, head.field("content-length")), (200, Some("11")));
+        }
+        assert_eq!(connection.get("/").text(), "Hello World");
+    }
+}
+
+#[test]
+fn an_old_client_gets_an_old_connection() {
+    let server = setup(guest("hello")).start();
+    let mut connection = Connection::open(server.address);
+    connection.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(connection.reply().text(), "Hello World");
+    assert_eq!(connection.until_closed(), b"");
+}
+
+#[test]
+fn the_head_of_a_request_must_be_right() {
+    let server = setup(guest("hello")).start();
+    let rows = [
+        ("GET / HTTP/1.1\r\n\r\n", "no Host"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "two of them"),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "an empty one"),
+        ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", "one with a user"),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", "an asterisk"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", "two lengths"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", "no number"),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "a space before the colon"),
+    ];
+    for (request, what) in rows {
+        let mut connection = Connection::open(server.address);
+        connection.send(request);
+        assert_eq!(connection.reply().status, 400, "{what}");
+        assert_eq!(connection.until_closed(), b"", "{what}");
+    }
+    assert_eq!(server.figure("/instances_created"), 0);
+}
+
+#[test]
+fn a_unix_socket_serves_and_is_removed() {
+    let folder = Folder::new();
+    let path = folder.join("http.sock");
+    let options = format!("--http-socket unix:{}", path.display());
+    // A later option wins over the port that every test asks for.
+    let server = setup(guest("hello")).options(&options).start();
+    let socket = UnixStream::connect(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(Connection::over(socket).get("/").text(), "Hello World");
+    assert!(server.stop().status.success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_client_is_told_in_one_header_and_cannot_lie() {
+    // The line of the log has the address that the guest was told.
+    let logged = |options: &str, own: &str| {
+        let server = setup(guest("hello")).options(options).start();
+        let mut connection = Connection::open(server.address);
+        connection.send(format!("GET /asked HTTP/1.1\r\nHost: test\r\n{own}\r\n"));
+        assert_eq!(connection.reply().status, 200);
+        server.wait_for_line("/asked").split(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(logged("", ""), "127.0.0.1");
+    assert_eq!(logged("", "X-Forwarded-For: 192.0.2.1\r\n"), "127.0.0.1");
+    assert_eq!(logged("--trusted-proxy 127.0.0.1", "X-Forwarded-For: 192.0.2.1\r\n"), "192.0.2.1");
+    assert_eq!(logged("--trusted-proxy 127.0.0.1", ""), "127.0.0.1");
+}
+
+/// HTTP/2 with prior knowledge, on the port of HTTP/1.
+mod http2 {
+    use super::*;
+    use bytes::Bytes;
+    use h2::client::SendRequest;
+
+    async fn connect(address: std::net::SocketAddr) -> SendRequest<Bytes> {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        client.ready().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_share_a_connection() {
+        for version in BOTH {
+            let server = setup(guest(&format!("echo{version}"))).options("--cores 4").start();
+            let mut client = connect(server.address).await;
+            let mut replies = Vec::new();
+            for number in 0..20 {
+                let request = http::Request::post(format!("http://test/{number}")).body(()).unwrap();
+                let (reply, mut body) = client.send_request(request, false).unwrap();
+                body.send_data(Bytes::from(format!("body {number}")), true).unwrap();
+                replies.push(reply);
+            }
+            for (number, reply) in replies.into_iter().enumerate() {
+                let reply = reply.await.unwrap();
+                assert_eq!(reply.status(), 200);
+                let mut body = reply.into_body();
+                let mut bytes = Vec::new();
+                while let Some(data) = body.data().await {
+                    bytes.extend_from_slice(&data.unwrap());
+                }
+                assert_eq!(bytes, format!("body {number}").as_bytes());
+            }
+            assert_eq!(server.figure("/connections/accepted"), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_resets_its_stream_only() {
+        let server = setup(fault_guests::component("faults")).start();
+        let mut client = connect(server.address).await;
+        let request = |path: &str| http::Request::get(format!("http://test{path}")).body(()).unwrap();
+        let (reply, _) = client.send_request(request("/trap-in-body/300"), true).unwrap();
+        let mut body = reply.await.unwrap().into_body();
+        let mut broken = false;
+        while let Some(data) = body.data().await {
+            broken |= data.is_err();
+        }
+        assert!(broken, "the stream was not reset");
+        let (reply, _) = client.send_request(request("/hello"), true).unwrap();
+        assert_eq!(reply.await.unwrap().status(), 200);
+    }
+}
+
+#[test]
+fn silent_connections_do_not_disturb_others() {
+    let server = setup(guest("hello")).options("--idle-timeout 1 --head-timeout 1").start();
+    let silent = Connection::open(server.address);
+    let mut half = Connection::open(server.address);
+    half.send("PRI * HTT");
+    let mut slow = Connection::open(server.address);
+    slow.send("GET / HTTP/1.1\r\nHo");
+    assert_eq!(server.get("/").text(), "Hello World");
+    for connection in [silent, half, slow] {
+        connection.until_closed();
+    }
+    let mut idle = Connection::open(server.address);
+    assert_eq!(idle.get("/").text(), "Hello World");
+    let mut rest = Vec::new();
+    let _ = idle.socket.read_to_end(&mut rest);
+    assert_eq!(rest, b"");
+}

@@ -1,0 +1,130 @@
+use std::process::{Command, Output};
+
+use crate::support::server::{program, setup};
+use crate::support::{Folder, fault_guests, guest};
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("the program can be started")
+}
+
+/// One clear message, the exit code, and nothing half-started.
+fn assert_refused(output: &Output, code: i32, says: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    for text in says {
+        assert!(error.contains(text), "{text:?} is not in {error:?}");
+    }
+    assert!(!error.contains("Serving"), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn wrong_options_are_usage_errors_that_say_what_to_change() {
+    let hello = guest("hello");
+    let hello = hello.to_str().unwrap();
+    let rows: [(&[&str], &str); 14] = [
+        (&[], "--guest"),
+        (&["--guest", hello, "--cores", "0"], "--cores"),
+        (&["--guest", hello, "--cores", "many"], "--cores"),
+        (&["--guest", hello, "--cores", "100001"], "100000"),
+        (&["--guest", hello, "--http-socket", "nonsense"], "127.0.0.1:9090"),
+        (&["--guest", hello, "--memory-limit", "1X"], "128M"),
+        (&["--guest", hello, "--harakiri", "0"], "--harakiri"),
+        (&["--guest", hello, "--harakiri", "-1"], "--harakiri"),
+        (&["--guest", hello, "--dir", "/nowhere/at/all"], "/nowhere/at/all"),
+        (&["--guest", hello, "--dir", hello], "not a folder"),
+        (&["--guest", hello, "--dir", ".", "--dir", "."], "::PATH"),
+        (&["--guest", hello, "--env", "WASM_SERVE_TEST_UNSET"], "WASM_SERVE_TEST_UNSET=VALUE"),
+        (&["--guest", hello, "--deferred-share", "100"], "--deferred-share"),
+        (&["--guest", hello, "--no-such-option"], "--no-such-option"),
+    ];
+    for (arguments, says) in rows {
+        assert_refused(&run(program().args(arguments)), 64, &[says]);
+    }
+}
+
+#[test]
+fn help_and_version_are_not_errors() {
+    for option in ["--help", "-h", "--version"] {
+        let output = run(program().arg(option).stdout(std::process::Stdio::piped()));
+        assert!(output.status.success());
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_will_not_do_is_refused_with_a_reason() {
+    let folder = Folder::new();
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.join(name), bytes).unwrap();
+        folder.join(name)
+    };
+    let hello = std::fs::read(guest("hello")).unwrap();
+    let rows: [(std::path::PathBuf, &[&str]); 12] = [
+        (folder.join("missing.wasm"), &["cannot be read", "No such file"]),
+        (folder.0.clone(), &["cannot be read"]),
+        (file("empty.wasm", b""), &["is not WebAssembly"]),
+        (file("garbage.wasm", b"\x7fELF garbage"), &["is not WebAssembly"]),
+        (file("text.wasm", b"(module)"), &["text form", "wasm-tools parse"]),
+        (file("cut.wasm", &hello[..hello.len() / 2]), &["not valid WebAssembly"]),
+        (file("header.wasm", &hello[..6]), &["not valid WebAssembly"]),
+        (fault_guests::component("core-module"), &["core module", "wasm-tools component new"]),
+        (fault_guests::component("wrong-world"), &["wasi:http/incoming-handler", "wasi:http/proxy"]),
+        (fault_guests::component("unknown-import"), &["example:unknown/thing", "does not offer"]),
+        (fault_guests::component("timers-without-callback"), &["exports no callback", "callback@0.1.0"]),
+        (fault_guests::component("big-memory"), &["--memory-limit"]),
+    ];
+    for (path, says) in rows {
+        let output = run(program().arg("--guest").arg(&path).args(["--http-socket", "127.0.0.1:0"]));
+        assert_refused(&output, 1, says);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let server = setup(guest("hello")).start();
+    let address = server.address.to_string();
+    let output = run(program().arg("--guest").arg(guest("hello")).args(["--http-socket", &address]));
+    assert_refused(&output, 1, &[&address, "choose another address"]);
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_not_removed_for_one() {
+    let folder = Folder::new();
+    let path = folder.join("precious");
+    std::fs::write(&path, "precious").unwrap();
+    let socket = format!("unix:{}", path.display());
+    let output = run(program().arg("--guest").arg(guest("hello")).args(["--http-socket", &socket]));
+    assert_refused(&output, 1, &["not a socket"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_an_error() {
+    let output = run(program().arg("--guest").arg(guest("hello")).args(["--logto", "/nowhere/at/all/log"]));
+    assert_refused(&output, 1, &["--logto", "/nowhere/at/all/log"]);
+}
+
+#[test]
+fn the_first_line_says_where_and_the_second_how_large() {
+    let server = setup(guest("hello")).options("--cores 3 --memory-limit 64M").start();
+    assert_eq!(server.first_lines[0], format!("Serving HTTP on http://{}/", server.address));
+    assert!(server.first_lines[1].starts_with("3 cores"), "{:?}", server.first_lines);
+    assert!(server.first_lines[1].contains("192 MiB"), "{:?}", server.first_lines);
+}
+
+#[test]
+fn thousands_of_cores_find_room() {
+    let server = setup(guest("hello")).options("--cores 20000 --max-requests 0").start();
+    assert_eq!(server.get("/").text(), "Hello World");
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_only_costs_time() {
+    let folder = Folder::new();
+    std::fs::write(folder.join("file"), "").unwrap();
+    let option = format!("--cache {}", folder.join("file").display());
+    let server = setup(guest("hello")).options(&option).start();
+    assert_eq!(server.get("/").text(), "Hello World");
+    server.wait_for_line("compiled anew");
+}

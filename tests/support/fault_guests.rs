@@ -1,0 +1,179 @@
+//! Guests that break something, made from text when a test needs them: small
+//! enough to be read, and exact about what they do and when.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// Where texts are in a guest's memory; `basics.wat` has the whole order.
+const TEXTS: Range<usize> = 1024..8192;
+
+/// Makes the guest of `tests/fixtures/NAME.wat` and gives its file.
+///
+/// `faults`, for `wasi:http` 0.2. Capitals stand for a decimal number.
+///
+/// | path | what happens |
+/// |---|---|
+/// | `/hello` | `Hello World`, with its length; the request's body is not read |
+/// | `/count` | how many times this instance was asked that, from 1 |
+/// | `/spin`, `/wait` | computes, waits for ever |
+/// | `/sleep/MS` | `slept`, after that time |
+/// | `/spin-after-response`, `/spin-after-chunked-response`, `/wait-after-response` | a whole response, with or without its length, and then for ever |
+/// | `/sleep-after-response/MS` | a whole response, then logs `tail done` after that time |
+/// | `/trap`, `/trap-after-response`, `/trap-after-chunked-response` | traps, before or after a whole response |
+/// | `/trap-in-body/MS`, `/trap-in-sized-body/MS` | `partial`, and traps after that time; chunked, or of 100 bytes |
+/// | `/unfinished-body` | `partial`, chunked, and drops the body |
+/// | `/short-body`, `/long-body` | 7 bytes of 100, 11 bytes of 5 |
+/// | `/no-response`, `/drop-outparam`, `/drop-outparam-then-spin` | returns without a response |
+/// | `/error-code` | `internal-error` with the text `secret of the guest` |
+/// | `/grow`, `/grow-or-trap` | grows memory until it is refused, then answers the pages, or traps |
+/// | `/table-grow` | the same with a table, answers the elements |
+/// | `/recurse`, `/copy-out-of-bounds` | traps |
+/// | `/copy` | copies 32 MiB again and again; traps if it cannot have 64 MiB |
+/// | `/endless-body` | chunks of 4096 bytes for ever |
+/// | `/slow-body` | 30 bytes, one every 100 ms |
+/// | `/read-body` | the length of the request's body, or `error` |
+/// | `/header-newline`, `/header-forbidden` | sets such a header, answers `ok` or the error's name |
+/// | `/header-random`, `/header-huge`, `/header-flood` | a name that is not UTF-8, a value of 64 MiB, a million headers |
+/// | `/resource-flood` | makes a million resources, answers `ok` |
+/// | `/log/N`, `/log` | prints `line 0` to `line N-1`, each in three pieces, answers `logged`; without N for ever |
+/// | `/log-long/N` | prints a line of N times 4096 `x` |
+/// | `/log-unfinished` | prints `unfinished` without a line feed |
+/// | `/log-control` | prints control characters to standard error, between `red` and `end` |
+/// | any other | 404 |
+///
+/// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
+/// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`
+/// and `/error-code`; traps at any other path.
+///
+/// `deferred-faults`, for 0.2, and `/hello`:
+///
+/// | path | what happens |
+/// |---|---|
+/// | `/later/MS/PAYLOAD` | schedules; the id, or the error and its value, such as `payload-too-large 65536` |
+/// | `/delay/NANOSECONDS/PAYLOAD` | the same, for delays of any size |
+/// | `/payload/BYTES` | the same, with a payload of that size, in an hour |
+/// | `/many/CALLS/MS/PAYLOAD` | schedules so many, or until one is refused; the last id, or the error. Without a payload, `count` |
+/// | `/cancel/ID` | `true` or `false` |
+/// | `/later-then-trap/MS/PAYLOAD`, `/later-then-spin/…`, `/later-then-wait/…` | schedules, and does not answer |
+///
+/// Its callback does what the payload says: `ok` prints `ran ok`, `count` does
+/// nothing, `trap`, `spin`, `wait`, `sleep` (200 ms), `error` (the message is `no`),
+/// `again` and `double` (schedules itself with delay 0, once or twice). It prints
+/// any other payload, which may have 4096 bytes, as a line.
+///
+/// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
+/// ten million elements and uses them at `/fill`; the rest is refused at start-up:
+/// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
+/// `wrong-world`.
+pub fn component(name: &str) -> PathBuf {
+    let made = make(name).and_then(|bytes| write(name, &bytes));
+    made.unwrap_or_else(|error| panic!("the guest {name}: {error:?}"))
+}
+
+/// The text of a guest, and the world that it is built for, if any.
+fn source(name: &str) -> (&'static str, Option<&'static str>) {
+    const PROXY: &str = "include wasi:http/proxy@0.2.12;";
+    const DEFERRED: &str = "include wasm-serve:deferred/proxy@0.1.0;";
+    match name {
+        "faults" => (include_str!("../fixtures/faults.wat"), Some(PROXY)),
+        "faults-0.3" => {
+            (include_str!("../fixtures/faults-0.3.wat"), Some("include wasi:http/service@0.3.0;"))
+        }
+        "deferred-faults" => (include_str!("../fixtures/deferred-faults.wat"), Some(DEFERRED)),
+        "spin-in-start" => (include_str!("../fixtures/spin-in-start.wat"), Some(PROXY)),
+        "huge-table" => (include_str!("../fixtures/huge-table.wat"), Some(PROXY)),
+        "big-memory" => (include_str!("../fixtures/big-memory.wat"), Some(PROXY)),
+        "timers-without-callback" => (
+            include_str!("../fixtures/timers-without-callback.wat"),
+            Some("include wasi:http/proxy@0.2.12; import wasm-serve:deferred/timers@0.1.0;"),
+        ),
+        "unknown-import" => (
+            include_str!("../fixtures/unknown-import.wat"),
+            Some("include wasi:http/proxy@0.2.12; import example:unknown/thing@1.0.0;"),
+        ),
+        "wrong-world" => (include_str!("../fixtures/wrong-world.wat"), Some("export wasi:cli/run@0.2.12;")),
+        "core-module" => (include_str!("../fixtures/core-module.wat"), None),
+        _ => panic!("there is no guest of this name"),
+    }
+}
+
+fn make(name: &str) -> Result<Vec<u8>> {
+    let (text, world) = source(name);
+    let mut module = wat::parse_str(expand(text))?;
+    let Some(world) = world else { return Ok(module) };
+    let mut wit = Resolve::default();
+    wit.push_dir(super::root().join("wit"))?;
+    let package = wit.push_str(
+        "guest.wit",
+        &format!(
+            "package test:guest;
+             package example:unknown@1.0.0 {{ interface thing {{ do-it: func(); }} }}
+             world guest {{ {world} }}"
+        ),
+    )?;
+    let world = wit.select_world(&[package], Some("guest"))?;
+    embed_component_metadata(&mut module, &wit, world, StringEncoding::UTF8)?;
+    ComponentEncoder::default().validate(true).module(&module)?.encode()
+}
+
+/// Puts the file in its place at once: other threads and other processes may be
+/// making the same guest.
+fn write(name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault-guests");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.wasm"));
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unfinished = folder.join(format!("{name}-{}-{number}", std::process::id()));
+    fs::write(&unfinished, bytes).with_context(|| unfinished.display().to_string())?;
+    fs::rename(&unfinished, &path)?;
+    Ok(path)
+}
+
+/// Fills in what the texts of guests have in common: `(prelude)`, `(basics)`, and
+/// for `(text "…")` the address and the length of the text, which is put in
+/// `(texts)`.
+fn expand(text: &str) -> String {
+    let text = text.replace("(prelude)", include_str!("../fixtures/prelude.wat"));
+    let text = text.replace("(basics)", concat!(include_str!("../fixtures/basics.wat"), "(dispatch)"));
+    let text = text.replace("(dispatch)", &dispatch(&text));
+    let mut pieces = text.split("(text \"");
+    let mut expanded = pieces.next().unwrap_or_default().to_owned();
+    let mut texts = String::new();
+    let mut at = TEXTS.start;
+    for piece in pieces {
+        let (literal, rest) = piece.split_once("\")").expect("a text ends with a quote and a parenthesis");
+        let bytes = literal_bytes(literal);
+        expanded += &format!("(i32.const {at}) (i32.const {bytes}){rest}");
+        texts += literal;
+        at += bytes;
+    }
+    assert!(at <= TEXTS.end, "there is no room for so many texts");
+    expanded.replace("(texts)", &format!("\"{texts}\""))
+}
+
+/// The bytes that a literal stands for. After a backslash come two digits of a
+/// byte, or a letter.
+fn literal_bytes(literal: &str) -> usize {
+    let mut pieces = literal.split('\\');
+    let first = pieces.next().map_or(0, str::len);
+    let is_byte = |piece: &str| piece.len() >= 2 && piece.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    first + pieces.map(|piece| piece.len() - usize::from(is_byte(piece))).sum::<usize>()
+}
+
+/// Calls the function that is named as the request's path.
+fn dispatch(text: &str) -> String {
+    let names = text.split("(func $/").skip(1).map(|function| {
+        let end = function.find([' ', ')', '\n']).expect("a function has an end");
+        &function[..end]
+    });
+    let cases = names
+        .map(|name| format!("(if (call $path_is (text \"/{name}\")) (then (return (call $/{name}))))\n"));
+    format!("(func $dispatch {} (call $not_found))", cases.collect::<String>())
+}

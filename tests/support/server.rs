@@ -1,0 +1,194 @@
+//! A server as a user starts it: the real program, on a port of its own choice.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::client::{self, Reply};
+use super::{Folder, wait_for};
+
+/// In place of the address of a server on a Unix socket.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
+/// How a server is to be started.
+pub struct Setup {
+    command: Command,
+    folder: Folder,
+}
+
+/// A running server. It is killed when it is dropped.
+pub struct Server {
+    child: Child,
+    /// Where it serves, if that is over TCP.
+    pub address: SocketAddr,
+    /// The lines of standard error up to the first that the log would write.
+    pub first_lines: Vec<String>,
+    later_lines: mpsc::Receiver<String>,
+    pub stats_address: SocketAddr,
+    folder: Folder,
+}
+
+/// How a server ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: String,
+    /// What it said on standard error beside the log.
+    pub said: Vec<String>,
+}
+
+/// The program with the options that every test wants.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wasm-serve"));
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
+    command.arg("--cache").arg(cache).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// A server for `guest` that logs into a file.
+pub fn setup(guest: impl AsRef<Path>) -> Setup {
+    let folder = Folder::new();
+    let mut command = program();
+    command.arg("--guest").arg(guest.as_ref());
+    command.args(["--http-socket", "127.0.0.1:0", "--stats", "127.0.0.1:0"]);
+    command.arg("--logto").arg(folder.join("log"));
+    Setup { command, folder }
+}
+
+impl Setup {
+    /// Adds options, written as on a command line.
+    pub fn options(mut self, options: &str) -> Setup {
+        self.command.args(options.split_whitespace());
+        self
+    }
+
+    pub fn dir(mut self, folder: &Path) -> Setup {
+        self.command.arg("--dir").arg(folder);
+        self
+    }
+
+    /// Starts the program under a limit of open files, by way of a shell.
+    pub fn open_files_max(mut self, max: u32) -> Setup {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {max}; exec \"$@\"")).arg("sh");
+        shell.arg(self.command.get_program()).args(self.command.get_args());
+        shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.command = shell;
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn start(mut self) -> Server {
+        let mut child = self.command.spawn().expect("the program can be started");
+        let stderr = BufReader::new(child.stderr.take().expect("standard error is piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut first_lines = Vec::new();
+        while first_lines.len() < 3 {
+            match lines.recv_timeout(Duration::from_secs(120)) {
+                Ok(line) => first_lines.push(line),
+                Err(_) => panic!("the server did not start; it said {first_lines:?}"),
+            }
+        }
+        let address = |line: &str| -> Option<SocketAddr> {
+            line.split("http://").nth(1).unwrap_or_default().trim_end_matches('/').parse().ok()
+        };
+        Server {
+            address: address(&first_lines[0]).unwrap_or(NOWHERE),
+            stats_address: address(&first_lines[2]).expect("an address in the third line"),
+            child,
+            first_lines,
+            later_lines: lines,
+            folder: self.folder,
+        }
+    }
+}
+
+impl Server {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends `GET path` on a connection of its own.
+    pub fn get(&self, path: &str) -> Reply {
+        client::get(self.address, path)
+    }
+
+    /// The figures of `--stats`.
+    pub fn stats(&self) -> Value {
+        let reply = client::get(self.stats_address, "/stats");
+        serde_json::from_slice(&reply.body).expect("/stats is JSON")
+    }
+
+    /// A figure by its path, such as `/deferred/done`.
+    pub fn figure(&self, path: &str) -> u64 {
+        let stats = self.stats();
+        stats.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {path} in {stats:#}"))
+    }
+
+    /// Waits until a figure is what it should be.
+    pub fn wait_for_figure(&self, path: &str, value: u64) {
+        wait_for(&format!("{path} to be {value}"), || (self.figure(path) == value).then_some(()));
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// What the log holds by now.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the log has a line with `text`, and gives it.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        wait_for(&format!("a line with {text:?}"), || {
+            self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} failed");
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(self) -> Ended {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits until it ends.
+    pub fn wait(mut self) -> Ended {
+        let status =
+            wait_for("the server to end", || self.child.try_wait().expect("the server can be waited for"));
+        Ended { status, log: self.log(), said: self.later_lines.iter().collect() }
+    }
+
+    /// Bytes of memory that are in use.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux shows VmRSS");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    }
+
+    /// Files and sockets that are open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
