@@ -30,7 +30,7 @@ fn wrong_options_are_usage_errors_that_say_what_to_change() {
         (&["--guest", hello, "--http-socket", "nonsense"], "127.0.0.1:9090"),
         (&["--guest", hello, "--memory-limit", "1X"], "128M"),
         (&["--guest", hello, "--harakiri", "0"], "--harakiri"),
-        (&["--guest", hello, "--harakiri", "-1"], "--harakiri"),
+        (&["--guest", hello, "--harakiri=-1"], "--harakiri"),
         (&["--guest", hello, "--dir", "/nowhere/at/all"], "/nowhere/at/all"),
         (&["--guest", hello, "--dir", hello], "not a folder"),
         (&["--guest", hello, "--dir", ".", "--dir", "."], "::PATH"),
@@ -115,7 +115,7 @@ fn the_first_line_says_where_and_the_second_how_large() {
 
 #[test]
 fn thousands_of_cores_find_room() {
-    let server = setup(guest("hello")).options("--cores 20000 --max-requests 0").start();
+    let server = setup(guest("hello")).options("--cores 5000 --max-requests 0").start();
     assert_eq!(server.get("/").text(), "Hello World");
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -67,7 +67,8 @@ pub async fn serve<F, R>(
     let socket = Socket::new(stream, first, activity.clone(), !is_http2);
     let client = Client { peer, activity: activity.clone() };
     let service = service_fn(move |request: Request<Incoming>| {
-        let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
+        let has_body = !request.body().is_end_stream();
+        let in_flight = client.activity.begin(has_body, request.version() == Version::HTTP_11);
         let response = respond(request, client.clone());
         async move {
             let mut response = response.await;

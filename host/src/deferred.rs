@@ -24,6 +24,8 @@ pub struct Call {
     pub scheduled: Nanos,
     /// When it may start at the earliest.
     pub due: Nanos,
+    /// When it was taken out of the queue, for a core that stands ready.
+    pub started: Nanos,
     /// 1 at the first run.
     pub attempt: u32,
 }
@@ -135,7 +137,7 @@ impl Queue {
         let Pending { payload, scheduled } = first.remove();
         self.due_of.remove(&id);
         self.payload_bytes -= payload.len() as u64;
-        Some(Call { id, payload, scheduled, due, attempt: 1 })
+        Some(Call { id, payload, scheduled, due, started: now, attempt: 1 })
     }
 
     /// When the first call is due.
@@ -216,7 +218,12 @@ impl Deferred {
             return None;
         }
         let mut inner = self.inner.lock();
-        let call = inner.queue.take_due(clock::now().min(self.last_due.load(Ordering::Relaxed)));
+        let last_due = self.last_due.load(Ordering::Relaxed);
+        if inner.queue.first_due().is_some_and(|due| due > last_due) {
+            return None;
+        }
+        // Read under the lock, so that calls start in the order of their due times.
+        let call = inner.queue.take_due(clock::now());
         self.note_first_due(&inner);
         call
     }
@@ -377,6 +384,7 @@ mod tests {
                 payload: payload(bytes),
                 scheduled: now,
                 due: now + delay,
+                started: 0,
                 attempt: 1,
             });
             Some(id)
@@ -392,7 +400,7 @@ mod tests {
             let due = self.pending.iter().filter(|call| call.due <= now);
             let first = due.min_by_key(|call| (call.due, call.id))?.clone();
             self.cancel(first.id);
-            Some(first)
+            Some(Call { started: now, ..first })
         }
     }
 

@@ -153,9 +153,10 @@ impl std::fmt::Display for Failure {
             Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),
             Failure::NoCore(NoCore::WaitedTooLong) => f.write_str("no core became free in time"),
             Failure::Deadline => f.write_str("the guest took too long and was stopped"),
-            // The wasm backtrace is a part of `{:?}`.
-            Failure::Instantiation(error) => write!(f, "no instance of the guest could be made: {error:?}"),
-            Failure::Trap(error) => write!(f, "the guest trapped: {error:?}"),
+            // A backtrace of the guest is a part of the chain of causes; one of the
+            // host, which `{:?}` would add, is of no use here.
+            Failure::Instantiation(error) => write!(f, "no instance of the guest could be made: {error:#}"),
+            Failure::Trap(error) => write!(f, "the guest trapped: {error:#}"),
             Failure::NoResponse => f.write_str("the guest ended without a response"),
             Failure::GuestError(code) => write!(f, "the guest answered with an error: {code}"),
             Failure::CallbackError(message) => write!(f, "the callback returned an error: {message}"),

@@ -14,7 +14,7 @@ use wasmtime::{
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::imports::timers;
-use crate::instance::{Host, State};
+use crate::instance::{ELEMENT_BYTES, Host, State};
 use crate::logging::Log;
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
@@ -197,9 +197,11 @@ impl Compiled {
             .resources_required()
             .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
         let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+        let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
+        let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
         ensure!(
-            memory_bytes_min <= room.memory_bytes_max as u64,
-            "starts with {memory_bytes_min} bytes of memory, more than --memory-limit {}",
+            bytes_min <= room.memory_bytes_max as u64,
+            "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {}",
             room.memory_bytes_max
         );
         let memories = u64::from(needs.num_memories.max(1)) * u64::from(room.cores);
@@ -216,7 +218,11 @@ impl Compiled {
                 room.memory_bytes_max
             );
         }
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, &needs)));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+            room,
+            &needs,
+            face.is_concurrent(),
+        )));
         let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
             format!("no room for --cores {} with --memory-limit {}", room.cores, room.memory_bytes_max)
         })?;
@@ -262,9 +268,11 @@ fn config(face: &Face, cache: Option<Cache>) -> Config {
     config
 }
 
-fn pool(room: Room, needs: &ResourcesRequired) -> PoolingAllocationConfig {
+fn pool(room: Room, needs: &ResourcesRequired, is_concurrent: bool) -> PoolingAllocationConfig {
     let of_all = |of_one: u32| of_one.saturating_mul(room.cores);
     let elements_max = needs.max_initial_table_size.unwrap_or(0).max(TABLE_ELEMENTS_MAX);
+    // A guest for 0.3 may have a stack for each of its tasks.
+    let stacks_of_one = if is_concurrent { 4 } else { 1 };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(room.cores)
         .total_core_instances(of_all(1000))
@@ -279,8 +287,7 @@ fn pool(room: Room, needs: &ResourcesRequired) -> PoolingAllocationConfig {
         .max_tables_per_component(needs.num_tables)
         .max_tables_per_module(needs.num_tables)
         .table_elements(elements_max as usize)
-        // A guest for 0.3 may have a stack for each of its tasks.
-        .total_stacks(of_all(4))
+        .total_stacks(of_all(stacks_of_one))
         .total_gc_heaps(room.cores)
         // What an instance touched is given back with one system call, and what
         // the next one will touch too stays: the greatest single saving for

@@ -52,6 +52,14 @@ fn last_address(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(address.to_string()).ok()
 }
 
+/// The host of a request that names none, which HTTP/1.0 allows: `wasi:http`
+/// demands one.
+pub fn add_missing_host<B>(request: &mut Request<B>) {
+    if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+}
+
 /// Checks the target and the host of a request. The error is the rule that is
 /// broken.
 pub fn check<B>(request: &Request<B>) -> Result<(), &'static str> {

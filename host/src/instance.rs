@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{Request, Response};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::component::{Accessor, ComponentType, Lower};
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
@@ -26,6 +27,9 @@ use crate::stats::Stats;
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
 const RESOURCES_MAX: usize = 10_000;
+
+/// What one element of a table takes.
+pub const ELEMENT_BYTES: usize = 8;
 
 /// What all instances of a server share.
 pub struct Host {
@@ -129,8 +133,7 @@ impl WasiHttpView for State {
     }
 }
 
-/// All memories of an instance together stay under `--memory-limit`. Tables are
-/// bounded by the pool.
+/// All memories and tables of an instance together stay under `--memory-limit`.
 impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
@@ -138,21 +141,28 @@ impl ResourceLimiter for State {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let bytes = self.memory_bytes - current + desired;
-        let fits = bytes <= self.server.memory_bytes_max;
-        if fits {
-            self.memory_bytes = bytes;
-        }
-        Ok(fits)
+        Ok(self.grow(current, desired))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
-        _desired: usize,
+        current: usize,
+        desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(true)
+        let bytes = |elements: usize| elements.saturating_mul(ELEMENT_BYTES);
+        Ok(self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+impl State {
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let bytes = (self.memory_bytes - current).saturating_add(desired);
+        let fits = bytes <= self.server.memory_bytes_max;
+        if fits {
+            self.memory_bytes = bytes;
+        }
+        fits
     }
 }
 
@@ -354,6 +364,7 @@ async fn handle_p3(
     link: Arc<Link>,
 ) -> wasmtime::Result<()> {
     let request = accessor.with(|mut store| {
+        let request = with_whole_target(request);
         let (request, _received) = p3::Request::from_http(store.get().http().hooks, request);
         request
     });
@@ -373,6 +384,21 @@ async fn handle_p3(
     no_task_left(accessor).await;
     link.body_needs_no_guest().await;
     Ok(())
+}
+
+/// For HTTP/1, the authority is in the Host header, where `wasi:http` 0.3 does not
+/// look for it.
+fn with_whole_target(mut request: Request<WasiBody>) -> Request<WasiBody> {
+    let host = request.headers().get(http::header::HOST).map(|host| host.as_bytes().to_vec());
+    let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.authority = target.authority.or(authority);
+    if target.authority.is_some() {
+        target.scheme = Some(Scheme::HTTP);
+    }
+    // The parts were valid before, and an authority with a scheme is, too.
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    request
 }
 
 async fn no_task_left(accessor: &Accessor<State>) {

@@ -30,8 +30,18 @@ pub struct Record {
     pub status: Option<StatusCode>,
     pub core: Option<u32>,
     pub body_bytes: u64,
+    pub end: End,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
     /// The whole response was handed over.
-    pub complete: bool,
+    Complete,
+    /// The guest did not give the whole response.
+    Broken,
+    /// The client left before.
+    Cancelled,
 }
 
 impl Record {
@@ -46,7 +56,7 @@ impl Record {
             status: None,
             core: None,
             body_bytes: 0,
-            complete: false,
+            end: End::Cancelled,
         }
     }
 
@@ -62,7 +72,11 @@ impl Record {
         if let Some(core) = self.core {
             let _ = write!(line, " core={core}");
         }
-        line.push_str(if self.complete { "\n" } else { " cancelled\n" });
+        line.push_str(match self.end {
+            End::Complete => "\n",
+            End::Broken => " broken\n",
+            End::Cancelled => " cancelled\n",
+        });
         line
     }
 }
@@ -74,12 +88,13 @@ fn path(uri: &Uri) -> &str {
 impl Drop for Record {
     fn drop(&mut self) {
         let time = Duration::from_nanos(clock::now().saturating_sub(self.started));
-        match self.status {
-            Some(status) => self.book.stats.count_request(status, time),
-            None => self.complete = false,
+        if let Some(status) = self.status {
+            self.book.stats.count_request(status, time);
         }
-        if !self.complete {
-            self.book.stats.cancelled.inc();
+        match self.end {
+            End::Complete => {}
+            End::Broken => _ = self.book.stats.broken.inc(),
+            End::Cancelled => _ = self.book.stats.cancelled.inc(),
         }
         if let Some(request) = &self.request {
             self.book.log.line(self.line(request, time).as_bytes());

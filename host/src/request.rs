@@ -83,20 +83,21 @@ impl Service {
 
     async fn answer(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         client: Client,
         name: &RequestName,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
+        head::add_missing_host(&mut request);
         if request.body().size_hint().lower() > self.limits.body.bytes_max {
             return Err(Failure::BodyTooLarge);
         }
         let core = self.dispatch.core_for_request().await.map_err(Failure::NoCore)?;
         record.core = Some(core.number());
         let mut call = Call::begin(self, core, request, client, name.clone());
-        match call.response().await {
-            Ok(response) => Ok(call.send(response)),
+        match call.response().await.and_then(Begun::or_failure) {
+            Ok(begun) => Ok(call.send(begun)),
             // A guest that fails over a body that broke a limit did not fail.
             Err(failure) => Err(call.verdict.failure().unwrap_or(failure)),
         }
@@ -199,10 +200,14 @@ struct Begun {
 }
 
 impl Begun {
-    /// All bytes that the head promises are there.
-    fn is_whole(&self) -> bool {
-        let ready = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        content_length(&self.head) == Some(ready)
+    /// As long as nothing of the body is there, an error tells the client more
+    /// than a head without a body.
+    fn or_failure(mut self) -> Result<Begun, Failure> {
+        let has_body = !self.ready.is_empty() || self.rest.is_none();
+        match self.failure.take_if(|_| !has_body) {
+            Some(failure) => Err(failure),
+            None => Ok(self),
+        }
     }
 }
 
@@ -272,30 +277,33 @@ impl Call {
         }
     }
 
-    /// Takes the frames that the guest gives without waiting.
+    /// Takes the frames that the guest gives without waiting. After a failure, it
+    /// takes all that are left while the store is there: so the end of a body that
+    /// was complete can be told from one that went with the store.
     fn collect(&mut self, begun: &mut Begun, cx: &mut Context<'_>) {
         loop {
             let ended = self.run_guest(begun, cx);
             let Some(body) = &mut begun.rest else { return };
             match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if begun.ready.len() + 1 < READY_FRAMES_MAX => {
-                    begun.ready.push_back(frame);
-                }
                 Poll::Ready(Some(Ok(frame))) => {
                     begun.ready.push_back(frame);
-                    return;
+                    if begun.ready.len() >= READY_FRAMES_MAX && begun.failure.is_none() {
+                        return;
+                    }
                 }
-                Poll::Ready(None) if !self.link.is_failed() || begun.is_whole() => {
+                Poll::Ready(None) => {
                     self.link.set_body(BodyState::Over);
                     begun.rest = None;
                     if ended {
                         return;
                     }
                 }
-                Poll::Ready(Some(Err(_)) | None) => {
-                    self.link.fail();
-                    return;
+                Poll::Ready(Some(Err(_))) => {
+                    // The guest gave the body up.
+                    self.link.set_body(BodyState::Abandoned);
+                    return self.link.abandon_guest();
                 }
+                Poll::Pending if begun.failure.is_some() => return self.link.abandon_guest(),
                 Poll::Pending => {
                     if self.link.is_passed_on() {
                         // The guest learns of it now, and most have nothing more
@@ -312,9 +320,6 @@ impl Call {
     fn run_guest(&mut self, begun: &mut Begun, cx: &mut Context<'_>) -> bool {
         let ended = self.guest.poll(&self.link, cx);
         if let Some(failure) = self.guest.take_failure() {
-            // In this order: the body ends with the store of the instance.
-            self.link.fail();
-            self.guest.drop_instance();
             begun.failure = Some(failure);
         }
         ended
@@ -324,6 +329,7 @@ impl Call {
     fn send(mut self, begun: Begun) -> Response<ResponseBody> {
         let Begun { mut head, ready, rest, failure } = begun;
         if let Some(failure) = failure {
+            self.guest.drop_instance();
             self.service.report(&failure, &self.name, Some(self.core.number()));
         }
         if self.verdict.failure().is_some() {
@@ -336,9 +342,9 @@ impl Call {
             || head.status == StatusCode::NOT_MODIFIED;
         let length = content_length(&head);
         let (body, drain) = match rest {
-            _ if has_no_body => (ResponseBody::complete(VecDeque::new()), rest),
-            None => (ResponseBody::complete(ready), None),
-            Some(_) if self.link.is_failed() => (ResponseBody::broken(ready), None),
+            _ if has_no_body => (ResponseBody::complete(VecDeque::new(), None), rest),
+            None => (ResponseBody::complete(ready, length), None),
+            Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), None),
             Some(rest) => (ResponseBody::streaming(ready, rest, self.link.clone(), length), None),
         };
         let is_over = self.link.is_passed_on() || drain.is_none() && !body.is_streaming();
@@ -375,14 +381,24 @@ impl Call {
             Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
             // The client left: the guest call is cancelled with its store.
             Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
-            Ok(Err(failure)) => self.break_off(failure),
-            Err(_) => self.break_off(Failure::Deadline),
+            Ok(Err(failure)) => {
+                self.report(failure);
+                self.link.fail();
+                if drain.is_none() {
+                    // Whether what is left of the body is all of it shows as long
+                    // as the store is there.
+                    let _ = tokio::time::timeout_at(at, link.body_is_over()).await;
+                }
+                self.link.abandon_guest();
+            }
+            Err(_) => {
+                self.report(Failure::Deadline);
+                self.link.abandon_guest();
+            }
         }
     }
 
-    /// The body ends with the store, and must know by then that it broke.
-    fn break_off(self, failure: Failure) {
-        self.link.fail();
+    fn report(&self, failure: Failure) {
         let failure = self.verdict.failure().unwrap_or(failure);
         self.service.report(&failure, &self.name, Some(self.core.number()));
     }

@@ -63,9 +63,6 @@ impl RequestBody {
         activity: Arc<Activity>,
         link: Arc<Link>,
     ) -> RequestBody {
-        if body.is_end_stream() {
-            activity.request_is_whole();
-        }
         RequestBody { body, limits, bytes: 0, waiting: None, verdict, activity, link }
     }
 

@@ -5,21 +5,27 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::record::Record;
+use crate::record::{End, Record};
 use crate::socket::InFlight;
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
     body: watch::Sender<BodyState>,
-    /// The guest ended badly.
+    /// The guest ended badly, but its store is still there: a body that ends now
+    /// did end well.
     failed: AtomicBool,
+    /// The store goes, and the body with it: its end means nothing.
+    gone: AtomicBool,
+    /// The task that waits for the body.
+    reader: Mutex<Option<Waker>>,
     /// The guest is running in this moment.
     guest_runs: AtomicBool,
 }
@@ -42,6 +48,8 @@ impl Link {
         Arc::new(Link {
             body: watch::Sender::new(BodyState::Open),
             failed: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            reader: Mutex::new(None),
             guest_runs: AtomicBool::new(false),
         })
     }
@@ -87,15 +95,35 @@ impl Link {
         }
     }
 
-    /// The guest call ended badly. Must be said before its store goes, since the
-    /// body ends with the store.
+    /// The guest ended badly. What it has sent of the body is still delivered; if
+    /// that is not all, the transfer breaks.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::Release);
+        if let Some(reader) = self.reader.lock().take() {
+            reader.wake();
+        }
     }
 
-    /// What the guest sent of the body is not all of it.
-    pub fn is_failed(&self) -> bool {
+    /// The guest's store is about to be dropped before the body is over.
+    pub fn abandon_guest(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.fail();
+    }
+
+    fn is_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire) && !self.is_passed_on()
+    }
+
+    /// The body lost its guest before it was over.
+    pub fn guest_is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire) && !self.is_passed_on()
+    }
+
+    /// True if the body's task will be woken by a failure, false if there is one.
+    fn wait_for_failure(&self, cx: &Context<'_>) -> bool {
+        // In this order, so that a failure is either seen or wakes.
+        *self.reader.lock() = Some(cx.waker().clone());
+        !self.is_failed()
     }
 
     /// A body that has ended stays as it ended.
@@ -137,22 +165,29 @@ pub struct ResponseBody {
 /// What follows the ready frames.
 enum Rest {
     Nothing,
-    Broken,
-    Guest { body: WasiBody, link: Arc<Link> },
+    /// The HTTP library gets the error in its second look, after it has sent what
+    /// came before.
+    Broken {
+        was_seen: bool,
+    },
+    Guest {
+        body: WasiBody,
+        link: Arc<Link>,
+    },
 }
 
 impl ResponseBody {
-    /// A body that is complete.
-    pub fn complete(frames: VecDeque<Frame<Bytes>>) -> ResponseBody {
-        ResponseBody::new(frames, Rest::Nothing, None)
+    /// A body that is complete. `length` is what the head says.
+    pub fn complete(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Nothing, length)
     }
 
     /// A body that breaks off after `frames`.
-    pub fn broken(frames: VecDeque<Frame<Bytes>>) -> ResponseBody {
-        ResponseBody::new(frames, Rest::Broken, None)
+    pub fn broken(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Broken { was_seen: false }, length)
     }
 
-    /// A body whose guest is still writing it. `length` is what the head says.
+    /// A body whose guest is still writing it.
     pub fn streaming(
         frames: VecDeque<Frame<Bytes>>,
         body: WasiBody,
@@ -180,51 +215,54 @@ impl ResponseBody {
         matches!(self.rest, Rest::Guest { .. })
     }
 
-    fn count(&mut self, frame: &Frame<Bytes>) {
+    /// Counts a frame. False if it is more than the head promised.
+    fn count(&mut self, frame: &Frame<Bytes>) -> bool {
         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(missing) = &mut self.bytes_missing {
+            let Some(still_missing) = missing.checked_sub(bytes) else { return false };
+            *missing = still_missing;
+        }
         if let Some(record) = &mut self.record {
             record.body_bytes += bytes;
         }
-        if let Some(missing) = &mut self.bytes_missing {
-            *missing = missing.saturating_sub(bytes);
-        }
+        true
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let frame = match &mut self.rest {
-            Rest::Nothing => return Poll::Ready(None),
-            Rest::Broken => {
-                self.note_end(false);
-                return Poll::Ready(Some(Err(Broken)));
+        match &mut self.rest {
+            Rest::Nothing => Poll::Ready(None),
+            Rest::Broken { was_seen: true } => Poll::Ready(Some(Err(Broken))),
+            Rest::Broken { was_seen } => {
+                *was_seen = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            Rest::Guest { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
-        };
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(frame)),
-            // A guest that failed behind the last byte did send all.
-            None if !self.guest_failed() || self.bytes_missing == Some(0) => {
-                self.note_end(true);
-                self.rest = Rest::Nothing;
-                None
-            }
-            Some(Err(_)) | None => {
-                self.note_end(false);
-                self.rest = Rest::Broken;
-                Some(Err(Broken))
-            }
-        })
+            Rest::Guest { body, link } => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(None) if !link.guest_is_gone() || self.bytes_missing == Some(0) => {
+                    self.note_end(End::Complete);
+                    self.rest = Rest::Nothing;
+                    Poll::Ready(None)
+                }
+                Poll::Pending if link.wait_for_failure(cx) => Poll::Pending,
+                Poll::Pending | Poll::Ready(Some(Err(_)) | None) => self.break_off(cx),
+            },
+        }
     }
 
-    fn guest_failed(&self) -> bool {
-        matches!(&self.rest, Rest::Guest { link, .. } if link.is_failed())
+    fn break_off(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.note_end(End::Broken);
+        self.rest = Rest::Broken { was_seen: false };
+        self.poll_rest(cx)
     }
 
-    fn note_end(&mut self, complete: bool) {
+    /// Tells the guest call and the record how the body ended.
+    fn note_end(&mut self, end: End) {
         if let Rest::Guest { link, .. } = &self.rest {
-            link.set_body(if complete { BodyState::Over } else { BodyState::Abandoned });
+            link.set_body(if end == End::Complete { BodyState::Over } else { BodyState::Abandoned });
         }
         if let Some(record) = &mut self.record {
-            record.complete = complete;
+            record.end = end;
         }
     }
 }
@@ -241,10 +279,13 @@ impl Body for ResponseBody {
             Some(frame) => Some(Ok(frame)),
             None => ready!(self.poll_rest(cx)),
         };
-        if let Some(Ok(frame)) = &frame {
-            self.count(frame);
+        match &frame {
+            Some(Ok(data)) if !self.count(data) => {
+                self.ready.clear();
+                self.break_off(cx)
+            }
+            _ => Poll::Ready(frame),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -265,18 +306,18 @@ impl Drop for ResponseBody {
     /// The HTTP library drops a body after its last byte, without asking whether
     /// there is more, or when the client is gone.
     fn drop(&mut self) {
-        let all_ready = self.ready.is_empty();
+        let all_sent = self.ready.is_empty();
         let complete = match &self.rest {
-            Rest::Nothing => all_ready,
-            Rest::Broken => false,
-            Rest::Guest { .. } => all_ready && self.bytes_missing == Some(0),
+            Rest::Nothing => all_sent,
+            Rest::Broken { .. } => return self.note_end(End::Broken),
+            Rest::Guest { .. } => all_sent && self.bytes_missing == Some(0),
         };
-        self.note_end(complete);
+        self.note_end(if complete { End::Complete } else { End::Cancelled });
     }
 }
 
 impl From<String> for ResponseBody {
     fn from(text: String) -> ResponseBody {
-        ResponseBody::complete(VecDeque::from([Frame::data(Bytes::from(text))]))
+        ResponseBody::complete(VecDeque::from([Frame::data(Bytes::from(text))]), None)
     }
 }

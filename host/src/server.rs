@@ -76,8 +76,6 @@ struct Figures {
     stats: Arc<Stats>,
     dispatch: Arc<Dispatch<Instance>>,
     deferred: Arc<Deferred>,
-    places: Arc<Semaphore>,
-    connections_max: usize,
     cores: u32,
     log: Log,
     stopping: watch::Receiver<bool>,
@@ -114,8 +112,6 @@ impl Server {
                 stats: stats.clone(),
                 dispatch: dispatch.clone(),
                 deferred: deferred.clone(),
-                places: places.clone(),
-                connections_max: options.connections,
                 cores: options.cores.get(),
                 log: log.clone(),
                 stopping: stop,
@@ -209,13 +205,16 @@ async fn accept(listener: Arc<Listener>, places: Arc<Semaphore>, acceptor: Accep
             accepted = listener.accept(&places, &service.book.log) => accepted,
             _ = stop.wait_for(|stopping| *stopping) => return,
         };
-        service.book.stats.connections_accepted.inc();
+        let stats = service.book.stats.clone();
+        stats.connections_accepted.inc();
+        stats.connections.inc();
         let peer = Peer::new(accepted.address, &trusted);
         let service = service.clone();
         let respond = move |request, client| service.clone().respond(request, client);
         let connection = connection::serve(accepted.stream, peer, limits, stopping.clone(), respond);
         tokio::spawn(async move {
             connection.await;
+            stats.connections.dec();
             drop(accepted.place);
         });
     }
@@ -268,7 +267,6 @@ impl Figures {
             cores: self.cores.into(),
             cores_busy: self.dispatch.busy().into(),
             queue: self.dispatch.waiting() as u64,
-            connections: (self.connections_max - self.places.available_permits()) as u64,
             deferred_pending: self.deferred.pending(),
             log_lines_dropped: self.log.lines_dropped(),
         }

@@ -60,10 +60,11 @@ impl Activity {
         })
     }
 
-    /// Notes that a head was read; the guard stands for its request.
-    pub fn begin(self: &Arc<Self>, takes_interim: bool) -> InFlight {
+    /// Notes that a head was read; the guard stands for its request. It must be
+    /// known at once whether a body follows: the next read may meet the end.
+    pub fn begin(self: &Arc<Self>, has_body: bool, takes_interim: bool) -> InFlight {
         self.head_since.store(0, Relaxed);
-        self.request_is_whole.store(false, Relaxed);
+        self.request_is_whole.store(!has_body, Relaxed);
         self.response_has_begun.store(false, Relaxed);
         self.takes_interim.store(takes_interim, Relaxed);
         self.requests.fetch_add(1, Relaxed);

@@ -40,8 +40,10 @@ pub struct Stats {
     requests_by_class: [Counter; 5],
     failures: Family<Reason, Counter>,
     pub cancelled: Counter,
+    pub broken: Counter,
     pub request_seconds: Histogram,
     pub connections_accepted: Counter,
+    pub connections: Gauge,
     pub instances_created: Counter,
     pub deferred_scheduled: Counter,
     pub deferred_refused: Counter,
@@ -62,7 +64,6 @@ struct Levels {
     cores: Gauge,
     cores_busy: Gauge,
     queue: Gauge,
-    connections: Gauge,
     deferred_pending: Gauge,
     log_lines_dropped: Gauge,
 }
@@ -73,7 +74,6 @@ pub struct Now {
     pub cores: u64,
     pub cores_busy: u64,
     pub queue: u64,
-    pub connections: u64,
     pub deferred_pending: u64,
     pub log_lines_dropped: u64,
 }
@@ -123,10 +123,11 @@ impl Stats {
             .collect();
         json!({
             "cores": { "all": now.cores, "busy": now.cores_busy, "queue": now.queue },
-            "connections": { "open": now.connections, "accepted": self.connections_accepted.get() },
+            "connections": { "open": self.connections.get(), "accepted": self.connections_accepted.get() },
             "requests": {
                 "answered": requests,
                 "cancelled": self.cancelled.get(),
+                "broken": self.broken.get(),
                 "failures": failures,
                 "seconds": self.request_seconds.json(),
             },
@@ -152,7 +153,6 @@ impl Stats {
             (&self.levels.cores, now.cores),
             (&self.levels.cores_busy, now.cores_busy),
             (&self.levels.queue, now.queue),
-            (&self.levels.connections, now.connections),
             (&self.levels.deferred_pending, now.deferred_pending),
             (&self.levels.log_lines_dropped, now.log_lines_dropped),
         ];
@@ -170,6 +170,7 @@ impl Stats {
             "Requests and deferred calls without a result of the guest's own",
             self.failures.clone(),
         );
+        r.register("broken", "Requests whose guest did not give the whole response", self.broken.clone());
         r.register(
             "cancelled",
             "Requests whose client left before the response was complete",
@@ -181,7 +182,7 @@ impl Stats {
             self.request_seconds.clone(),
         );
         r.register("connections_accepted", "Connections accepted", self.connections_accepted.clone());
-        r.register("connections", "Connections open", self.levels.connections.clone());
+        r.register("connections", "Connections open", self.connections.clone());
         r.register("cores", "Cores", self.levels.cores.clone());
         r.register("cores_busy", "Cores that a guest call holds", self.levels.cores_busy.clone());
         r.register("queue", "Requests that wait for a core", self.levels.queue.clone());
