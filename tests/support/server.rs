@@ -175,8 +175,14 @@ impl Server {
 
     /// Bytes of memory that are in use.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS")
+    }
+
+    /// A count of the kernel's, such as `VmRSS` or `VmHWM`, the most that was in
+    /// use at once.
+    pub fn memory_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux shows VmRSS");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("Linux shows it");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
