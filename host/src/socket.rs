@@ -188,12 +188,14 @@ pub struct Socket {
     is_http1: bool,
     /// Set when the client has stopped sending while it waits for a response.
     half_closed: Option<Pin<Box<Sleep>>>,
+    /// It was sent what makes a client that is gone known.
+    is_probed: bool,
 }
 
 impl Socket {
     pub fn new(stream: Stream, first_bytes: Bytes, activity: Arc<Activity>, is_http1: bool) -> Socket {
         activity.note_read();
-        Socket { stream, first_bytes, activity, is_http1, half_closed: None }
+        Socket { stream, first_bytes, activity, is_http1, half_closed: None, is_probed: false }
     }
 
     /// The client sends no more. If it waits for a response, the end is kept from
@@ -203,16 +205,17 @@ impl Socket {
         if !self.is_http1 || !self.activity.client_waits() {
             return Poll::Ready(Ok(()));
         }
-        if self.half_closed.is_none() {
-            self.probe()?;
-        }
+        // Most responses are there before it is worth looking.
         loop {
-            if self.stream.is_gone() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-            }
             let check = self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(GONE_CHECK)));
             ready!(check.as_mut().poll(cx));
             self.half_closed = Some(Box::pin(tokio::time::sleep(GONE_CHECK)));
+            if !self.is_probed {
+                self.is_probed = self.probe()?;
+            }
+            if self.stream.is_gone() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
         }
     }
 
@@ -220,16 +223,20 @@ impl Socket {
     /// gone, until one sends it something: the kernel of the latter answers with
     /// a reset. An interim response may be sent at any time before the final one
     /// (RFC 9110, 15.2), and this one clients discard if they did not ask for it.
-    fn probe(&self) -> io::Result<()> {
+    ///
+    /// True if that is done, or of no use here.
+    fn probe(&self) -> io::Result<bool> {
         const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
         if matches!(self.stream, Stream::Unix(_)) || !self.activity.may_probe() {
-            return Ok(());
+            return Ok(true);
         }
         match self.stream.try_write(INTERIM) {
-            Ok(written) if written == INTERIM.len() => Ok(()),
+            Ok(written) if written == INTERIM.len() => Ok(true),
             // Nothing else was on its way: there is no room for 25 bytes only in
             // a connection that is as good as gone.
             Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
+            // The runtime does not know yet that a new socket can be written.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -238,7 +238,7 @@ impl Histogram {
     }
 
     fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = SECONDS.into_iter().chain([f64::MAX]);
+        let bounds = SECONDS.into_iter().chain([f64::INFINITY]);
         bounds.zip(&self.0.counts).map(|(bound, count)| (bound, count.load(Relaxed))).collect()
     }
 
@@ -251,7 +251,7 @@ impl Histogram {
         let count: u64 = buckets.iter().map(|(_, count)| count).sum();
         let buckets: Vec<Value> = buckets
             .iter()
-            .map(|(bound, count)| json!({ "le": if *bound == f64::MAX { Value::Null } else { json!(bound) }, "count": count }))
+            .map(|(bound, count)| json!({ "le": if *bound == f64::INFINITY { Value::Null } else { json!(bound) }, "count": count }))
             .collect();
         json!({ "count": count, "sum": self.sum_seconds(), "buckets": buckets })
     }
