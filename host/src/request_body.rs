@@ -82,6 +82,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.link.note_request_is_read();
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            self.activity.body_waits(cx);
             let wait_max = self.limits.wait_max;
             let waiting = self
                 .waiting

@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
@@ -37,6 +38,20 @@ pub struct Activity {
     response_has_begun: AtomicBool,
     /// Its client knows interim responses (HTTP/1.1).
     takes_interim: AtomicBool,
+    end_of_input: Mutex<EndOfInput>,
+}
+
+/// The client of an HTTP/1 connection sends no more: was its request whole? The
+/// socket cannot tell, and the HTTP library does not say; but if whoever reads
+/// the body still finds nothing to read after the end was seen, it was not.
+#[derive(Debug, Default)]
+struct EndOfInput {
+    is_seen: bool,
+    body_is_cut_short: bool,
+    /// The task that reads the socket.
+    socket: Option<Waker>,
+    /// The task that waits for more of the body.
+    body: Option<Waker>,
 }
 
 /// The time that a client may take.
@@ -57,6 +72,7 @@ impl Activity {
             request_is_whole: AtomicBool::new(false),
             response_has_begun: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
+            end_of_input: Mutex::default(),
         })
     }
 
@@ -67,6 +83,7 @@ impl Activity {
         self.request_is_whole.store(!has_body, Relaxed);
         self.response_has_begun.store(false, Relaxed);
         self.takes_interim.store(takes_interim, Relaxed);
+        *self.end_of_input.lock() = EndOfInput::default();
         self.requests.fetch_add(1, Relaxed);
         InFlight(self.clone())
     }
@@ -74,6 +91,34 @@ impl Activity {
     /// The body of the request has come in whole.
     pub fn request_is_whole(&self) {
         self.request_is_whole.store(true, Relaxed);
+    }
+
+    /// Whoever reads the body of the request finds nothing to read yet.
+    pub fn body_waits(&self, cx: &Context<'_>) {
+        let mut end = self.end_of_input.lock();
+        end.body = Some(cx.waker().clone());
+        if end.is_seen {
+            end.body_is_cut_short = true;
+            if let Some(socket) = end.socket.take() {
+                socket.wake();
+            }
+        }
+    }
+
+    /// The socket has met the end of what the client sends. True if it is known
+    /// that the request is not whole; if that is found later, the task is woken.
+    fn request_is_cut_short(&self, cx: &Context<'_>) -> bool {
+        if self.request_is_whole.load(Relaxed) {
+            return false;
+        }
+        let mut end = self.end_of_input.lock();
+        end.socket = Some(cx.waker().clone());
+        end.is_seen = true;
+        if let Some(body) = end.body.take() {
+            // It looks once more, knowing that this was the end.
+            body.wake();
+        }
+        end.body_is_cut_short
     }
 
     /// No request is under way, and none is coming in.
@@ -113,9 +158,8 @@ impl Activity {
         }
     }
 
-    /// The client waits for a response, and needs nothing more to get it.
-    fn client_waits(&self) -> bool {
-        self.requests.load(Relaxed) > 0 && self.request_is_whole.load(Relaxed)
+    fn has_request(&self) -> bool {
+        self.requests.load(Relaxed) > 0
     }
 
     /// Bytes may be sent ahead of the response without disturbing it.
@@ -202,7 +246,8 @@ impl Socket {
     /// the HTTP library, which would take it for a client that is gone; instead
     /// it is looked from time to time whether it is.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_http1 || !self.activity.client_waits() {
+        let is_waiting = self.is_http1 && self.activity.has_request();
+        if !is_waiting || self.activity.request_is_cut_short(cx) {
             return Poll::Ready(Ok(()));
         }
         // Most responses are there before it is worth looking.
