@@ -67,6 +67,35 @@ fn a_log_that_cannot_be_written_does_not_stop_the_server() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_does_not_stop_the_server() {
+    use std::io::{BufRead, BufReader};
+    let mut child = crate::support::server::program()
+        .arg("--guest")
+        .arg(fault_guests::component("faults"))
+        .args(["--http-socket", "127.0.0.1:0", "--harakiri", "5"])
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    // The reader is gone now: what is written from here on fails.
+    let address = line.split("http://").nth(1).unwrap().trim_end().trim_end_matches('/').parse().unwrap();
+    for _ in 0..3 {
+        // More than may wait to be written.
+        assert_eq!(client::get(address, "/log/100000").status, 200);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_guest_cannot_forge_a_line_of_the_server() {
+    let server = setup(fault_guests::component("deferred-faults")).start();
+    server.get("/later/0/error");
+    let line = server.wait_for_line("the callback returned an error");
+    assert!(line.contains("deferred call 1 on core "), "{line}");
+}
+
+#[test]
 fn a_flood_of_guest_output_is_whole_and_disturbs_nobody() {
     let server = setup(fault_guests::component("faults")).options("--cores 2 --harakiri 2").start();
     let address = server.address;

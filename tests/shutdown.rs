@@ -85,8 +85,11 @@ fn calls_that_come_due_in_the_grace_period_run_and_the_rest_is_named() {
     assert!(start.elapsed() < Duration::from_secs(20));
     assert!(ended.log.contains("in-time\n"));
     assert!(!ended.log.contains("too-late\n"));
-    let named =
-        ended.log.lines().find(|line| line.contains("dropped 1501 deferred calls")).expect("the count");
+    let named = ended
+        .log
+        .lines()
+        .find(|line| line.contains("dropped 1501 pending deferred calls"))
+        .expect("the count");
     assert!(named.contains(": 2 3 4 "), "{named}");
     assert!(named.ends_with(" 1001 and more"), "{named}");
 }
@@ -106,7 +109,7 @@ fn a_callback_that_schedules_itself_ends_with_the_grace_period() {
     server.get("/later/0/again");
     let ended = server.stop();
     assert_eq!(ended.status.code(), Some(0));
-    assert!(ended.log.contains("dropped 1 deferred calls"), "{}", ended.log);
+    assert!(ended.log.contains("dropped 1 pending deferred calls"), "{}", ended.log);
 }
 
 #[test]
@@ -121,6 +124,52 @@ fn a_second_signal_ends_at_once() {
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.log.contains("second signal"));
+}
+
+#[test]
+fn a_second_signal_drops_what_is_due_but_not_in_silence() {
+    let server = faults("deferred-faults", "--cores 2 --deferred-per-call 50000");
+    assert_eq!(server.get("/many/50000/300/wait").status, 200);
+    server.wait_for_figure("/deferred/running", 2);
+    server.signal("TERM");
+    server.wait_for_line("stopping");
+    server.signal("TERM");
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.log.contains("2 calls under way"), "{}", ended.log);
+    assert!(ended.log.contains("dropped 49998 pending deferred calls: 3 4 "), "{}", ended.log);
+}
+
+#[test]
+fn a_stop_closes_the_listener_at_once() {
+    let server = faults("faults", "--cores 1");
+    let mut running = Connection::open(server.address);
+    running.send("GET /sleep/1000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.wait_for_figure("/cores/busy", 1);
+    server.signal("TERM");
+    server.wait_for_line("stopping");
+    let address = server.address;
+    crate::support::wait_for("connections to be refused", || std::net::TcpStream::connect(address).err());
+    assert_eq!(running.reply().status, 200);
+    assert_eq!(server.wait().status.code(), Some(0));
+}
+
+#[test]
+fn a_stop_does_not_cut_what_a_slow_client_has_not_taken_yet() {
+    let folder = crate::support::Folder::new();
+    let path = folder.join("http.sock");
+    let server = setup(guest("echo")).options(&format!("--http-socket unix:{}", path.display())).start();
+    let mut slow = Connection::over(std::os::unix::net::UnixStream::connect(&path).unwrap());
+    // More than the system's buffers take, less than the server's.
+    let body = vec![b'x'; 260 << 10];
+    slow.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
+    slow.send(&body);
+    server.wait_for_line("POST / ");
+    server.signal("TERM");
+    server.wait_for_line("stopping");
+    let reply = slow.reply();
+    assert!(reply.complete, "{} of {} bytes", reply.body.len(), body.len());
+    assert_eq!(server.wait().status.code(), Some(0));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::deferred::{Call, TimerId};
 use crate::error::Failure;
 use crate::instance::{Deadline, Instance};
 use crate::request::Service;
+use crate::stats::Stats;
 
 /// How deferred calls are run.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,7 @@ async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance
     let run = Run { id, scheduled, due, started, attempt, core: core.number() };
     let stats = service.book.stats.clone();
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
-    stats.deferred_running.inc();
+    let running = Running::begin(stats.clone());
     let until = clock::after(limits.time_max);
     let callback = service.program.clone().run_callback(core.take_instance(), Deadline::at(until), call);
     let result = match tokio::time::timeout_at(clock::instant(until), callback).await {
@@ -53,7 +54,7 @@ async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance
         }
         Err(_) => Err(Failure::Deadline),
     };
-    stats.deferred_running.dec();
+    drop(running);
     match &result {
         Ok(()) => stats.deferred_done.inc(),
         Err(_) => stats.deferred_failed.inc(),
@@ -63,6 +64,22 @@ async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance
     }
     if limits.lines {
         service.book.log.line(run.line(result.is_ok()).as_bytes());
+    }
+}
+
+/// Counts a call as running, whatever becomes of it.
+struct Running(Arc<Stats>);
+
+impl Running {
+    fn begin(stats: Arc<Stats>) -> Running {
+        stats.deferred_running.inc();
+        Running(stats)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.deferred_running.dec();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -216,17 +216,6 @@ impl FromStr for Address {
     }
 }
 
-impl Address {
-    /// The socket address to bind, for TCP.
-    pub fn socket_address(&self) -> Option<SocketAddr> {
-        match self {
-            Address::Tcp(address) => Some(*address),
-            Address::EveryInterface(port) => Some((Ipv6Addr::UNSPECIFIED, *port).into()),
-            Address::Unix(_) => None,
-        }
-    }
-}
-
 /// A folder of the host that the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
@@ -332,7 +321,12 @@ impl Options {
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
         ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
         ensure!(self.head_limit.0 >= 8192, "--head-limit must be at least 8K");
-        ensure!(self.head_fields >= 1, "--head-fields must be at least 1");
+        ensure!(self.head_limit.0 <= 1 << 30, "--head-limit must be at most 1G");
+        ensure!((1..=10_000).contains(&self.head_fields), "--head-fields must be from 1 to 10000");
+        ensure!(
+            self.memory_limit.0 as u64 <= 4 << 30,
+            "--memory-limit must be at most 4G, which is all that a guest can address"
+        );
         ensure!(self.connections >= 1, "--connections must be at least 1");
         ensure!(
             self.connections <= tokio::sync::Semaphore::MAX_PERMITS.min(u32::MAX as usize),
@@ -341,6 +335,12 @@ impl Options {
         ensure!(self.cores.get() <= 100_000, "--cores must be at most 100000");
         ensure!(self.threads().get() <= 1024, "--threads must be at most 1024");
         Ok(())
+    }
+
+    /// The time for a request, from its head to the end of its response, if each
+    /// part of it takes as long as it may.
+    pub fn request_time_max(&self) -> Duration {
+        self.queue_timeout.0 + self.harakiri.0 + self.write_timeout.0
     }
 
     /// Threads that run guests.

@@ -2,9 +2,11 @@
 //! time that its client may take.
 
 use std::convert::Infallible;
+use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Version};
@@ -15,11 +17,14 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::ReadBuf;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
+use crate::activity::{Activity, Patience};
 use crate::clock::{self, Nanos};
-use crate::head::Peer;
+use crate::head::ClientAddress;
+use crate::peer::{self, Peer};
 use crate::response::ResponseBody;
-use crate::socket::{Activity, Patience, Socket, Stream};
+use crate::socket::{Socket, Stream};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -40,7 +45,7 @@ pub struct Limits {
 /// Who sends a request, and on which connection.
 #[derive(Clone)]
 pub struct Client {
-    pub peer: Peer,
+    pub address: ClientAddress,
     pub activity: Arc<Activity>,
 }
 
@@ -48,7 +53,7 @@ pub struct Client {
 /// or, once `stopping` is true, when no request is under way.
 pub async fn serve<F, R>(
     mut stream: Stream,
-    peer: Peer,
+    address: ClientAddress,
     limits: Limits,
     stopping: watch::Receiver<bool>,
     respond: F,
@@ -56,16 +61,17 @@ pub async fn serve<F, R>(
     F: Fn(Request<Incoming>, Client) -> R + Clone + Send + 'static,
     R: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
-    let activity = Activity::new();
     let mut stop = stopping.clone();
     let first = tokio::select! {
         first = first_bytes(&mut stream, &limits) => first,
         _ = stop.wait_for(|stopping| *stopping) => return,
     };
-    let Some(first) = first else { return };
+    let Some((first, since)) = first else { return };
     let is_http2 = first.starts_with(PREFACE);
-    let socket = Socket::new(stream, first, activity.clone(), !is_http2);
-    let client = Client { peer, activity: activity.clone() };
+    let activity = Activity::new(!is_http2, since);
+    let fd = stream.fd();
+    let socket = Socket::new(stream, first, activity.clone());
+    let client = Client { address, activity: activity.clone() };
     let service = service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         let in_flight = client.activity.begin(has_body, request.version() == Version::HTTP_11);
@@ -76,7 +82,7 @@ pub async fn serve<F, R>(
             Ok::<_, Infallible>(response)
         }
     });
-    let watch = Watch { activity, patience: limits.patience, stopping };
+    let watch = Watch { activity, patience: limits.patience, stopping, fd, is_probed: false };
     if is_http2 {
         watch.serve(http2(&limits).serve_connection(socket, service)).await;
     } else {
@@ -105,22 +111,26 @@ fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
     http2
 }
 
-/// Reads until it is known whether the client speaks HTTP/2. None if it left or
-/// took too long.
-async fn first_bytes(stream: &mut Stream, limits: &Limits) -> Option<Bytes> {
+/// Reads until it is known whether the client speaks HTTP/2. Gives what was read,
+/// and when the first byte came; none if the client left or took too long.
+async fn first_bytes(stream: &mut Stream, limits: &Limits) -> Option<(Bytes, Nanos)> {
     let mut bytes = BytesMut::with_capacity(4096);
-    let mut time = limits.patience.idle;
+    let mut until = clock::after(limits.patience.idle);
+    let mut since = None;
     loop {
         let read = std::future::poll_fn(|cx| poll_read(stream, &mut bytes, cx));
-        let count = tokio::time::timeout(time, read).await.ok()?.ok()?;
+        let count = tokio::time::timeout_at(clock::instant(until), read).await.ok()?.ok()?;
         if count == 0 {
             return None;
         }
+        let since = *since.get_or_insert_with(|| {
+            until = clock::after(limits.patience.head);
+            clock::now()
+        });
         let length = bytes.len().min(PREFACE.len());
         if length == PREFACE.len() || bytes[..length] != PREFACE[..length] {
-            return Some(bytes.freeze());
+            return Some((bytes.freeze(), since));
         }
-        time = limits.patience.head;
     }
 }
 
@@ -137,11 +147,22 @@ fn poll_read(
     Poll::Ready(Ok(count))
 }
 
+/// How often it is looked whether the client of a request is still there.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same, once it is known to send no more.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// When the server stops, an HTTP/2 client has this long to take its leave.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Looks after a connection beside the HTTP library.
 struct Watch {
     activity: Arc<Activity>,
     patience: Patience,
     stopping: watch::Receiver<bool>,
+    /// The socket, which the HTTP library owns. It is open as long as the
+    /// connection is not dropped.
+    fd: RawFd,
+    is_probed: bool,
 }
 
 impl Watch {
@@ -164,32 +185,36 @@ impl Watch {
             }
             if !is_stopping && stop.as_mut().poll(cx).is_ready() {
                 is_stopping = true;
-                if self.activity.is_idle() {
-                    return Poll::Ready(());
-                }
+                self.patience.idle = self.patience.idle.min(FAREWELL);
                 connection.as_mut().graceful_shutdown();
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
+            }
+            if is_stopping && self.activity.is_http1() && self.activity.is_idle() {
+                return Poll::Ready(());
             }
             self.poll_alarm(alarm.as_mut(), &mut armed, cx)
         })
         .await;
     }
 
-    /// Ready when the client has taken too long. The alarm is set anew only when
-    /// the deadline has come nearer, or when it rings: not at each request.
+    /// Ready when the client has left or taken too long. The alarm is set anew
+    /// only when it must ring earlier, or when it has rung: not at each request.
     fn poll_alarm(
         &mut self,
-        mut alarm: Pin<&mut tokio::time::Sleep>,
+        mut alarm: Pin<&mut Sleep>,
         armed: &mut Nanos,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
+        let mut look_next = LOOK;
         loop {
             let deadline = self.activity.deadline(&self.patience);
-            if deadline < *armed {
-                *armed = deadline;
-                alarm.as_mut().reset(clock::instant(deadline));
+            let rings_at =
+                if self.activity.has_request() { deadline.min(clock::after(look_next)) } else { deadline };
+            if rings_at < *armed {
+                *armed = rings_at;
+                alarm.as_mut().reset(clock::instant(rings_at));
             }
             if alarm.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -197,9 +222,27 @@ impl Watch {
             if deadline <= clock::now() {
                 return Poll::Ready(());
             }
-            // Far away while a request is under way: look again in a while.
-            *armed = deadline.min(clock::after(self.patience.idle.max(std::time::Duration::from_secs(1))));
-            alarm.as_mut().reset(clock::instant(*armed));
+            if self.activity.has_request() {
+                match self.look() {
+                    Peer::Gone => return Poll::Ready(()),
+                    Peer::SendsNoMore => look_next = LOOK_AGAIN,
+                    Peer::Present => {}
+                }
+            }
+            *armed = Nanos::MAX;
         }
+    }
+
+    /// Looks whether the client is there. To one that sends no more, something is
+    /// sent, once, where that is possible without disturbing the response.
+    fn look(&mut self) -> Peer {
+        // SAFETY: the connection, and with it the socket, outlives this watch.
+        let peer = unsafe { peer::look(self.fd) };
+        if peer == Peer::SendsNoMore && !self.is_probed && self.activity.may_probe() {
+            self.is_probed = true;
+            // SAFETY: the same.
+            return unsafe { peer::probe(self.fd) };
+        }
+        peer
     }
 }

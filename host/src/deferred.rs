@@ -234,6 +234,13 @@ impl Deferred {
         self.first_due().is_some_and(|due| due <= clock::now())
     }
 
+    /// The time now, such that no call that is due before it is still on its way
+    /// into the queue.
+    pub fn now(&self) -> Nanos {
+        let _no_one_schedules = self.inner.lock();
+        clock::now()
+    }
+
     /// Waits until a call comes due, of those that were not due before `from`.
     /// Only the timer waits here.
     pub async fn comes_due(&self, from: Nanos) {

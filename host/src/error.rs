@@ -158,10 +158,18 @@ impl std::fmt::Display for Failure {
             Failure::Instantiation(error) => write!(f, "no instance of the guest could be made: {error:#}"),
             Failure::Trap(error) => write!(f, "the guest trapped: {error:#}"),
             Failure::NoResponse => f.write_str("the guest ended without a response"),
-            Failure::GuestError(code) => write!(f, "the guest answered with an error: {code}"),
-            Failure::CallbackError(message) => write!(f, "the callback returned an error: {message}"),
+            Failure::GuestError(code) => write!(f, "the guest answered with an error: {}", quote(code)),
+            Failure::CallbackError(message) => {
+                write!(f, "the callback returned an error: {}", quote(message))
+            }
         }
     }
+}
+
+/// What a guest says, in one line of bounded length.
+fn quote(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 1000;
+    text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

@@ -14,16 +14,14 @@ pub const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for")
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
-    /// None for a Unix socket.
-    pub address: Option<IpAddr>,
-    /// The same, as a guest sees it.
+pub struct ClientAddress {
+    /// Its address, as a guest sees it.
     text: HeaderValue,
     is_trusted_proxy: bool,
 }
 
-impl Peer {
-    pub fn new(address: Option<IpAddr>, trusted: &[TrustedProxy]) -> Peer {
+impl ClientAddress {
+    pub fn new(address: Option<IpAddr>, trusted: &[TrustedProxy]) -> ClientAddress {
         // An IPv4 client of an IPv6 socket has an IPv4 address all the same.
         let address = address.map(|address| address.to_canonical());
         let text = address.map_or("unix".to_owned(), |address| address.to_string());
@@ -32,7 +30,7 @@ impl Peer {
             TrustedProxy::Ip(ip) => Some(ip.to_canonical()) == address,
             TrustedProxy::Unix => address.is_none(),
         });
-        Peer { address, text, is_trusted_proxy }
+        ClientAddress { text, is_trusted_proxy }
     }
 
     /// Writes the client's address into the head, and returns it. A trusted
@@ -159,7 +157,7 @@ mod tests {
             for value in told {
                 headers.append(CLIENT_HEADER, HeaderValue::from_str(value).unwrap());
             }
-            Peer::new(peer, &trusted).sign(&mut headers);
+            ClientAddress::new(peer, &trusted).sign(&mut headers);
             let all: Vec<_> =
                 headers.get_all(CLIENT_HEADER).iter().map(|v| v.to_str().unwrap().to_owned()).collect();
             all.join("|")

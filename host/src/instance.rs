@@ -139,20 +139,25 @@ impl ResourceLimiter for State {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(current, desired))
+        Ok(fits(desired, maximum) && self.grow(current, desired))
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let bytes = |elements: usize| elements.saturating_mul(ELEMENT_BYTES);
-        Ok(self.grow(bytes(current), bytes(desired)))
+        Ok(fits(desired, maximum) && self.grow(bytes(current), bytes(desired)))
     }
+}
+
+/// What is refused at the guest's own maximum must not be counted as grown.
+fn fits(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_none_or(|maximum| desired <= maximum)
 }
 
 impl State {
@@ -218,10 +223,8 @@ impl Program {
         deadline: Arc<Deadline>,
         call: Call,
     ) -> Ended {
-        let Some(callback) = &self.callback else {
-            let result = Err(Failure::CallbackError("the guest exports no callback".into()));
-            return Ended { instance, result };
-        };
+        let callback =
+            self.callback.as_ref().expect("a guest that schedules calls was checked to have a callback");
         let mut instance = match self.ready(instance, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },

@@ -2,6 +2,7 @@
 //! file answers which question.
 
 pub mod accept;
+pub mod activity;
 pub mod callback;
 pub mod clock;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod head;
 pub mod imports;
 pub mod instance;
 pub mod logging;
+pub mod peer;
 pub mod record;
 pub mod request;
 pub mod request_body;

@@ -8,8 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
@@ -34,8 +33,9 @@ struct Shared {
     room: Arc<Notify>,
     /// Control characters of guests are escaped.
     escape: bool,
+    /// Told when the writer has ended.
+    closed: Condvar,
     lines_dropped: AtomicU64,
-    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -43,6 +43,7 @@ struct State {
     waiting: Vec<u8>,
     reopen: bool,
     close: bool,
+    is_closed: bool,
 }
 
 impl Log {
@@ -60,20 +61,21 @@ impl Log {
             work: Condvar::new(),
             room: Arc::new(Notify::new()),
             escape,
+            closed: Condvar::new(),
             lines_dropped: AtomicU64::new(0),
-            writer: Mutex::new(None),
         });
         let for_writer = shared.clone();
-        let writer =
-            std::thread::Builder::new().name("log".into()).spawn(move || write_all(&for_writer, target))?;
-        *shared.writer.lock() = Some(writer);
+        std::thread::Builder::new().name("log".into()).spawn(move || write_all(&for_writer, target))?;
         Ok(Log { shared })
     }
 
-    /// A line of the server's own, with the time.
+    /// A line of the server's own, with the time. Further lines of the message are
+    /// indented and control characters escaped: parts of it may come from a guest,
+    /// which must not forge a line of the log.
     pub fn server(&self, message: impl std::fmt::Display) {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
-        self.line(format!("{time} {message}\n").as_bytes());
+        let message = message.to_string().replace('\n', "\n    ");
+        self.line(&escape(format!("{time} {message}\n").as_bytes()));
     }
 
     /// A whole line of the server's own, which ends in a line feed.
@@ -125,12 +127,17 @@ impl Log {
         self.shared.lines_dropped.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits and ends the writer.
-    pub fn close(&self) {
-        self.shared.state.lock().close = true;
+    /// Writes what waits and ends the writer, unless that takes longer than
+    /// `time`: whoever reads the log may stand still.
+    pub fn close(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut state = self.shared.state.lock();
+        state.close = true;
         self.shared.work.notify_one();
-        if let Some(writer) = self.shared.writer.lock().take() {
-            let _ = writer.join();
+        while !state.is_closed {
+            if self.shared.closed.wait_until(&mut state, until).timed_out() {
+                return;
+            }
         }
     }
 }
@@ -164,35 +171,67 @@ impl Target {
 /// The writer's thread, until `close`.
 fn write_all(shared: &Shared, mut target: Target) {
     let mut lines = Vec::new();
-    let mut works = true;
+    let mut writes = Once::new("the log cannot be written, lines are lost");
+    let mut reopens = Once::new("the log file cannot be opened again, the old one is used");
+    let mut is_to_reopen = false;
     loop {
-        let (reopen, close) = {
+        let is_closing = {
             let mut state = shared.state.lock();
             while state.waiting.is_empty() && !state.reopen && !state.close {
                 shared.work.wait(&mut state);
             }
             std::mem::swap(&mut state.waiting, &mut lines);
-            (std::mem::take(&mut state.reopen), state.close)
+            is_to_reopen |= std::mem::take(&mut state.reopen);
+            state.close
         };
         shared.room.notify_waiters();
         // What was said before the log file was moved away belongs to the old
         // file.
-        let written = target.write(&lines).and_then(|()| if reopen { target.reopen() } else { Ok(()) });
-        match written {
-            Ok(()) if !works => eprintln!("wasm-serve: the log can be written again"),
-            Err(ref error) if works => {
-                eprintln!("wasm-serve: the log cannot be written, lines are lost: {error}")
-            }
-            _ => {}
+        if !lines.is_empty() {
+            writes.note(target.write(&lines));
         }
-        works = written.is_ok();
+        if is_to_reopen {
+            is_to_reopen = !reopens.note(target.reopen());
+        }
         lines.clear();
         // One flood must not hold its memory for ever.
         lines.shrink_to(GUEST_BYTES_MAX);
-        if close && shared.state.lock().waiting.is_empty() {
+        let mut state = shared.state.lock();
+        if is_closing && state.waiting.is_empty() {
+            state.is_closed = true;
+            shared.closed.notify_all();
             return;
         }
     }
+}
+
+/// Says that something fails once, not each time, and when it works again.
+struct Once {
+    what: &'static str,
+    has_failed: bool,
+}
+
+impl Once {
+    fn new(what: &'static str) -> Once {
+        Once { what, has_failed: false }
+    }
+
+    /// True if it worked.
+    fn note(&mut self, result: io::Result<()>) -> bool {
+        match &result {
+            Err(error) if !self.has_failed => say(format_args!("wasm-serve: {}: {error}", self.what)),
+            Ok(()) if self.has_failed => say(format_args!("wasm-serve: no more: {}", self.what)),
+            _ => {}
+        }
+        self.has_failed = result.is_err();
+        !self.has_failed
+    }
+}
+
+/// A line on standard error. That nobody may be there to read it is no reason to
+/// fail.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// `lines` with each control character but tab and line feed written as `\xNN`,
@@ -235,7 +274,7 @@ mod tests {
         for number in 0..1000 {
             log.guest(format!("{number}\n").as_bytes());
         }
-        log.close();
+        log.close(Duration::from_secs(60));
         let expected: String = (0..1000).map(|number| format!("{number}\n")).collect();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
         std::fs::remove_dir_all(&folder).unwrap();

@@ -3,7 +3,7 @@
 //!
 //! Up to the head of the response the guest runs in the task of its connection:
 //! most guests are done by then, and no other task, queue or timer was touched.
-//! One that is not done goes on in a task of its own (`Rest`), which lives until
+//! One that is not done goes on in a task of its own (`Call::drive`), which lives until
 //! the guest call has ended, the client has left, or a deadline passed.
 
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ impl Service {
         mut request: Request<Incoming>,
         client: Client,
     ) -> Response<ResponseBody> {
-        let address = client.peer.sign(request.headers_mut());
+        let address = client.address.sign(request.headers_mut());
         let mut record = Record::new(self.book.clone(), &request, address);
         let name = RequestName::new(&request);
         let mut response = match self.answer(request, client, &name, &mut record).await {
@@ -303,15 +303,15 @@ impl Call {
                     self.link.set_body(BodyState::Abandoned);
                     return self.link.abandon_guest();
                 }
-                Poll::Pending if begun.failure.is_some() => return self.link.abandon_guest(),
-                Poll::Pending => {
-                    if self.link.is_passed_on() {
-                        // The guest learns of it now, and most have nothing more
-                        // to do then.
-                        self.run_guest(begun, cx);
-                    }
+                Poll::Pending if self.link.is_passed_on() => {
+                    // The guest learns of it now, and most have nothing more to
+                    // do then.
+                    self.run_guest(begun, cx);
                     return;
                 }
+                // No one is there any more who could end it.
+                Poll::Pending if ended => return self.link.abandon_guest(),
+                Poll::Pending => return,
             }
         }
     }
@@ -345,7 +345,7 @@ impl Call {
             _ if has_no_body => (ResponseBody::complete(VecDeque::new(), None), rest),
             None => (ResponseBody::complete(ready, length), None),
             Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), None),
-            Some(rest) => (ResponseBody::streaming(ready, rest, self.link.clone(), length), None),
+            Some(rest) => (self.stream(ready, rest, length), None),
         };
         let is_over = self.link.is_passed_on() || drain.is_none() && !body.is_streaming();
         match self.guest {
@@ -356,6 +356,10 @@ impl Call {
             }
         }
         Response::from_parts(head, body)
+    }
+
+    fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: WasiBody, length: Option<u64>) -> ResponseBody {
+        ResponseBody::streaming(ready, rest, self.link.clone(), self.deadline.clone(), length)
     }
 
     /// Drives the rest of the call, in a task of its own.
@@ -369,10 +373,13 @@ impl Call {
                 if let Some(failure) = self.guest.take_failure() {
                     return Poll::Ready(Err(failure));
                 }
-                if ended && self.link.is_passed_on() {
-                    return Poll::Ready(Ok(BodyState::PassedOn));
+                if ended {
+                    self.link.guest_has_ended();
+                    if self.link.is_passed_on() {
+                        return Poll::Ready(Ok(BodyState::PassedOn));
+                    }
                 }
-                poll_drain(&mut drain, &self.link, cx);
+                poll_drain(&mut drain, ended, &self.link, cx);
                 over.as_mut().poll(cx).map(Ok)
             })
             .await
@@ -383,7 +390,7 @@ impl Call {
             Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
             Ok(Err(failure)) => {
                 self.report(failure);
-                self.link.fail();
+                self.link.guest_has_ended();
                 if drain.is_none() {
                     // Whether what is left of the body is all of it shows as long
                     // as the store is there.
@@ -421,23 +428,25 @@ impl Call {
                 }
             }
             Some(failure) => {
-                if matches!(failure, Failure::Deadline) {
-                    self.service.book.stats.tails_stopped.inc();
-                }
-                let name = format!("the tail of {}", self.name);
-                self.service.report(&failure, &name, Some(self.core.number()));
+                // The request had its response: this is not its failure.
+                self.service.book.stats.tails_stopped.inc();
+                let core = self.core.number();
+                self.service
+                    .book
+                    .log
+                    .server(format_args!("the tail of {} on core {core}: {failure}", self.name));
             }
         }
     }
 }
 
 /// Reads a body that is not sent, so that its guest can end.
-fn poll_drain(drain: &mut Option<WasiBody>, link: &Link, cx: &mut Context<'_>) {
+fn poll_drain(drain: &mut Option<WasiBody>, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) {
     while let Some(body) = drain {
         match Pin::new(body).poll_frame(cx) {
-            Poll::Pending => return,
+            Poll::Pending if !guest_has_ended => return,
             Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(_)) | None) => {
+            Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
                 *drain = None;
                 link.set_body(BodyState::Over);
             }

@@ -13,15 +13,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use crate::activity::InFlight;
+use crate::clock;
+use crate::instance::Deadline;
 use crate::record::{End, Record};
-use crate::socket::InFlight;
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
     body: watch::Sender<BodyState>,
-    /// The guest ended badly, but its store is still there: a body that ends now
-    /// did end well.
-    failed: AtomicBool,
+    /// The guest has ended, but its store is still there: what it sent of the body
+    /// will end now, or never.
+    ended: AtomicBool,
     /// The store goes, and the body with it: its end means nothing.
     gone: AtomicBool,
     /// The task that waits for the body.
@@ -47,7 +49,7 @@ impl Link {
     pub fn new() -> Arc<Link> {
         Arc::new(Link {
             body: watch::Sender::new(BodyState::Open),
-            failed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reader: Mutex::new(None),
             guest_runs: AtomicBool::new(false),
@@ -95,10 +97,10 @@ impl Link {
         }
     }
 
-    /// The guest ended badly. What it has sent of the body is still delivered; if
+    /// The guest has ended. What it has sent of the body is still delivered; if
     /// that is not all, the transfer breaks.
-    pub fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
+    pub fn guest_has_ended(&self) {
+        self.ended.store(true, Ordering::Release);
         if let Some(reader) = self.reader.lock().take() {
             reader.wake();
         }
@@ -107,11 +109,11 @@ impl Link {
     /// The guest's store is about to be dropped before the body is over.
     pub fn abandon_guest(&self) {
         self.gone.store(true, Ordering::Release);
-        self.fail();
+        self.guest_has_ended();
     }
 
-    fn is_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire) && !self.is_passed_on()
+    fn sends_no_more(&self) -> bool {
+        self.ended.load(Ordering::Acquire) && !self.is_passed_on()
     }
 
     /// The body lost its guest before it was over.
@@ -119,11 +121,11 @@ impl Link {
         self.gone.load(Ordering::Acquire) && !self.is_passed_on()
     }
 
-    /// True if the body's task will be woken by a failure, false if there is one.
-    fn wait_for_failure(&self, cx: &Context<'_>) -> bool {
-        // In this order, so that a failure is either seen or wakes.
+    /// True if the body's task will be woken when the guest ends, false if it has.
+    fn waits_for_guest(&self, cx: &Context<'_>) -> bool {
+        // In this order, so that the end is either seen or wakes.
         *self.reader.lock() = Some(cx.waker().clone());
-        !self.is_failed()
+        !self.sends_no_more()
     }
 
     /// A body that has ended stays as it ended.
@@ -173,6 +175,7 @@ enum Rest {
     Guest {
         body: WasiBody,
         link: Arc<Link>,
+        deadline: Arc<Deadline>,
     },
 }
 
@@ -192,9 +195,10 @@ impl ResponseBody {
         frames: VecDeque<Frame<Bytes>>,
         body: WasiBody,
         link: Arc<Link>,
+        deadline: Arc<Deadline>,
         length: Option<u64>,
     ) -> ResponseBody {
-        ResponseBody::new(frames, Rest::Guest { body, link }, length)
+        ResponseBody::new(frames, Rest::Guest { body, link, deadline }, length)
     }
 
     fn new(ready: VecDeque<Frame<Bytes>>, rest: Rest, bytes_missing: Option<u64>) -> ResponseBody {
@@ -225,6 +229,9 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.body_bytes += bytes;
         }
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.note_progress();
+        }
         true
     }
 
@@ -237,14 +244,18 @@ impl ResponseBody {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Rest::Guest { body, link } => match Pin::new(body).poll_frame(cx) {
+            // A body that its guest passed on has nobody else to stop it.
+            Rest::Guest { link, deadline, .. } if link.is_passed_on() && deadline.nanos() <= clock::now() => {
+                self.break_off(cx)
+            }
+            Rest::Guest { body, link, .. } => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                 Poll::Ready(None) if !link.guest_is_gone() || self.bytes_missing == Some(0) => {
                     self.note_end(End::Complete);
                     self.rest = Rest::Nothing;
                     Poll::Ready(None)
                 }
-                Poll::Pending if link.wait_for_failure(cx) => Poll::Pending,
+                Poll::Pending if link.waits_for_guest(cx) => Poll::Pending,
                 Poll::Pending | Poll::Ready(Some(Err(_)) | None) => self.break_off(cx),
             },
         }

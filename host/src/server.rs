@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::{Response, StatusCode};
@@ -10,21 +11,25 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Listener;
+use crate::activity::Patience;
 use crate::config::Options;
 use crate::connection;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
 use crate::guest::{Program, Room};
-use crate::head::Peer;
+use crate::head::ClientAddress;
 use crate::instance::{Host, Instance};
-use crate::logging::Log;
+use crate::logging::{Log, say};
 use crate::record::Book;
 use crate::request::{self, Service};
 use crate::response::ResponseBody;
 use crate::shutdown::{Drain, Signals};
-use crate::socket::Patience;
 use crate::stats::{self, Stats};
-use crate::{callback, clock, deadline, request_body};
+use crate::{callback, deadline, request_body};
+
+/// How long the last lines may take, should nobody read them.
+const LOG_TIME: Duration = Duration::from_secs(10);
+const LOG_TIME_IN_HASTE: Duration = Duration::from_secs(1);
 
 /// Connections of `--stats` that are open at once.
 const STATS_CONNECTIONS_MAX: usize = 64;
@@ -33,7 +38,10 @@ const STATS_CONNECTIONS_MAX: usize = 64;
 pub fn run(options: &Options) -> Result<ExitCode> {
     let log = Log::open(options.logto.as_deref())?;
     let served = serve(options, &log);
-    log.close();
+    // After a clean stop all is to be written; after a second signal, what can be
+    // at once.
+    let is_clean = served.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS);
+    log.close(if is_clean { LOG_TIME } else { LOG_TIME_IN_HASTE });
     served
 }
 
@@ -65,8 +73,8 @@ fn runtime(options: &Options) -> Result<Runtime> {
 }
 
 struct Server {
-    listener: Arc<Listener>,
-    stats_listener: Option<Arc<Listener>>,
+    url: String,
+    stats_url: Option<String>,
     drain: Drain,
     signals: Signals,
 }
@@ -90,11 +98,12 @@ impl Server {
         program: Program,
     ) -> Result<Server> {
         let signals = Signals::listen().context("signals cannot be received")?;
-        let listener = Arc::new(Listener::bind(&options.http_socket, options.listen)?);
+        let listener = Listener::bind(&options.http_socket, options.listen)?;
         let stats_listener = match &options.stats {
-            Some(address) => Some(Arc::new(Listener::bind(address, options.listen)?)),
+            Some(address) => Some(Listener::bind(address, options.listen)?),
             None => None,
         };
+        let (url, stats_url) = (listener.url(), stats_listener.as_ref().map(Listener::url));
         deadline::start(&program.engine).context("the thread for deadlines cannot be started")?;
         let dispatch = Dispatch::new(dispatch_limits(options), deferred.clone());
         let service = Arc::new(Service {
@@ -106,8 +115,8 @@ impl Server {
         start_deferred_calls(options, &service, deferred.clone());
         let places = Arc::new(Semaphore::new(options.connections));
         let (stopping, stop) = watch::channel(false);
-        tokio::spawn(accept(listener.clone(), places.clone(), Acceptor::new(options, service, stop.clone())));
-        if let Some(listener) = &stats_listener {
+        tokio::spawn(accept(listener, places.clone(), Acceptor::new(options, service, stop.clone())));
+        if let Some(listener) = stats_listener {
             let figures = Figures {
                 stats: stats.clone(),
                 dispatch: dispatch.clone(),
@@ -116,34 +125,35 @@ impl Server {
                 log: log.clone(),
                 stopping: stop,
             };
-            tokio::spawn(accept_stats(listener.clone(), Arc::new(figures), connection_limits(options)));
+            tokio::spawn(accept_stats(listener, Arc::new(figures), connection_limits(options)));
         }
         let drain = Drain {
             stopping,
             connection_places: places,
             connections_max: options.connections,
+            request_time_max: options.request_time_max(),
             dispatch,
             deferred,
             log: log.clone(),
             stats,
         };
-        Ok(Server { listener, stats_listener, drain, signals })
+        Ok(Server { url, stats_url, drain, signals })
     }
 
     /// The first lines on standard error.
     fn announce(&self, options: &Options) {
-        eprintln!("Serving HTTP on {}", self.listener.url());
         let cores = options.cores.get();
         let mebibytes = |bytes: u64| bytes >> 20;
         let of_one = options.memory_limit.0 as u64;
-        eprintln!(
+        say(format_args!("Serving HTTP on {}", self.url));
+        say(format_args!(
             "{cores} cores on {} threads, guests of at most {} MiB each, {} MiB together",
             options.threads(),
             mebibytes(of_one),
             mebibytes(of_one.saturating_mul(cores.into())),
-        );
-        if let Some(listener) = &self.stats_listener {
-            eprintln!("Figures on {}", listener.url());
+        ));
+        if let Some(url) = &self.stats_url {
+            say(format_args!("Figures on {url}"));
         }
     }
 
@@ -153,7 +163,7 @@ impl Server {
         let code = tokio::select! {
             () = drained => ExitCode::SUCCESS,
             () = self.signals.stop(&self.drain.log) => {
-                self.drain.log.server("stopped at once by a second signal");
+                self.drain.cut_short();
                 ExitCode::FAILURE
             }
         };
@@ -169,7 +179,7 @@ fn start_deferred_calls(options: &Options, service: &Arc<Service>, deferred: Arc
     // The timer; it runs as long as the server.
     tokio::spawn(async move {
         loop {
-            let seen = clock::now();
+            let seen = deferred.now();
             dispatch.start_due();
             deferred.comes_due(seen).await;
         }
@@ -195,9 +205,9 @@ impl Acceptor {
     }
 }
 
-/// Accepts until the server stops. Each connection has a task of its own, which
+/// Accepts until the server stops, and with it closes the listener. Each connection has a task of its own, which
 /// holds its place among `--connections`.
-async fn accept(listener: Arc<Listener>, places: Arc<Semaphore>, acceptor: Acceptor) {
+async fn accept(listener: Listener, places: Arc<Semaphore>, acceptor: Acceptor) {
     let Acceptor { service, trusted, limits, stopping } = acceptor;
     let mut stop = stopping.clone();
     loop {
@@ -208,10 +218,10 @@ async fn accept(listener: Arc<Listener>, places: Arc<Semaphore>, acceptor: Accep
         let stats = service.book.stats.clone();
         stats.connections_accepted.inc();
         stats.connections.inc();
-        let peer = Peer::new(accepted.address, &trusted);
+        let address = ClientAddress::new(accepted.address, &trusted);
         let service = service.clone();
         let respond = move |request, client| service.clone().respond(request, client);
-        let connection = connection::serve(accepted.stream, peer, limits, stopping.clone(), respond);
+        let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
         tokio::spawn(async move {
             connection.await;
             stats.connections.dec();
@@ -221,18 +231,18 @@ async fn accept(listener: Arc<Listener>, places: Arc<Semaphore>, acceptor: Accep
 }
 
 /// Shows the figures, also while the server stops.
-async fn accept_stats(listener: Arc<Listener>, figures: Arc<Figures>, limits: connection::Limits) {
+async fn accept_stats(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
     let places = Arc::new(Semaphore::new(STATS_CONNECTIONS_MAX));
     let (_never, stopping) = watch::channel(false);
     loop {
         let accepted = listener.accept(&places, &figures.log).await;
-        let peer = Peer::new(accepted.address, &[]);
+        let address = ClientAddress::new(accepted.address, &[]);
         let figures = figures.clone();
         let respond = move |request: http::Request<hyper::body::Incoming>, _| {
             let response = figures.show(request.uri().path());
             std::future::ready(response)
         };
-        let connection = connection::serve(accepted.stream, peer, limits, stopping.clone(), respond);
+        let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
         tokio::spawn(async move {
             connection.await;
             drop(accepted.place);
@@ -302,6 +312,7 @@ fn connection_limits(options: &Options) -> connection::Limits {
             idle: options.idle_timeout.0,
             head: options.head_timeout.0,
             write: options.write_timeout.0,
+            request: options.request_time_max(),
         },
     }
 }

@@ -72,6 +72,8 @@ pub struct Drain {
     pub stopping: watch::Sender<bool>,
     pub connection_places: Arc<Semaphore>,
     pub connections_max: usize,
+    /// See `Options::request_time_max`.
+    pub request_time_max: Duration,
     pub dispatch: Arc<Dispatch<Instance>>,
     pub deferred: Arc<Deferred>,
     pub log: Log,
@@ -79,34 +81,48 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Ends when the work in hand is done. Its parts have bounds of their own:
-    /// requests their deadlines, deferred calls `grace` and their deadlines.
+    /// Ends when the work in hand is done: requests have their deadlines, and
+    /// deferred calls those that are due in time and theirs.
     pub async fn run(&self, grace: Duration) {
-        let last_due = clock::after(grace);
-        self.deferred.close_after(last_due);
+        self.deferred.close_after(clock::after(grace));
         self.stopping.send_replace(true);
-        let requests = self.dispatch.busy() as usize + self.dispatch.waiting();
         let pending = self.deferred.pending();
-        self.log.server(format_args!(
-            "stopping: {requests} calls under way or waiting, {pending} deferred calls pending"
-        ));
+        self.log.server(format_args!("stopping: {}, {pending} deferred calls pending", self.work()));
         self.connections_closed().await;
         self.deferred_done().await;
         self.name_dropped();
     }
 
-    async fn connections_closed(&self) {
-        let all = u32::try_from(self.connections_max).expect("config checks that it fits");
-        let _all_places = self.connection_places.acquire_many(all).await;
+    /// Ends the work in hand.
+    pub fn cut_short(&self) {
+        self.deferred.close_after(0);
+        self.log.server(format_args!("stopped at once by a second signal: {} cut off", self.work()));
+        self.name_dropped();
     }
 
-    /// A running call may schedule another one: so the cores are looked at last.
+    fn work(&self) -> String {
+        format!("{} calls under way, {} requests waiting", self.dispatch.busy(), self.dispatch.waiting())
+    }
+
+    /// A client can hold a connection for longer than its request may take, for
+    /// example by never taking what HTTP/2 has buffered for it.
+    async fn connections_closed(&self) {
+        let all = u32::try_from(self.connections_max).expect("config checks that it fits");
+        let all_places = self.connection_places.acquire_many(all);
+        if tokio::time::timeout(self.request_time_max, all_places).await.is_err() {
+            let open = self.connections_max - self.connection_places.available_permits();
+            self.log.server(format_args!("{open} connections whose clients took too long are cut off"));
+        }
+    }
+
+    /// A running call may schedule another one: so what is due is looked at once
+    /// more when no call is under way.
     async fn deferred_done(&self) {
         loop {
             self.dispatch.idle().await;
             match self.deferred.first_due() {
                 Some(due) => tokio::time::sleep_until(clock::instant(due) + Duration::from_millis(1)).await,
-                None if self.dispatch.busy() == 0 => return,
+                None if self.dispatch.busy() == 0 && self.deferred.first_due().is_none() => return,
                 None => {}
             }
         }
@@ -120,9 +136,6 @@ impl Drain {
         self.stats.deferred_dropped.inc_by(dropped);
         let ids: Vec<String> = self.deferred.ids(IDS_NAMED_MAX).iter().map(u64::to_string).collect();
         let more = if dropped as usize > ids.len() { " and more" } else { "" };
-        self.log.server(format_args!(
-            "dropped {dropped} deferred calls that are due after the grace period: {}{more}",
-            ids.join(" ")
-        ));
+        self.log.server(format_args!("dropped {dropped} pending deferred calls: {}{more}", ids.join(" ")));
     }
 }

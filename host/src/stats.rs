@@ -187,7 +187,11 @@ impl Stats {
         r.register("cores_busy", "Cores that a guest call holds", self.levels.cores_busy.clone());
         r.register("queue", "Requests that wait for a core", self.levels.queue.clone());
         r.register("instances_created", "Instances made", self.instances_created.clone());
-        r.register("tails_stopped", "Tails stopped at their deadline", self.tails_stopped.clone());
+        r.register(
+            "tails_stopped",
+            "Tails that trapped or were stopped at their deadline",
+            self.tails_stopped.clone(),
+        );
         r.register("deferred_scheduled", "Deferred calls accepted", self.deferred_scheduled.clone());
         r.register("deferred_refused", "Deferred calls refused at a limit", self.deferred_refused.clone());
         r.register(

@@ -194,7 +194,7 @@ mod tests {
             output.0.lock().write(piece);
         }
         output.finish_line();
-        log.close();
+        log.close(std::time::Duration::from_secs(60));
         let written = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         written
