@@ -6,9 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use wasip2::http::types::{
-    Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
-};
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
 use exports::wasm_serve::deferred::callback;
 use wasm_serve::deferred::timers;
