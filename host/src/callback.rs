@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::clock::{self, Nanos};
 use crate::cores::CoreGuard;
+use crate::deadline::Deadline;
 use crate::deferred::{Call, TimerId};
 use crate::error::Failure;
-use crate::instance::{Deadline, Instance};
+use crate::instance::Instance;
 use crate::request::Service;
 use crate::stats::Stats;
 

@@ -1,9 +1,14 @@
-//! The clock by which computing guests are interrupted. It is a thread of its
-//! own, since guests can keep every thread of the runtime busy, with all timers.
+//! When a guest call must have ended, and what interrupts a guest that computes.
+//! That is a thread of its own, since guests can keep every thread of the runtime
+//! busy, with all timers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::Engine;
+
+use crate::clock::Nanos;
 
 /// A guest computes for this long at most before it lets others run and its
 /// deadline is looked at.
@@ -21,4 +26,23 @@ pub fn start(engine: &Engine) -> std::io::Result<()> {
     };
     std::thread::Builder::new().name("epoch".into()).spawn(tick)?;
     Ok(())
+}
+
+/// When a guest call must have ended. It is shared between the call, whose guest
+/// may be computing, and whoever moves it.
+#[derive(Debug)]
+pub struct Deadline(AtomicU64);
+
+impl Deadline {
+    pub fn at(nanos: Nanos) -> Arc<Deadline> {
+        Arc::new(Deadline(AtomicU64::new(nanos)))
+    }
+
+    pub fn nanos(&self) -> Nanos {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn move_to(&self, nanos: Nanos) {
+        self.0.store(nanos, Ordering::Relaxed);
+    }
 }

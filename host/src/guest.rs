@@ -14,8 +14,8 @@ use wasmtime::{
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::imports::timers;
-use crate::instance::{ELEMENT_BYTES, Host, State};
 use crate::logging::Log;
+use crate::state::{ELEMENT_BYTES, Host, State};
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
 const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";

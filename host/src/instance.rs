@@ -1,175 +1,26 @@
-//! One running copy of the guest, with its own memory: how it is made, what it
-//! may use, and the two kinds of call that it serves.
+//! One running copy of the guest, with its own memory: how it is made, and the
+//! two kinds of call that it serves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use tokio::sync::oneshot;
+use wasmtime::Store;
 use wasmtime::component::{Accessor, ComponentType, Lower};
-use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
-use wasmtime_wasi::filesystem::{FsPerms, WasiFilesystemCtx};
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpView, p2, p3};
+use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
-use crate::clock::{self, Nanos};
-use crate::config::{Folder, Options};
-use crate::deferred::{Call, Deferred};
-use crate::error::{DeadlinePassed, Failure};
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::deferred::Call;
+use crate::error::Failure;
 use crate::guest::{Callback, Handler, Program};
-use crate::imports::http::Hooks;
-use crate::imports::stdio::Output;
-use crate::logging::Log;
 use crate::response::Link;
-use crate::stats::Stats;
+use crate::state::{self, State};
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
 const RESOURCES_MAX: usize = 10_000;
-
-/// What one element of a table takes.
-pub const ELEMENT_BYTES: usize = 8;
-
-/// What all instances of a server share.
-pub struct Host {
-    pub log: Log,
-    pub stats: Arc<Stats>,
-    pub deferred: Arc<Deferred>,
-    /// Deferred calls that one guest call may schedule.
-    pub deferred_per_call_max: u64,
-    /// Bytes of one deferred call's payload.
-    pub payload_bytes_max: u64,
-    /// Memory of one instance.
-    pub memory_bytes_max: usize,
-    environment: Vec<(String, String)>,
-    arguments: Vec<String>,
-    /// The folders, opened once: a fresh instance needs no system call for them.
-    files: WasiFilesystemCtx,
-}
-
-impl Host {
-    pub fn new(
-        options: &Options,
-        log: Log,
-        stats: Arc<Stats>,
-        deferred: Arc<Deferred>,
-    ) -> anyhow::Result<Host> {
-        Ok(Host {
-            log,
-            stats,
-            deferred,
-            deferred_per_call_max: options.deferred_per_call,
-            payload_bytes_max: options.deferred_payload.0 as u64,
-            memory_bytes_max: options.memory_limit.0,
-            environment: options.guest_environment()?,
-            arguments: vec![options.guest_name()],
-            files: open_folders(&options.dir)?,
-        })
-    }
-
-    fn wasi(&self, stdout: &Output, stderr: &Output) -> WasiCtx {
-        let mut builder = WasiCtx::builder();
-        builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&self.arguments).envs(&self.environment);
-        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-        let mut wasi = builder.build();
-        *wasi.filesystem() = self.files.clone();
-        wasi
-    }
-}
-
-fn open_folders(folders: &[Folder]) -> anyhow::Result<WasiFilesystemCtx> {
-    let mut builder = WasiCtx::builder();
-    for folder in folders {
-        let perms = if folder.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-        builder.preopened_dir(&folder.host, &folder.guest, perms)?;
-    }
-    Ok(builder.build().filesystem().clone())
-}
-
-/// When a guest call must have ended. It is shared between the call, whose guest
-/// may be computing, and whoever moves it.
-#[derive(Debug)]
-pub struct Deadline(AtomicU64);
-
-impl Deadline {
-    pub fn at(nanos: Nanos) -> Arc<Deadline> {
-        Arc::new(Deadline(AtomicU64::new(nanos)))
-    }
-
-    pub fn nanos(&self) -> Nanos {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub fn move_to(&self, nanos: Nanos) {
-        self.0.store(nanos, Ordering::Relaxed);
-    }
-}
-
-/// The host's side of one instance.
-pub struct State {
-    pub(crate) server: Arc<Host>,
-    /// Deferred calls that the guest call under way has scheduled.
-    pub(crate) deferred_scheduled: u64,
-    deadline: Arc<Deadline>,
-    table: ResourceTable,
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: Hooks,
-    stdout: Output,
-    stderr: Output,
-    memory_bytes: usize,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-/// All memories and tables of an instance together stay under `--memory-limit`.
-impl ResourceLimiter for State {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(fits(desired, maximum) && self.grow(current, desired))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let bytes = |elements: usize| elements.saturating_mul(ELEMENT_BYTES);
-        Ok(fits(desired, maximum) && self.grow(bytes(current), bytes(desired)))
-    }
-}
-
-/// What is refused at the guest's own maximum must not be counted as grown.
-fn fits(desired: usize, maximum: Option<usize>) -> bool {
-    maximum.is_none_or(|maximum| desired <= maximum)
-}
-
-impl State {
-    fn grow(&mut self, current: usize, desired: usize) -> bool {
-        let bytes = (self.memory_bytes - current).saturating_add(desired);
-        let fits = bytes <= self.server.memory_bytes_max;
-        if fits {
-            self.memory_bytes = bytes;
-        }
-        fits
-    }
-}
 
 /// One running copy of the guest.
 pub struct Instance {
@@ -264,26 +115,10 @@ impl Program {
     }
 
     fn store(&self, deadline: Arc<Deadline>) -> Store<State> {
-        let server = self.host.clone();
-        let (stdout, stderr) = (Output::new(server.log.clone()), Output::new(server.log.clone()));
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
-        let wasi = server.wasi(&stdout, &stderr);
-        let state = State {
-            server,
-            deferred_scheduled: 0,
-            deadline,
-            table,
-            wasi,
-            http: WasiHttpCtx::new(),
-            hooks: Hooks,
-            stdout,
-            stderr,
-            memory_bytes: 0,
-        };
+        let state = State::new(self.host.clone(), deadline, RESOURCES_MAX);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
-        store.epoch_deadline_callback(at_epoch);
+        store.epoch_deadline_callback(state::at_epoch);
         store.set_epoch_deadline(1);
         store.set_max_component_handles(RESOURCES_MAX);
         if let Some(table) = store.concurrent_resource_table() {
@@ -293,28 +128,14 @@ impl Program {
     }
 }
 
-/// What happens when a guest computes for longer than a tick of `deadline`: it
-/// is stopped at its deadline, and before that lets others run.
-fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
-    if clock::now() >= store.data().deadline.nanos() {
-        return Err(DeadlinePassed.into());
-    }
-    // tokio's own yield polls its timers and sockets before this task again.
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-}
-
 impl Instance {
     fn begin(&mut self, deadline: Arc<Deadline>) {
-        let state = self.store.data_mut();
-        state.deadline = deadline;
-        state.deferred_scheduled = 0;
+        self.store.data_mut().begin_call(deadline);
         self.store.set_epoch_deadline(1);
     }
 
     fn ended(self, result: Result<(), Failure>) -> Ended {
-        let state = self.store.data();
-        state.stdout.finish_line();
-        state.stderr.finish_line();
+        self.store.data().end_call();
         Ended { instance: Some(self), result }
     }
 

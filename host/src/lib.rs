@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod activity;
+pub mod call;
 pub mod callback;
 pub mod clock;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod deadline;
 pub mod deferred;
 pub mod dispatch;
 pub mod error;
+pub mod figures;
 pub mod guest;
 pub mod head;
 pub mod imports;
@@ -25,4 +27,5 @@ pub mod response;
 pub mod server;
 pub mod shutdown;
 pub mod socket;
+pub mod state;
 pub mod stats;

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::activity::InFlight;
 use crate::clock;
-use crate::instance::Deadline;
+use crate::deadline::Deadline;
 use crate::record::{End, Record};
 
 /// What a guest call and the body of its response tell each other.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use http::{Response, StatusCode};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
@@ -16,23 +15,20 @@ use crate::config::Options;
 use crate::connection;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
+use crate::figures::{self, Figures};
 use crate::guest::{Program, Room};
 use crate::head::ClientAddress;
-use crate::instance::{Host, Instance};
 use crate::logging::{Log, say};
 use crate::record::Book;
 use crate::request::{self, Service};
-use crate::response::ResponseBody;
 use crate::shutdown::{Drain, Signals};
-use crate::stats::{self, Stats};
+use crate::state::Host;
+use crate::stats::Stats;
 use crate::{callback, deadline, request_body};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
 const LOG_TIME_IN_HASTE: Duration = Duration::from_secs(1);
-
-/// Connections of `--stats` that are open at once.
-const STATS_CONNECTIONS_MAX: usize = 64;
 
 /// Serves until a signal ends it. An error says why it could not start.
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -79,16 +75,6 @@ struct Server {
     signals: Signals,
 }
 
-/// What the figures of `--stats` are taken from when someone asks.
-struct Figures {
-    stats: Arc<Stats>,
-    dispatch: Arc<Dispatch<Instance>>,
-    deferred: Arc<Deferred>,
-    cores: u32,
-    log: Log,
-    stopping: watch::Receiver<bool>,
-}
-
 impl Server {
     fn start(
         options: &Options,
@@ -125,7 +111,7 @@ impl Server {
                 log: log.clone(),
                 stopping: stop,
             };
-            tokio::spawn(accept_stats(listener, Arc::new(figures), connection_limits(options)));
+            tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
         }
         let drain = Drain {
             stopping,
@@ -227,59 +213,6 @@ async fn accept(listener: Listener, places: Arc<Semaphore>, acceptor: Acceptor) 
             stats.connections.dec();
             drop(accepted.place);
         });
-    }
-}
-
-/// Shows the figures, also while the server stops.
-async fn accept_stats(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
-    let places = Arc::new(Semaphore::new(STATS_CONNECTIONS_MAX));
-    let (_never, stopping) = watch::channel(false);
-    loop {
-        let accepted = listener.accept(&places, &figures.log).await;
-        let address = ClientAddress::new(accepted.address, &[]);
-        let figures = figures.clone();
-        let respond = move |request: http::Request<hyper::body::Incoming>, _| {
-            let response = figures.show(request.uri().path());
-            std::future::ready(response)
-        };
-        let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
-        tokio::spawn(async move {
-            connection.await;
-            drop(accepted.place);
-        });
-    }
-}
-
-impl Figures {
-    fn show(&self, path: &str) -> Response<ResponseBody> {
-        let is_stopping = *self.stopping.borrow();
-        let (status, kind, text) = match path {
-            "/metrics" => (
-                StatusCode::OK,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                self.stats.prometheus(self.now()),
-            ),
-            "/stats" => (StatusCode::OK, "application/json", format!("{:#}\n", self.stats.json(self.now()))),
-            "/healthz" if is_stopping => {
-                (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned())
-            }
-            "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            _ => {
-                (StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /stats and /healthz\n".to_owned())
-            }
-        };
-        let response = Response::builder().status(status).header(http::header::CONTENT_TYPE, kind);
-        response.body(ResponseBody::from(text)).expect("the parts are valid")
-    }
-
-    fn now(&self) -> stats::Now {
-        stats::Now {
-            cores: self.cores.into(),
-            cores_busy: self.dispatch.busy().into(),
-            queue: self.dispatch.waiting() as u64,
-            deferred_pending: self.deferred.pending(),
-            log_lines_dropped: self.log.lines_dropped(),
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
 
 use crate::clock::Nanos;
 use crate::deferred::{self, TimerId};
-use crate::instance::State;
+use crate::state::State;
 
 /// The name under which guests import it.
 pub const INTERFACE: &str = "wasm-serve:deferred/timers@0.1.0";

@@ -1,0 +1,376 @@
+//! The guest call that answers a request, and who drives it.
+//!
+//! Up to the head of the response the guest runs in the task of its connection:
+//! most guests are done by then, and no other task, queue or timer was touched.
+//! One that is not done goes on in a task of its own (`Call::drive`), which lives
+//! until the call has ended, the client has left, or a deadline passed.
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiBody;
+
+use crate::clock;
+use crate::connection::Client;
+use crate::cores::CoreGuard;
+use crate::deadline::Deadline;
+use crate::error::Failure;
+use crate::instance::{Ended, Head, Instance};
+use crate::request::Service;
+use crate::request_body::{RequestBody, Verdict};
+use crate::response::{BodyState, Link, ResponseBody};
+
+/// Frames of a response that are collected before its head is sent, if the guest
+/// gives them without waiting. A response that is complete by then needs neither
+/// a task of its own nor chunks.
+const READY_FRAMES_MAX: usize = 4;
+
+/// A guest call that is under way. The guest is declared before the core, since
+/// fields are dropped in this order: a core is free when its instance is gone.
+pub struct Call {
+    guest: Guest,
+    core: CoreGuard<Instance>,
+    service: Arc<Service>,
+    deadline: Arc<Deadline>,
+    head: oneshot::Receiver<Head>,
+    link: Arc<Link>,
+    verdict: Verdict,
+    is_head_request: bool,
+    name: RequestName,
+}
+
+/// How the log names a request in a line that is not its own.
+#[derive(Clone)]
+pub struct RequestName {
+    method: Method,
+    uri: Uri,
+}
+
+impl RequestName {
+    pub fn new<B>(request: &Request<B>) -> RequestName {
+        RequestName { method: request.method().clone(), uri: request.uri().clone() }
+    }
+}
+
+impl Display for RequestName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.uri.path())
+    }
+}
+
+/// The guest's side of a call.
+enum Guest {
+    Running(Pin<Box<dyn Future<Output = Ended> + Send>>),
+    Ended(Ended),
+}
+
+impl Guest {
+    /// Lets the guest run as far as it can. True if it has ended.
+    fn poll(&mut self, link: &Link, cx: &mut Context<'_>) -> bool {
+        if let Guest::Running(future) = self {
+            link.set_guest_runs(true);
+            let ended = future.as_mut().poll(cx);
+            link.set_guest_runs(false);
+            if let Poll::Ready(ended) = ended {
+                *self = Guest::Ended(ended);
+            }
+        }
+        matches!(self, Guest::Ended(_))
+    }
+
+    fn drop_instance(&mut self) {
+        if let Guest::Ended(ended) = self {
+            ended.instance = None;
+        }
+    }
+
+    fn take_failure(&mut self) -> Option<Failure> {
+        match self {
+            Guest::Ended(ended) => std::mem::replace(&mut ended.result, Ok(())).err(),
+            Guest::Running(_) => None,
+        }
+    }
+}
+
+/// A response whose frames up to now are in hand.
+pub struct Begun {
+    head: http::response::Parts,
+    ready: VecDeque<Frame<Bytes>>,
+    /// What follows, unless all frames are ready.
+    rest: Option<WasiBody>,
+    failure: Option<Failure>,
+}
+
+impl Begun {
+    /// As long as nothing of the body is there, an error tells the client more
+    /// than a head without a body.
+    pub fn or_failure(mut self) -> Result<Begun, Failure> {
+        let has_body = !self.ready.is_empty() || self.rest.is_none();
+        match self.failure.take_if(|_| !has_body) {
+            Some(failure) => Err(failure),
+            None => Ok(self),
+        }
+    }
+}
+
+impl Call {
+    pub fn begin(
+        service: &Arc<Service>,
+        mut core: CoreGuard<Instance>,
+        request: Request<Incoming>,
+        client: Client,
+        name: RequestName,
+    ) -> Call {
+        let deadline = Deadline::at(clock::after(service.limits.time_max));
+        let link = Link::new();
+        let verdict = Verdict::default();
+        let (sender, head) = oneshot::channel();
+        let is_head_request = request.method() == Method::HEAD;
+        let limits = service.limits.body;
+        let body = |body| {
+            RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
+        };
+        let request = request.map(body);
+        let future = service.program.clone().handle(
+            core.take_instance(),
+            deadline.clone(),
+            request,
+            sender,
+            link.clone(),
+        );
+        Call {
+            guest: Guest::Running(Box::pin(future)),
+            core,
+            service: service.clone(),
+            deadline,
+            head,
+            link,
+            verdict,
+            is_head_request,
+            name,
+        }
+    }
+
+    /// What is to be told of a failure: a guest that fails over a body that broke
+    /// a limit did not fail.
+    pub fn verdict_on(&self, failure: Failure) -> Failure {
+        self.verdict.failure().unwrap_or(failure)
+    }
+
+    /// Waits for the head of the response, and takes what is there of its body.
+    pub async fn response(&mut self) -> Result<Begun, Failure> {
+        let at = clock::instant(self.deadline.nanos());
+        let head = tokio::time::timeout_at(at, std::future::poll_fn(|cx| self.poll_head(cx)));
+        let head = head.await.map_err(|_| Failure::Deadline)??;
+        let (head, body) = head.map_err(Failure::GuestError)?.into_parts();
+        let mut begun = Begun { head, ready: VecDeque::new(), rest: Some(body), failure: None };
+        std::future::poll_fn(|cx| {
+            self.collect(&mut begun, cx);
+            Poll::Ready(())
+        })
+        .await;
+        Ok(begun)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+        let ended = self.guest.poll(&self.link, cx);
+        match Pin::new(&mut self.head).poll(cx) {
+            Poll::Ready(Ok(head)) => Poll::Ready(Ok(head)),
+            // It gave up the right to answer, or still has it and is gone.
+            Poll::Ready(Err(_)) | Poll::Pending if ended => {
+                Poll::Ready(Err(self.guest.take_failure().unwrap_or(Failure::NoResponse)))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Failure::NoResponse)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Takes the frames that the guest gives without waiting. After a failure, it
+    /// takes all that are left while the store is there: so the end of a body that
+    /// was complete can be told from one that went with the store.
+    fn collect(&mut self, begun: &mut Begun, cx: &mut Context<'_>) {
+        loop {
+            let ended = self.run_guest(begun, cx);
+            let Some(body) = &mut begun.rest else { return };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    begun.ready.push_back(frame);
+                    if begun.ready.len() >= READY_FRAMES_MAX && begun.failure.is_none() {
+                        return;
+                    }
+                }
+                Poll::Ready(None) => {
+                    self.link.set_body(BodyState::Over);
+                    begun.rest = None;
+                    if ended {
+                        return;
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    // The guest gave the body up.
+                    self.link.set_body(BodyState::Abandoned);
+                    return self.link.abandon_guest();
+                }
+                Poll::Pending if self.link.is_passed_on() => {
+                    // The guest learns of it now, and most have nothing more to
+                    // do then.
+                    self.run_guest(begun, cx);
+                    return;
+                }
+                // No one is there any more who could end it.
+                Poll::Pending if ended => return self.link.abandon_guest(),
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// True if the guest has ended.
+    fn run_guest(&mut self, begun: &mut Begun, cx: &mut Context<'_>) -> bool {
+        let ended = self.guest.poll(&self.link, cx);
+        if let Some(failure) = self.guest.take_failure() {
+            begun.failure = Some(failure);
+        }
+        ended
+    }
+
+    /// Makes the response that the client gets, and sees to the rest of the call.
+    pub fn send(mut self, begun: Begun) -> Response<ResponseBody> {
+        let Begun { mut head, ready, rest, failure } = begun;
+        if let Some(failure) = failure {
+            self.guest.drop_instance();
+            self.service.report(&failure, &self.name, Some(self.core.number()));
+        }
+        if self.verdict.failure().is_some() {
+            // The rest of the request was not read, and would be read as the
+            // next one.
+            head.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
+        let has_no_body = self.is_head_request
+            || head.status == StatusCode::NO_CONTENT
+            || head.status == StatusCode::NOT_MODIFIED;
+        let length = content_length(&head);
+        let (body, drain) = match rest {
+            _ if has_no_body => (ResponseBody::complete(VecDeque::new(), None), rest),
+            None => (ResponseBody::complete(ready, length), None),
+            Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), None),
+            Some(rest) => (self.stream(ready, rest, length), None),
+        };
+        let is_over = self.link.is_passed_on() || drain.is_none() && !body.is_streaming();
+        match self.guest {
+            Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),
+            guest => {
+                self.guest = guest;
+                tokio::spawn(self.drive(drain));
+            }
+        }
+        Response::from_parts(head, body)
+    }
+
+    fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: WasiBody, length: Option<u64>) -> ResponseBody {
+        ResponseBody::streaming(ready, rest, self.link.clone(), self.deadline.clone(), length)
+    }
+
+    /// Drives the rest of the call, in a task of its own.
+    async fn drive(mut self, mut drain: Option<WasiBody>) {
+        let at = clock::instant(self.deadline.nanos());
+        let link = self.link.clone();
+        let body = tokio::time::timeout_at(at, async {
+            let mut over = std::pin::pin!(link.body_is_over());
+            std::future::poll_fn(|cx| {
+                let ended = self.guest.poll(&self.link, cx);
+                if let Some(failure) = self.guest.take_failure() {
+                    return Poll::Ready(Err(failure));
+                }
+                if ended {
+                    self.link.guest_has_ended();
+                    if self.link.is_passed_on() {
+                        return Poll::Ready(Ok(BodyState::PassedOn));
+                    }
+                }
+                poll_drain(&mut drain, ended, &self.link, cx);
+                over.as_mut().poll(cx).map(Ok)
+            })
+            .await
+        });
+        match body.await {
+            Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
+            // The client left: the guest call is cancelled with its store.
+            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
+            Ok(Err(failure)) => {
+                self.report(failure);
+                self.link.guest_has_ended();
+                if drain.is_none() {
+                    // Whether what is left of the body is all of it shows as long
+                    // as the store is there.
+                    let _ = tokio::time::timeout_at(at, link.body_is_over()).await;
+                }
+                self.link.abandon_guest();
+            }
+            Err(_) => {
+                self.report(Failure::Deadline);
+                self.link.abandon_guest();
+            }
+        }
+    }
+
+    fn report(&self, failure: Failure) {
+        let failure = self.verdict_on(failure);
+        self.service.report(&failure, &self.name, Some(self.core.number()));
+    }
+
+    /// The response is complete; what the guest still does has a budget of its
+    /// own.
+    async fn finish_tail(mut self) {
+        let until = clock::after(self.service.limits.tail_time_max);
+        self.deadline.move_to(until);
+        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await.is_ok();
+        let failure = if in_time { self.guest.take_failure() } else { Some(Failure::Deadline) };
+        match failure {
+            None => {
+                if let Guest::Ended(ended) = self.guest {
+                    self.service.keep(&mut self.core, ended.instance);
+                }
+            }
+            Some(failure) => {
+                // The request had its response: this is not its failure.
+                self.service.book.stats.tails_stopped.inc();
+                let core = self.core.number();
+                self.service
+                    .book
+                    .log
+                    .server(format_args!("the tail of {} on core {core}: {failure}", self.name));
+            }
+        }
+    }
+}
+
+/// Reads a body that is not sent, so that its guest can end.
+fn poll_drain(drain: &mut Option<WasiBody>, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) {
+    while let Some(body) = drain {
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending if !guest_has_ended => return,
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
+                *drain = None;
+                link.set_body(BodyState::Over);
+            }
+        }
+    }
+}
+
+fn content_length(head: &http::response::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,84 @@
+//! The figures on `--stats`: for Prometheus, as JSON, and whether the server is
+//! well.
+
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, watch};
+
+use crate::accept::Listener;
+use crate::connection;
+use crate::deferred::Deferred;
+use crate::dispatch::Dispatch;
+use crate::head::ClientAddress;
+use crate::instance::Instance;
+use crate::logging::Log;
+use crate::response::ResponseBody;
+use crate::stats::{self, Stats};
+
+/// Connections of `--stats` that are open at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What the figures of `--stats` are taken from when someone asks.
+pub struct Figures {
+    pub stats: Arc<Stats>,
+    pub dispatch: Arc<Dispatch<Instance>>,
+    pub deferred: Arc<Deferred>,
+    pub cores: u32,
+    pub log: Log,
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Shows the figures, also while the server stops.
+pub async fn serve(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (_never, stopping) = watch::channel(false);
+    loop {
+        let accepted = listener.accept(&places, &figures.log).await;
+        let address = ClientAddress::new(accepted.address, &[]);
+        let figures = figures.clone();
+        let respond = move |request: Request<Incoming>, _| {
+            let response = figures.show(request.uri().path());
+            std::future::ready(response)
+        };
+        let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
+        tokio::spawn(async move {
+            connection.await;
+            drop(accepted.place);
+        });
+    }
+}
+
+impl Figures {
+    fn show(&self, path: &str) -> Response<ResponseBody> {
+        let is_stopping = *self.stopping.borrow();
+        let (status, kind, text) = match path {
+            "/metrics" => (
+                StatusCode::OK,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                self.stats.prometheus(self.now()),
+            ),
+            "/stats" => (StatusCode::OK, "application/json", format!("{:#}\n", self.stats.json(self.now()))),
+            "/healthz" if is_stopping => {
+                (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned())
+            }
+            "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            _ => {
+                (StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /stats and /healthz\n".to_owned())
+            }
+        };
+        let response = Response::builder().status(status).header(header::CONTENT_TYPE, kind);
+        response.body(ResponseBody::from(text)).expect("the parts are valid")
+    }
+
+    fn now(&self) -> stats::Now {
+        stats::Now {
+            cores: self.cores.into(),
+            cores_busy: self.dispatch.busy().into(),
+            queue: self.dispatch.waiting() as u64,
+            deferred_pending: self.deferred.pending(),
+            log_lines_dropped: self.log.lines_dropped(),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The host's side of an instance: what all instances share, what one may use, and
+//! what it has used.
+
+use std::sync::Arc;
+
+use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::filesystem::{FsPerms, WasiFilesystemCtx};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::clock;
+use crate::config::{Folder, Options};
+use crate::deadline::Deadline;
+use crate::deferred::Deferred;
+use crate::error::DeadlinePassed;
+use crate::imports::http::Hooks;
+use crate::imports::stdio::Output;
+use crate::logging::Log;
+use crate::stats::Stats;
+
+/// What one element of a table takes.
+pub const ELEMENT_BYTES: usize = 8;
+
+/// What all instances of a server share.
+pub struct Host {
+    pub log: Log,
+    pub stats: Arc<Stats>,
+    pub deferred: Arc<Deferred>,
+    /// Deferred calls that one guest call may schedule.
+    pub deferred_per_call_max: u64,
+    /// Bytes of one deferred call's payload.
+    pub payload_bytes_max: u64,
+    /// Memory of one instance.
+    pub memory_bytes_max: usize,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+    /// The folders, opened once: a fresh instance needs no system call for them.
+    files: WasiFilesystemCtx,
+}
+
+impl Host {
+    pub fn new(
+        options: &Options,
+        log: Log,
+        stats: Arc<Stats>,
+        deferred: Arc<Deferred>,
+    ) -> anyhow::Result<Host> {
+        Ok(Host {
+            log,
+            stats,
+            deferred,
+            deferred_per_call_max: options.deferred_per_call,
+            payload_bytes_max: options.deferred_payload.0 as u64,
+            memory_bytes_max: options.memory_limit.0,
+            environment: options.guest_environment()?,
+            arguments: vec![options.guest_name()],
+            files: open_folders(&options.dir)?,
+        })
+    }
+
+    fn wasi(&self, stdout: &Output, stderr: &Output) -> WasiCtx {
+        let mut builder = WasiCtx::builder();
+        builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&self.arguments).envs(&self.environment);
+        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let mut wasi = builder.build();
+        *wasi.filesystem() = self.files.clone();
+        wasi
+    }
+}
+
+fn open_folders(folders: &[Folder]) -> anyhow::Result<WasiFilesystemCtx> {
+    let mut builder = WasiCtx::builder();
+    for folder in folders {
+        let perms = if folder.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+        builder.preopened_dir(&folder.host, &folder.guest, perms)?;
+    }
+    Ok(builder.build().filesystem().clone())
+}
+
+/// The host's side of one instance.
+pub struct State {
+    pub(crate) server: Arc<Host>,
+    /// Deferred calls that the guest call under way has scheduled.
+    pub(crate) deferred_scheduled: u64,
+    deadline: Arc<Deadline>,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    stdout: Output,
+    stderr: Output,
+    memory_bytes: usize,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// All memories and tables of an instance together stay under `--memory-limit`.
+impl ResourceLimiter for State {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(fits(desired, maximum) && self.grow(current, desired))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = |elements: usize| elements.saturating_mul(ELEMENT_BYTES);
+        Ok(fits(desired, maximum) && self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+/// What is refused at the guest's own maximum must not be counted as grown.
+fn fits(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_none_or(|maximum| desired <= maximum)
+}
+
+impl State {
+    /// The state of a fresh instance, which may hold `resources_max` resources.
+    pub fn new(server: Arc<Host>, deadline: Arc<Deadline>, resources_max: usize) -> State {
+        let (stdout, stderr) = (Output::new(server.log.clone()), Output::new(server.log.clone()));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(resources_max);
+        let wasi = server.wasi(&stdout, &stderr);
+        State {
+            server,
+            deferred_scheduled: 0,
+            deadline,
+            table,
+            wasi,
+            http: WasiHttpCtx::new(),
+            hooks: Hooks,
+            stdout,
+            stderr,
+            memory_bytes: 0,
+        }
+    }
+
+    pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
+        self.deadline = deadline;
+        self.deferred_scheduled = 0;
+    }
+
+    pub fn end_call(&self) {
+        self.stdout.finish_line();
+        self.stderr.finish_line();
+    }
+
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let bytes = (self.memory_bytes - current).saturating_add(desired);
+        let fits = bytes <= self.server.memory_bytes_max;
+        if fits {
+            self.memory_bytes = bytes;
+        }
+        fits
+    }
+}
+
+/// What happens when a guest computes for longer than a tick of `deadline`: it
+/// is stopped at its deadline, and before that lets others run.
+pub fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    if clock::now() >= store.data().deadline.nanos() {
+        return Err(DeadlinePassed.into());
+    }
+    // tokio's own yield polls its timers and sockets before this task again.
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
