@@ -1,7 +1,6 @@
 //! Listening and accepting. Nothing else accepts; no handshake and no guest runs
 //! here, and no error of one client ends it.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
@@ -177,14 +176,4 @@ fn remove_stale(path: &Path) -> Result<()> {
         bail!("another server listens there");
     }
     std::fs::remove_file(path).context("the socket of an earlier server cannot be removed")
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => address.fmt(f),
-            Address::EveryInterface(port) => write!(f, ":{port}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -213,6 +214,16 @@ impl FromStr for Address {
             .parse()
             .map_err(|_| anyhow::anyhow!("expected 127.0.0.1:9090, [::1]:9090, :9090 or unix:PATH"))?;
         Ok(Address::Tcp(address))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::EveryInterface(port) => write!(f, ":{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
