@@ -120,6 +120,28 @@ fn memory_does_not_grow_with_the_number_of_requests() {
 }
 
 #[test]
+fn no_response_is_lost_when_many_clients_ask_at_once() {
+    // Each on a connection of its own, as `ab` does it.
+    let server = setup(guest("hello")).options("--cores 2").start();
+    let address = server.address;
+    let clients: Vec<_> = (0..50)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..200 {
+                    let mut connection = Connection::open(address);
+                    connection.send("GET / HTTP/1.0\r\n\r\n");
+                    assert_eq!(connection.reply().text(), "Hello World");
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    server.wait_for_figure("/requests/answered/2xx", 10_000);
+    assert_eq!(server.figure("/requests/broken"), 0);
+    assert_eq!(server.figure("/requests/cancelled"), 0);
+}
+
+#[test]
 fn one_thread_serves_many_cores() {
     let server = faults("--cores 8 --threads 1");
     let address = server.address;

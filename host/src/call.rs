@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, header};
-use http_body::{Body, Frame};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ use crate::error::Failure;
 use crate::instance::{Ended, Head, Instance};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
-use crate::response::{BodyState, Link, ResponseBody};
+use crate::response::{BodyState, Link, ResponseBody, poll_frame_now};
 
 /// Frames of a response that are collected before its head is sent, if the guest
 /// gives them without waiting. A response that is complete by then needs neither
@@ -182,16 +182,12 @@ impl Call {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
-        let ended = self.guest.poll(&self.link, cx);
-        match Pin::new(&mut self.head).poll(cx) {
-            Poll::Ready(Ok(head)) => Poll::Ready(Ok(head)),
-            // It gave up the right to answer, or still has it and is gone.
-            Poll::Ready(Err(_)) | Poll::Pending if ended => {
-                Poll::Ready(Err(self.guest.take_failure().unwrap_or(Failure::NoResponse)))
-            }
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Failure::NoResponse)),
-            Poll::Pending => Poll::Pending,
+        if self.guest.poll(&self.link, cx) {
+            // It has answered, or gave up the right to, or still has it and is gone.
+            let mut failure = || self.guest.take_failure().unwrap_or(Failure::NoResponse);
+            return Poll::Ready(self.head.try_recv().map_err(|_| failure()));
         }
+        Pin::new(&mut self.head).poll(cx).map(|head| head.map_err(|_| Failure::NoResponse))
     }
 
     /// Takes the frames that the guest gives without waiting. After a failure, it
@@ -201,7 +197,7 @@ impl Call {
         loop {
             let ended = self.run_guest(begun, cx);
             let Some(body) = &mut begun.rest else { return };
-            match Pin::new(body).poll_frame(cx) {
+            match poll_frame_now(body, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     begun.ready.push_back(frame);
                     if begun.ready.len() >= READY_FRAMES_MAX && begun.failure.is_none() {
@@ -360,7 +356,7 @@ impl Call {
 /// Reads a body that is not sent, so that its guest can end.
 fn poll_drain(drain: &mut Option<WasiBody>, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) {
     while let Some(body) = drain {
-        match Pin::new(body).poll_frame(cx) {
+        match poll_frame_now(body, cx) {
             Poll::Pending if !guest_has_ended => return,
             Poll::Ready(Some(Ok(_))) => {}
             Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {

@@ -174,7 +174,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", help_heading = "Clients")]
     pub trusted_proxy: Vec<TrustedProxy>,
 
-    /// Where compiled guests are kept [default: the user's cache folder].
+    /// Where compiled guests are kept [default: ~/.cache/wasm-serve/compiled].
     #[arg(long, value_name = "DIR", help_heading = "What to serve")]
     pub cache: Option<PathBuf>,
 }
@@ -249,6 +249,7 @@ impl FromStr for Folder {
         let (host, guest) = text.split_once("::").unwrap_or((text, "/"));
         ensure!(!host.is_empty(), "the host's folder is missing");
         ensure!(!guest.is_empty(), "the guest's path is missing");
+        ensure!(!guest.contains("::"), "expected HOST, HOST::GUEST, HOST::ro or HOST::GUEST::ro");
         Ok(Folder { host: PathBuf::from(host), guest: guest.to_owned(), read_only })
     }
 }
@@ -445,7 +446,7 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(text.parse::<Folder>().unwrap(), expected, "{text}");
         }
-        for text in ["", "::/srv", "data::"] {
+        for text in ["", "::/srv", "data::", "data::/srv::rw"] {
             assert!(text.parse::<Folder>().is_err(), "{text}");
         }
     }

@@ -87,7 +87,8 @@ impl Drain {
         self.deferred.close_after(clock::after(grace));
         self.stopping.send_replace(true);
         let pending = self.deferred.pending();
-        self.log.server(format_args!("stopping: {}, {pending} deferred calls pending", self.work()));
+        let work = self.work();
+        self.log.server(format_args!("stopping: {work}, {pending} deferred calls pending; those due in the next {} s will run, another signal stops at once", grace.as_secs_f64()));
         self.connections_closed().await;
         self.deferred_done().await;
         self.name_dropped();
