@@ -147,6 +147,29 @@ fn a_client_that_only_stops_sending_still_gets_its_answer() {
 }
 
 #[test]
+fn a_half_closed_client_gets_all_and_then_the_end() {
+    // The idle time is long: if the end of the connection came with it, this
+    // would take as long.
+    let server = setup(guest("echo")).options("--cores 2 --head-limit 1M --idle-timeout 600").start();
+    for kilobytes in [0, 1, 300, 1500, 2500, 4000] {
+        let body = vec![b'x'; kilobytes << 10];
+        let mut connection = Connection::open(server.address);
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut writer = connection.socket.try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            writer.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        // The server cannot send all until this client begins to read.
+        std::thread::sleep(Duration::from_millis(200));
+        let reply = connection.reply();
+        sender.join().unwrap();
+        assert_eq!((reply.complete, reply.body.len()), (true, kilobytes << 10));
+        connection.until_closed();
+    }
+}
+
+#[test]
 fn the_same_holds_on_a_unix_socket() {
     use std::os::unix::net::UnixStream;
     let folder = crate::support::Folder::new();

@@ -56,6 +56,14 @@ pub struct Patience {
     pub request: Duration,
 }
 
+impl EndOfInput {
+    fn wake_socket(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            socket.wake();
+        }
+    }
+}
+
 impl Activity {
     /// The activity of a connection whose first bytes came at `head_since`.
     pub fn new(is_http1: bool, head_since: Nanos) -> Arc<Activity> {
@@ -91,28 +99,38 @@ impl Activity {
         self.request_is_whole.store(true, Relaxed);
     }
 
-    /// Whoever reads the body of the request finds nothing to read yet.
-    pub fn body_waits(&self, cx: &Context<'_>) {
+    /// The client has been seen to send no more.
+    pub fn end_is_seen(&self) -> bool {
+        self.end_of_input.lock().is_seen
+    }
+
+    /// Whoever reads the body of the request found nothing to read. Only if the
+    /// end was seen before it looked is there nothing more to come.
+    pub fn body_waits(&self, end_was_seen: bool, cx: &Context<'_>) {
         let mut end = self.end_of_input.lock();
         end.body = Some(cx.waker().clone());
-        if end.is_seen {
+        if end.is_seen && end_was_seen {
             end.body_is_cut_short = true;
-            if let Some(socket) = end.socket.take() {
-                socket.wake();
-            }
+            end.wake_socket();
+        } else if end.is_seen {
+            cx.waker().wake_by_ref();
         }
     }
 
     /// The socket has met the end of what the client sends. True if that is to be
-    /// kept from the HTTP library, which takes it for a client that is gone: one
-    /// that waits for a response to a whole request need not send any more. If the
-    /// request turns out not to be whole, the task is woken.
+    /// kept from the HTTP library, which takes it for a client that is gone and
+    /// sends no more: one that waits for a response to a whole request, or has not
+    /// taken all of it, need not send anything. The task is woken when that changes.
     pub fn keeps_end(&self, cx: &Context<'_>) -> bool {
-        if !self.is_http1 || !self.has_request() {
+        let is_blocked = self.blocked_since.load(Relaxed) != 0;
+        if !self.is_http1 || !self.has_request() && !is_blocked {
             return false;
         }
         let mut end = self.end_of_input.lock();
         end.socket = Some(cx.waker().clone());
+        if !self.has_request() {
+            return true;
+        }
         end.is_seen = true;
         if let Some(body) = end.body.take() {
             // It looks once more, knowing that this was the end.
@@ -169,8 +187,11 @@ impl Activity {
     /// The result of writing bytes.
     pub fn note_write<T>(&self, write: &Poll<T>) {
         if write.is_ready() {
-            self.blocked_since.store(0, Relaxed);
+            let was_blocked = self.blocked_since.swap(0, Relaxed) != 0;
             self.response_has_begun.store(true, Relaxed);
+            if was_blocked && !self.has_request() {
+                self.end_of_input.lock().wake_socket();
+            }
         } else if self.blocked_since.load(Relaxed) == 0 {
             self.blocked_since.store(clock::now(), Relaxed);
         }
@@ -199,6 +220,7 @@ impl Drop for InFlight {
         self.0.note_progress();
         if self.0.requests.fetch_sub(1, Relaxed) == 1 {
             self.0.idle_since.store(clock::now(), Relaxed);
+            self.0.end_of_input.lock().wake_socket();
         }
     }
 }

@@ -81,8 +81,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.link.note_request_is_read();
+        let end_was_seen = self.activity.end_is_seen();
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            self.activity.body_waits(cx);
+            self.activity.body_waits(end_was_seen, cx);
             let wait_max = self.limits.wait_max;
             let waiting = self
                 .waiting

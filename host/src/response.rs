@@ -270,7 +270,7 @@ impl ResponseBody {
                         self.rest = Rest::Nothing;
                         Poll::Ready(None)
                     }
-                    Poll::Pending if more_may_come => Poll::Pending,
+                    Poll::Pending if more_may_come || link.is_passed_on() => Poll::Pending,
                     Poll::Pending | Poll::Ready(Some(Err(_)) | None) => self.break_off(cx),
                 }
             }
