@@ -194,6 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_cannot_forge_lines_of_the_log_nor_fill_it() {
+        let said = format!("no\n2026-01-01T00:00:00Z forged\u{1b}[2J{}", "x".repeat(1 << 20));
+        for failure in [Failure::CallbackError(said.clone()), Failure::GuestError(said)] {
+            let line = failure.to_string();
+            assert!(!line.contains(char::is_control), "{line:?}");
+            assert!(line.len() < 4096);
+        }
+    }
+
+    #[test]
     fn a_client_is_not_told_how_the_guest_failed() {
         let response = Failure::GuestError("secret".into()).response::<String>();
         assert_eq!(response.into_body(), "500 Internal Server Error\n");
