@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{DataKind, Encoding, Parser, Payload};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
@@ -15,6 +15,8 @@ use wasmtime_wasi_http::{p2, p3};
 
 use crate::imports::timers;
 use crate::logging::Log;
+use crate::memories::Memories;
+use crate::stacks::Stacks;
 use crate::state::{ELEMENT_BYTES, Host, State};
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
@@ -28,6 +30,9 @@ const RESERVATION_BYTES: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
+/// Initial data of a guest that is copied into each instance. More of it is mapped
+/// instead, page by page as the guest touches it.
+const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 
 /// What one server needs of its guest.
 pub struct Program {
@@ -74,10 +79,13 @@ impl Program {
     }
 }
 
-/// What a component shows to the outside: the names of its imports and exports.
+/// What is known of a component before it is compiled: the names of its imports
+/// and exports, and how much data comes with it.
 struct Face {
     imports: Vec<String>,
     exports: Vec<String>,
+    /// What each instance's memories initially hold beside zeros.
+    data_bytes: u64,
 }
 
 impl Face {
@@ -90,7 +98,7 @@ impl Face {
             }
             bail!("is not WebAssembly");
         }
-        let mut face = Face { imports: Vec::new(), exports: Vec::new() };
+        let mut face = Face { imports: Vec::new(), exports: Vec::new(), data_bytes: 0 };
         let mut nested = 0;
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.context("is not valid WebAssembly")? {
@@ -109,6 +117,14 @@ impl Face {
                 Payload::ComponentExportSection(exports) if nested == 0 => {
                     for export in exports {
                         face.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                Payload::DataSection(segments) => {
+                    for segment in segments {
+                        let segment = segment?;
+                        if matches!(segment.kind, DataKind::Active { .. }) {
+                            face.data_bytes += segment.data.len() as u64;
+                        }
                     }
                 }
                 _ => {}
@@ -151,6 +167,12 @@ impl Face {
 
     fn has_export(&self, name: &str) -> bool {
         self.exports.iter().any(|export| export == name)
+    }
+
+    /// Copying its data costs less than mapping it: instances take their memories
+    /// from `memories`. Otherwise wasmtime's own pool maps the data copy-on-write.
+    fn is_small(&self) -> bool {
+        self.data_bytes <= DATA_BYTES_COPIED_MAX
     }
 
     /// The guest needs tasks that run concurrently. An engine without them is
@@ -218,11 +240,15 @@ impl Compiled {
                 room.memory_bytes_max
             );
         }
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
-            room,
-            &needs,
-            face.is_concurrent(),
-        )));
+        // A guest for 0.3 may have a stack for each of its tasks.
+        let stacks_max = room.cores.saturating_mul(if face.is_concurrent() { 4 } else { 1 });
+        if face.is_small() {
+            config.with_host_memory(Arc::new(Memories::new()));
+            config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
+        } else {
+            let pool = pool(room, &needs, stacks_max);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        }
         let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
             format!("no room for --cores {} with --memory-limit {}", room.cores, room.memory_bytes_max)
         })?;
@@ -265,14 +291,13 @@ fn config(face: &Face, cache: Option<Cache>) -> Config {
     config.wasm_component_model_async(face.is_concurrent());
     config.concurrency_support(face.is_concurrent());
     config.memory_reservation(RESERVATION_BYTES);
+    config.memory_init_cow(!face.is_small());
     config
 }
 
-fn pool(room: Room, needs: &ResourcesRequired, is_concurrent: bool) -> PoolingAllocationConfig {
+fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAllocationConfig {
     let of_all = |of_one: u32| of_one.saturating_mul(room.cores);
     let elements_max = needs.max_initial_table_size.unwrap_or(0).max(TABLE_ELEMENTS_MAX);
-    // A guest for 0.3 may have a stack for each of its tasks.
-    let stacks_of_one = if is_concurrent { 4 } else { 1 };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(room.cores)
         .total_core_instances(of_all(1000))
@@ -287,7 +312,7 @@ fn pool(room: Room, needs: &ResourcesRequired, is_concurrent: bool) -> PoolingAl
         .max_tables_per_component(needs.num_tables)
         .max_tables_per_module(needs.num_tables)
         .table_elements(elements_max as usize)
-        .total_stacks(of_all(stacks_of_one))
+        .total_stacks(stacks_max)
         .total_gc_heaps(room.cores)
         // What an instance touched is given back with one system call, and what
         // the next one will touch too stays: the greatest single saving for

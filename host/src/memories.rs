@@ -1,0 +1,363 @@
+//! Linear memories, handed from one instance to the next.
+//!
+//! A fresh instance needs memory that is all zeros. Taking it from the system, or
+//! watching which pages the last instance wrote, changes page tables; a process
+//! with several threads pays for that on all of its CPUs. Here a memory keeps its
+//! pages: when an instance is gone, those that it touched are found with one
+//! system call and overwritten with zeros, and no page table changes. Only a
+//! memory that grew is cut back to its initial size by the system, since what lies
+//! behind its end must trap.
+//!
+//! That suits guests that are small. For others see `guest`.
+
+use std::fs::File;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Bytes of one memory that stay in place for the next instance; what was touched
+/// beyond them goes back to the system.
+const RESIDENT_BYTES_MAX: usize = 256 << 10;
+
+/// Where instances take their memories from.
+pub struct Memories(Arc<Shared>);
+
+struct Shared {
+    /// All zeros; accessible are as many bytes as the memory had initially. The
+    /// one that was used last is taken first: its pages are in the CPU's caches.
+    free: Mutex<Vec<Mapping>>,
+    /// `/proc/self/pagemap`; none where the system has no such thing.
+    pagemap: Option<File>,
+}
+
+impl Memories {
+    pub fn new() -> Memories {
+        let pagemap = File::open("/proc/self/pagemap").ok();
+        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), pagemap }))
+    }
+}
+
+// SAFETY: a memory is a mapping of its own, of the size that was asked for, with
+// its guard, page-aligned, zeroed, and not touched while an instance has it.
+unsafe impl MemoryCreator for Memories {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        _maximum: Option<usize>,
+        reserved_size_in_bytes: Option<usize>,
+        guard_size_in_bytes: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let reserved = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
+        let fits = |mapping: &Mapping| {
+            mapping.bytes_accessible == minimum
+                && mapping.bytes_reserved == reserved
+                && mapping.bytes_mapped >= reserved + guard_size_in_bytes
+        };
+        let free = {
+            let mut free = self.0.free.lock();
+            free.iter().rposition(fits).map(|index| free.remove(index))
+        };
+        let mapping = match free {
+            Some(mapping) => mapping,
+            None => Mapping::new(minimum, reserved, guard_size_in_bytes)
+                .map_err(|error| format!("no address space for a memory: {error}"))?,
+        };
+        Ok(Box::new(Memory { mapping: Some(mapping), bytes_min: minimum, shared: self.0.clone() }))
+    }
+}
+
+/// The memory of one instance.
+struct Memory {
+    /// None only while it is dropped.
+    mapping: Option<Mapping>,
+    bytes_min: usize,
+    shared: Arc<Shared>,
+}
+
+impl Memory {
+    fn mapping(&self) -> &Mapping {
+        self.mapping.as_ref().expect("the mapping leaves when the memory is dropped")
+    }
+}
+
+// SAFETY: base and reservation stay as they are until the memory is dropped, and
+// what is not accessible traps.
+unsafe impl LinearMemory for Memory {
+    fn byte_size(&self) -> usize {
+        self.mapping().bytes_accessible
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.mapping().bytes_reserved
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        let mapping = self.mapping.as_mut().expect("the mapping leaves when the memory is dropped");
+        Ok(mapping.grow(new_size)?)
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.mapping().base.as_ptr()
+    }
+}
+
+impl Drop for Memory {
+    /// One that cannot be cleared is given back to the system.
+    fn drop(&mut self) {
+        let Some(mut mapping) = self.mapping.take() else { return };
+        let cleared = mapping.clear(self.shared.pagemap.as_ref()).and_then(|()| mapping.cut(self.bytes_min));
+        if cleared.is_ok() {
+            self.shared.free.lock().push(mapping);
+        }
+    }
+}
+
+/// A piece of address space: accessible at its beginning, reserved behind that,
+/// and a guard at its end.
+struct Mapping {
+    base: NonNull<u8>,
+    bytes_accessible: usize,
+    bytes_reserved: usize,
+    bytes_mapped: usize,
+}
+
+// SAFETY: the address space belongs to this value alone.
+unsafe impl Send for Mapping {}
+// SAFETY: what changes it takes `&mut self`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(accessible: usize, reserved: usize, guard: usize) -> std::io::Result<Mapping> {
+        let bytes_mapped = reserved + guard;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, at a place that the system chooses.
+        let base =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), bytes_mapped, ProtFlags::empty(), flags)? };
+        let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
+        let mut mapping = Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped };
+        mapping.grow(accessible)?;
+        Ok(mapping)
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: callers stay within the mapping.
+        unsafe { self.base.as_ptr().add(offset) }
+    }
+
+    fn grow(&mut self, bytes: usize) -> std::io::Result<()> {
+        let more = bytes.saturating_sub(self.bytes_accessible);
+        if more > 0 {
+            let flags = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: wasmtime grows a memory within its reservation only.
+            unsafe { mprotect(self.at(self.bytes_accessible).cast(), more, flags)? };
+            self.bytes_accessible = bytes;
+        }
+        Ok(())
+    }
+
+    /// Makes all but the first `bytes` inaccessible again.
+    fn cut(&mut self, bytes: usize) -> std::io::Result<()> {
+        let surplus = self.bytes_accessible.saturating_sub(bytes);
+        if surplus > 0 {
+            // SAFETY: within the mapping, which no instance has at present.
+            unsafe { mprotect(self.at(bytes).cast(), surplus, MprotectFlags::empty())? };
+            self.bytes_accessible = bytes;
+        }
+        Ok(())
+    }
+
+    /// Overwrites with zeros what is not zero.
+    fn clear(&mut self, pagemap: Option<&File>) -> std::io::Result<()> {
+        let mut regions = [Region::default(); 64];
+        let Some(touched) = pagemap.and_then(|pagemap| self.touched(pagemap, &mut regions)) else {
+            return self.discard(0, self.bytes_accessible);
+        };
+        let mut resident = 0;
+        for region in &regions[..touched.regions] {
+            let start = region.start as usize - self.base.as_ptr() as usize;
+            let bytes = (region.end - region.start) as usize;
+            resident += bytes;
+            if resident > RESIDENT_BYTES_MAX {
+                return self.discard(start, self.bytes_accessible - start);
+            }
+            // SAFETY: the accessible part of a memory that no instance has.
+            unsafe { self.at(start).write_bytes(0, bytes) };
+        }
+        let seen = touched.end as usize - self.base.as_ptr() as usize;
+        self.discard(seen, self.bytes_accessible - seen)
+    }
+
+    /// Gives pages back to the system; they are zeros when they are touched again.
+    fn discard(&mut self, start: usize, bytes: usize) -> std::io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: private, anonymous pages of a memory that no instance has.
+        unsafe { Ok(madvise(self.at(start).cast(), bytes, Advice::LinuxDontNeed)?) }
+    }
+
+    /// Finds the pages that the system holds for this memory, whether in place or
+    /// swapped out; none if it cannot tell (Linux can since 6.7).
+    fn touched(&self, pagemap: &File, regions: &mut [Region]) -> Option<Touched> {
+        let start = self.base.as_ptr() as u64;
+        let end = start + self.bytes_accessible as u64;
+        let scan = PagemapScan(ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start,
+            end,
+            regions: regions.as_mut_ptr() as u64,
+            regions_max: regions.len() as u64,
+            // All but the system's own page of zeros, which a read leaves.
+            category_inverted: PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_PFNZERO,
+            category_any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_PRESENT,
+            ..ScanArgument::default()
+        });
+        // SAFETY: the system writes to `regions` and to the argument only.
+        unsafe { rustix::ioctl::ioctl(pagemap, scan).ok() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped in this size, and nobody has a pointer to it.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes_mapped) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+
+/// What a scan found: so many regions, up to this address.
+struct Touched {
+    regions: usize,
+    end: u64,
+}
+
+/// `PAGEMAP_SCAN` (Linux, Documentation/admin-guide/mm/pagemap.rst).
+struct PagemapScan(ScanArgument);
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_max: u64,
+    pages_max: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_any_of: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+// SAFETY: the number and the argument are those of `PAGEMAP_SCAN`; the system
+// writes the end of its walk into the argument and gives the count of regions.
+unsafe impl Ioctl for PagemapScan {
+    type Output = Touched;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::read_write::<ScanArgument>(b'f', 16)
+    }
+
+    fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
+        (&raw mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        output: IoctlOutput,
+        argument: *mut rustix::ffi::c_void,
+    ) -> rustix::io::Result<Touched> {
+        // SAFETY: it is the argument that `as_ptr` gave.
+        let end = unsafe { (*argument.cast::<ScanArgument>()).walk_end };
+        Ok(Touched { regions: output as usize, end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 64 << 10;
+
+    fn memory(memories: &Memories, pages: usize) -> Memory {
+        let mapping = Mapping::new(pages * PAGE, 100 * PAGE, PAGE).unwrap();
+        Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() }
+    }
+
+    fn bytes(memory: &mut Memory) -> &mut [u8] {
+        // SAFETY: accessible, and borrowed from the memory.
+        unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_size()) }
+    }
+
+    fn is_clear_for_the_next(memories: &Memories, pages: usize) {
+        let mapping = memories.0.free.lock().pop().expect("it came back");
+        let mut next =
+            Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() };
+        assert_eq!(next.byte_size(), pages * PAGE);
+        next.grow_to(50 * PAGE).unwrap();
+        assert!(bytes(&mut next).iter().all(|byte| *byte == 0));
+    }
+
+    fn both(test: impl Fn(Memories)) {
+        test(Memories::new());
+        test(Memories(Arc::new(Shared { free: Mutex::default(), pagemap: None })));
+    }
+
+    #[test]
+    fn a_memory_is_zeros_for_the_next_instance() {
+        both(|memories| {
+            let mut memory = memory(&memories, 3);
+            for at in [0, 5000, PAGE, 3 * PAGE - 1] {
+                bytes(&mut memory)[at] = 1;
+            }
+            drop(memory);
+            is_clear_for_the_next(&memories, 3);
+        });
+    }
+
+    #[test]
+    fn a_memory_that_grew_is_cut_and_zeros() {
+        both(|memories| {
+            let mut memory = memory(&memories, 1);
+            memory.grow_to(40 * PAGE).unwrap();
+            bytes(&mut memory).fill(7);
+            drop(memory);
+            is_clear_for_the_next(&memories, 1);
+        });
+    }
+
+    #[test]
+    fn more_touched_pages_than_one_look_finds_are_cleared() {
+        both(|memories| {
+            let mut memory = memory(&memories, 40);
+            for page in bytes(&mut memory).chunks_mut(8192) {
+                page[0] = 9;
+            }
+            drop(memory);
+            is_clear_for_the_next(&memories, 40);
+        });
+    }
+}
