@@ -136,8 +136,7 @@ impl Mapping {
         let bytes_mapped = reserved + guard;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping, at a place that the system chooses.
-        let base =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), bytes_mapped, ProtFlags::empty(), flags)? };
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes_mapped, ProtFlags::empty(), flags)? };
         let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
         let mut mapping = Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped };
         mapping.grow(accessible)?;
@@ -314,8 +313,7 @@ mod tests {
 
     fn is_clear_for_the_next(memories: &Memories, pages: usize) {
         let mapping = memories.0.free.lock().pop().expect("it came back");
-        let mut next =
-            Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() };
+        let mut next = Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() };
         assert_eq!(next.byte_size(), pages * PAGE);
         next.grow_to(50 * PAGE).unwrap();
         assert!(bytes(&mut next).iter().all(|byte| *byte == 0));
