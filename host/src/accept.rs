@@ -2,14 +2,15 @@
 //! here, and no error of one client ends it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,14 +21,23 @@ use crate::socket::Stream;
 /// How long accepting pauses when the system has no more to give.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket that is bound and listens.
+/// A socket that is bound and listens, and does not yet belong to a runtime.
+pub enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+}
+
+/// The file of a Unix socket, removed with the last listener.
+pub struct SocketFile(PathBuf);
+
+/// A socket that accepts.
 pub struct Listener {
     socket: ListeningSocket,
 }
 
 enum ListeningSocket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix { listener: UnixListener, _file: Arc<SocketFile> },
 }
 
 /// A connection with its place among `--connections`, given back on drop.
@@ -38,31 +48,96 @@ pub struct Accepted {
     pub place: OwnedSemaphorePermit,
 }
 
-impl Listener {
-    /// Binds `address` and listens. Must run inside the runtime.
-    pub fn bind(address: &Address, backlog: u32) -> Result<Listener> {
-        let socket = match address {
-            Address::Unix(path) => {
-                listen_unix(path, backlog).map(|listener| ListeningSocket::Unix(listener, path.clone()))
+impl Bound {
+    /// Binds `address` and listens.
+    pub fn one(address: &Address, backlog: u32) -> Result<Bound> {
+        bind(address, backlog, Sharing::Alone).with_context(|| cannot_listen(address))
+    }
+
+    /// Binds `address` and listens, with a socket for each of `count` threads:
+    /// the system spreads the connections over them.
+    pub fn many(address: &Address, backlog: u32, count: usize) -> Result<Vec<Bound>> {
+        let many = || -> Result<Vec<Bound>> {
+            if count == 1 {
+                return Ok(vec![bind(address, backlog, Sharing::Alone)?]);
             }
-            Address::Tcp(address) => listen_tcp(*address, backlog, true).map(ListeningSocket::Tcp),
-            Address::EveryInterface(port) => listen_every_interface(*port, backlog).map(ListeningSocket::Tcp),
+            if address.port().is_some_and(|port| port != 0) {
+                // Sockets that share a port share it with everyone who asks: so it
+                // is seen first whether another server has it.
+                drop(bind(address, backlog, Sharing::Alone)?);
+            }
+            let first = bind(address, backlog, Sharing::Port)?;
+            let mut bound = Vec::with_capacity(count);
+            for _ in 1..count {
+                bound.push(first.again(backlog)?);
+            }
+            bound.push(first);
+            Ok(bound)
         };
-        let socket = socket.with_context(|| format!("cannot listen on {address}; choose another address"))?;
-        Ok(Listener { socket })
+        many().with_context(|| cannot_listen(address))
+    }
+
+    /// Another socket with the same address.
+    fn again(&self, backlog: u32) -> Result<Bound> {
+        match self {
+            Bound::Tcp(listener) => {
+                let address = listener.local_addr()?;
+                let only_v6 = address.is_ipv6() && SockRef::from(listener).only_v6()?;
+                listen_tcp(address, backlog, only_v6, Sharing::Port).map(Bound::Tcp)
+            }
+            Bound::Unix(listener, file) => Ok(Bound::Unix(listener.try_clone()?, file.clone())),
+        }
     }
 
     /// The URL of this server, such as `http://127.0.0.1:8080/`.
     pub fn url(&self) -> String {
-        match &self.socket {
-            ListeningSocket::Tcp(listener) => match listener.local_addr() {
+        match self {
+            Bound::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => format!("http://{address}/"),
                 Err(_) => "http://?/".to_owned(),
             },
-            ListeningSocket::Unix(_, path) => format!("unix:{}", path.display()),
+            Bound::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
     }
 
+    /// Hands it to the runtime that this runs in.
+    pub fn listener(self) -> io::Result<Listener> {
+        let socket = match self {
+            Bound::Tcp(listener) => ListeningSocket::Tcp(TcpListener::from_std(listener)?),
+            Bound::Unix(listener, file) => {
+                ListeningSocket::Unix { listener: UnixListener::from_std(listener)?, _file: file }
+            }
+        };
+        Ok(Listener { socket })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Whether a TCP port is bound by one socket or by several.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Port,
+}
+
+fn cannot_listen(address: &Address) -> String {
+    format!("cannot listen on {address}; choose another address")
+}
+
+fn bind(address: &Address, backlog: u32, sharing: Sharing) -> Result<Bound> {
+    match address {
+        Address::Unix(path) => listen_unix(path, backlog),
+        Address::Tcp(address) => listen_tcp(*address, backlog, true, sharing).map(Bound::Tcp),
+        Address::EveryInterface(port) => listen_every_interface(*port, backlog, sharing).map(Bound::Tcp),
+    }
+}
+
+impl Listener {
     /// Waits for a place and a connection. It has no error: what is wrong with one
     /// connection is that client's affair, and when the system has no more
     /// descriptors, it waits until it has.
@@ -93,18 +168,10 @@ impl Listener {
                 let _ = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), Some(address.ip())))
             }
-            ListeningSocket::Unix(listener, _) => {
+            ListeningSocket::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream), None))
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let ListeningSocket::Unix(_, path) = &self.socket {
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -126,11 +193,10 @@ fn is_of_one_client(error: &io::Error) -> bool {
 }
 
 /// IPv6 and IPv4 on one socket, or IPv4 alone where the system has no IPv6.
-fn listen_every_interface(port: u16, backlog: u32) -> Result<TcpListener> {
-    let both = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-    match listen_tcp(both, backlog, false) {
+fn listen_every_interface(port: u16, backlog: u32, sharing: Sharing) -> Result<std::net::TcpListener> {
+    match listen_tcp(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), backlog, false, sharing) {
         Err(error) if !is_in_use(&error) => {
-            listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), backlog, false)
+            listen_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), backlog, false, sharing)
         }
         bound => bound,
     }
@@ -140,26 +206,32 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-fn listen_tcp(address: SocketAddr, backlog: u32, only_v6: bool) -> Result<TcpListener> {
+fn listen_tcp(
+    address: SocketAddr,
+    backlog: u32,
+    only_v6: bool,
+    sharing: Sharing,
+) -> Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
     // So that a restart need not wait for old connections to be forgotten.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::Port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(backlog.min(i32::MAX as u32) as i32)?;
-    Ok(TcpListener::from_std(socket.into())?)
+    Ok(socket.into())
 }
 
-fn listen_unix(path: &Path, backlog: u32) -> Result<UnixListener> {
+fn listen_unix(path: &Path, backlog: u32) -> Result<Bound> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     socket.listen(backlog.min(i32::MAX as u32) as i32)?;
-    Ok(UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))?)
+    Ok(Bound::Unix(OwnedFd::from(socket).into(), Arc::new(SocketFile(path.to_owned()))))
 }
 
 /// Removes a socket that a server left behind which did not stop cleanly. One

@@ -151,7 +151,7 @@ impl Activity {
 
     /// Some of a response was taken.
     pub fn note_progress(&self) {
-        self.progress_at.store(clock::now(), Relaxed);
+        self.progress_at.store(clock::coarse(), Relaxed);
     }
 
     /// When the client will have taken too long, as things stand.
@@ -178,9 +178,9 @@ impl Activity {
         }
         if !self.is_http1 {
             // Which may be a ping as well as a head.
-            self.idle_since.store(clock::now(), Relaxed);
+            self.idle_since.store(clock::coarse(), Relaxed);
         } else if self.head_since.load(Relaxed) == 0 {
-            self.head_since.store(clock::now(), Relaxed);
+            self.head_since.store(clock::coarse(), Relaxed);
         }
     }
 
@@ -193,7 +193,7 @@ impl Activity {
                 self.end_of_input.lock().wake_socket();
             }
         } else if self.blocked_since.load(Relaxed) == 0 {
-            self.blocked_since.store(clock::now(), Relaxed);
+            self.blocked_since.store(clock::coarse(), Relaxed);
         }
     }
 
@@ -219,7 +219,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.note_progress();
         if self.0.requests.fetch_sub(1, Relaxed) == 1 {
-            self.0.idle_since.store(clock::now(), Relaxed);
+            self.0.idle_since.store(clock::coarse(), Relaxed);
             self.0.end_of_input.lock().wake_socket();
         }
     }

@@ -31,12 +31,8 @@ struct Run {
     core: u32,
 }
 
-/// Starts a deferred call in a task of its own, which ends with the call.
-pub fn start(service: Arc<Service>, limits: Limits, core: CoreGuard<Instance>, call: Call) {
-    tokio::spawn(run(service, limits, core, call));
-}
-
-async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
+/// Runs a deferred call.
+pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
     let Call { id, scheduled, due, started, attempt, .. } = call;
     let run = Run { id, scheduled, due, started, attempt, core: core.number() };
     let stats = service.book.stats.clone();

@@ -5,11 +5,15 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
 /// Nanoseconds on the server's monotonic clock.
 pub type Nanos = u64;
 
 struct Start {
     instant: Instant,
+    /// The same moment, as the system's clock has it.
+    monotonic_nanos: u64,
     unix_nanos: u64,
 }
 
@@ -17,13 +21,24 @@ fn start() -> &'static Start {
     static START: OnceLock<Start> = OnceLock::new();
     START.get_or_init(|| {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Start { instant: Instant::now(), unix_nanos: since_epoch.as_nanos() as u64 }
+        let monotonic_nanos = nanos(clock_gettime(ClockId::Monotonic));
+        Start { instant: Instant::now(), monotonic_nanos, unix_nanos: since_epoch.as_nanos() as u64 }
     })
 }
 
 /// The time now. The first reading of a process starts the clock.
 pub fn now() -> Nanos {
     start().instant.elapsed().as_nanos() as Nanos
+}
+
+/// The time at the last tick of the system, which is some milliseconds ago: for
+/// what is read often and counts in seconds. It is never 0.
+pub fn coarse() -> Nanos {
+    nanos(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(start().monotonic_nanos).max(1)
+}
+
+fn nanos(time: Timespec) -> u64 {
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// `nanos` of the clock as nanoseconds since the Unix epoch, for information: it

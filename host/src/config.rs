@@ -197,6 +197,17 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// The TCP port; 0 asks the system for one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Address::Tcp(address) => Some(address.port()),
+            Address::EveryInterface(port) => Some(*port),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = anyhow::Error;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::Worker;
 
 /// One core while no call holds it.
 #[derive(Debug)]
@@ -17,12 +17,26 @@ pub struct Core<I: Send + 'static> {
 /// A core that is taken by a call. Dropping it gives the core back.
 pub struct CoreGuard<I: Send + 'static> {
     core: Option<Core<I>>,
-    dispatch: Arc<Dispatch<I>>,
+    /// Who gives it back.
+    worker: Arc<Worker<I>>,
 }
 
 impl<I: Send + 'static> CoreGuard<I> {
-    pub(crate) fn new(core: Core<I>, dispatch: Arc<Dispatch<I>>) -> CoreGuard<I> {
-        CoreGuard { core: Some(core), dispatch }
+    pub(crate) fn new(core: Core<I>, worker: Arc<Worker<I>>) -> CoreGuard<I> {
+        CoreGuard { core: Some(core), worker }
+    }
+
+    /// The worker whose core this is for the time of the call.
+    pub fn worker(&self) -> usize {
+        self.worker.number()
+    }
+
+    /// The core, taken over from the worker that gave it.
+    pub(crate) fn moved_to(mut self, worker: &Arc<Worker<I>>) -> CoreGuard<I> {
+        if self.worker.number() != worker.number() {
+            self.worker = worker.clone();
+        }
+        self
     }
 
     /// The core's number.
@@ -50,7 +64,7 @@ impl<I: Send + 'static> CoreGuard<I> {
 impl<I: Send + 'static> Drop for CoreGuard<I> {
     fn drop(&mut self) {
         if let Some(core) = self.core.take() {
-            self.dispatch.give_back(core);
+            self.worker.give_back(core);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use wasmtime::Engine;
+use wasmtime::{Engine, EngineWeak};
 
 use crate::clock::Nanos;
 
@@ -14,13 +14,16 @@ use crate::clock::Nanos;
 /// deadline is looked at.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// Starts the clock; it runs as long as the engine is in use.
-pub fn start(engine: &Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
+/// Starts the clock of these engines; it runs as long as one of them is in use.
+pub fn start<'a>(engines: impl Iterator<Item = &'a Engine>) -> std::io::Result<()> {
+    let mut engines: Vec<EngineWeak> = engines.map(Engine::weak).collect();
     let tick = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
+        while !engines.is_empty() {
+            engines.retain(|engine| {
+                let engine = engine.upgrade();
+                engine.iter().for_each(Engine::increment_epoch);
+                engine.is_some()
+            });
             std::thread::sleep(TICK);
         }
     };

@@ -34,7 +34,7 @@ const TABLE_ELEMENTS_MAX: u64 = 100_000;
 /// instead, page by page as the guest touches it.
 const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 
-/// What one server needs of its guest.
+/// What one worker needs of the guest.
 pub struct Program {
     pub(crate) engine: Engine,
     pub(crate) pre: InstancePre<State>,
@@ -61,21 +61,57 @@ pub(crate) struct Callback {
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     pub cores: u32,
+    /// Programs that are made of one guest. Each has room for all cores.
+    pub programs: u32,
     pub memory_bytes_max: usize,
 }
 
-impl Program {
-    /// Reads, checks, compiles and links the guest in `file`. Compiled code is
-    /// kept in the folder `cache`. The error says what to change.
-    pub fn load(file: &Path, cache: Option<&Path>, room: Room, host: Arc<Host>) -> Result<Program> {
-        let bytes =
-            std::fs::read(file).with_context(|| format!("--guest {}: cannot be read", file.display()))?;
-        let named = || format!("--guest {}", file.display());
-        let face = Face::read(&bytes).with_context(named)?;
-        face.check().with_context(named)?;
-        let cache = cache.and_then(|folder| open_cache(folder, &host.log));
-        let compiled = Compiled::new(&bytes, &face, cache, room).with_context(named)?;
-        compiled.link(&face, host).with_context(named)
+/// A guest that is checked and compiled.
+pub struct Guest {
+    face: Face,
+    code: Code,
+    room: Room,
+    /// The option that named it, for errors.
+    name: String,
+}
+
+impl Guest {
+    /// Reads, checks and compiles the guest in `file`. Compiled code is kept in the
+    /// folder `cache`. The error says what to change.
+    pub fn load(file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
+        let name = format!("--guest {}", file.display());
+        let bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
+        let face = Face::read(&bytes).with_context(|| name.clone())?;
+        face.check().with_context(|| name.clone())?;
+        let cache = cache.and_then(|folder| open_cache(folder, log));
+        let code = Code::compile(&bytes, &face, cache, room).with_context(|| name.clone())?;
+        Ok(Guest { face, code, room, name })
+    }
+
+    /// Links it. A program has an engine, memories and stacks of its own, so that
+    /// workers that have a program each meet nowhere.
+    pub fn program(&self, host: Arc<Host>) -> Result<Program> {
+        let component = self.component().with_context(|| self.name.clone())?;
+        link(component, &self.face, host).with_context(|| self.name.clone())
+    }
+
+    fn component(&self) -> Result<Component> {
+        let mut config = config(&self.face, self.code.reservation_bytes, None);
+        // A guest for 0.3 may have a stack for each of its tasks.
+        let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
+        if self.face.is_small() {
+            config.with_host_memory(Arc::new(Memories::new()));
+            config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
+        } else {
+            let pool = pool(self.room, &self.code.needs, stacks_max);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        }
+        let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
+            let Room { cores, memory_bytes_max, .. } = self.room;
+            format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}")
+        })?;
+        // SAFETY: the code was made by `serialize` of this process.
+        Ok(unsafe { Component::deserialize(&engine, &self.code.bytes) }?)
     }
 }
 
@@ -200,24 +236,20 @@ fn open_cache(folder: &Path, log: &Log) -> Option<Cache> {
     }
 }
 
-/// A component in an engine whose pool fits it.
-struct Compiled {
-    engine: Engine,
-    component: Component,
+/// Compiled code, for engines that differ by nothing but where their instances
+/// take memory from: what an instance needs is known only after compiling, and
+/// the pool belongs to the engine.
+struct Code {
+    bytes: Vec<u8>,
+    needs: ResourcesRequired,
+    /// Bytes of address space for each memory.
+    reservation_bytes: u64,
 }
 
-impl Compiled {
-    fn new(bytes: &[u8], face: &Face, cache: Option<Cache>, room: Room) -> Result<Compiled> {
-        // What the pool must hold is known only after compiling, and the pool is
-        // a part of the engine: so the first engine compiles, and the second,
-        // which differs by nothing but the pool, takes over the code.
-        let mut config = config(face, cache);
-        let compiled = Component::new(&Engine::new(&config)?, bytes)
-            .map_err(anyhow::Error::from)
-            .context("cannot be compiled")?;
-        let needs = compiled
-            .resources_required()
-            .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
+impl Code {
+    fn compile(bytes: &[u8], face: &Face, cache: Option<Cache>, room: Room) -> Result<Code> {
+        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, cache.clone())?;
+        let needs = &code.needs;
         let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
         let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
         let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
@@ -226,71 +258,59 @@ impl Compiled {
             "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {}",
             room.memory_bytes_max
         );
-        let memories = u64::from(needs.num_memories.max(1)) * u64::from(room.cores);
-        let is_large = memories.saturating_mul(RESERVATION_BYTES) > ADDRESS_SPACE_BYTES;
-        if is_large {
-            // Compiled again, with explicit bounds checks.
-            let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
-            config.memory_reservation(reservation).gc_heap_reservation(reservation);
-            let small = memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES;
-            ensure!(
-                small,
-                "--cores {} with --memory-limit {} need more address space than there is",
-                room.cores,
-                room.memory_bytes_max
-            );
+        let memories =
+            u64::from(needs.num_memories.max(1)) * u64::from(room.cores) * u64::from(room.programs);
+        if memories.saturating_mul(RESERVATION_BYTES) <= ADDRESS_SPACE_BYTES {
+            return Ok(code);
         }
-        // A guest for 0.3 may have a stack for each of its tasks.
-        let stacks_max = room.cores.saturating_mul(if face.is_concurrent() { 4 } else { 1 });
-        if face.is_small() {
-            config.with_host_memory(Arc::new(Memories::new()));
-            config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
-        } else {
-            let pool = pool(room, &needs, stacks_max);
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-        }
-        let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
-            format!("no room for --cores {} with --memory-limit {}", room.cores, room.memory_bytes_max)
-        })?;
-        let component = if is_large {
-            Component::new(&engine, bytes)
-        } else {
-            compiled.serialize().and_then(|code| {
-                // SAFETY: the code was made by `serialize` of this process.
-                unsafe { Component::deserialize(&engine, code) }
-            })
-        };
-        Ok(Compiled { engine, component: component? })
+        // Compiled again, with explicit bounds checks.
+        let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
+        ensure!(
+            memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES,
+            "--cores {} with --memory-limit {} need more address space than there is",
+            room.cores,
+            room.memory_bytes_max
+        );
+        Code::compile_for(reservation, bytes, face, cache)
     }
 
-    fn link(self, face: &Face, host: Arc<Host>) -> Result<Program> {
-        let Compiled { engine, component } = self;
-        let linker = linker(&engine, face.is_concurrent())?;
-        let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
-            format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, and `{}`", timers::INTERFACE)
-        })?;
-        let handler = if face.is_p3() {
-            Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
-        } else {
-            Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
-        };
-        let callback =
-            [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
-                let interface = component.get_export_index(None, name)?;
-                let run = component.get_export_index(Some(&interface), "run")?;
-                Some(Callback { run, is_async })
-            });
-        Ok(Program { engine, pre, handler, callback, host })
+    fn compile_for(reservation_bytes: u64, bytes: &[u8], face: &Face, cache: Option<Cache>) -> Result<Code> {
+        let compiled = Component::new(&Engine::new(&config(face, reservation_bytes, cache))?, bytes)
+            .map_err(anyhow::Error::from)
+            .context("cannot be compiled")?;
+        let needs = compiled
+            .resources_required()
+            .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
+        Ok(Code { bytes: compiled.serialize()?, needs, reservation_bytes })
     }
 }
 
-fn config(face: &Face, cache: Option<Cache>) -> Config {
+fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
+    let engine = component.engine().clone();
+    let linker = linker(&engine, face.is_concurrent())?;
+    let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
+        format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, and `{}`", timers::INTERFACE)
+    })?;
+    let handler = if face.is_p3() {
+        Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
+    } else {
+        Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
+    };
+    let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
+        let interface = component.get_export_index(None, name)?;
+        let run = component.get_export_index(Some(&interface), "run")?;
+        Some(Callback { run, is_async })
+    });
+    Ok(Program { engine, pre, handler, callback, host })
+}
+
+fn config(face: &Face, reservation_bytes: u64, cache: Option<Cache>) -> Config {
     let mut config = Config::new();
     config.cache(cache);
     config.epoch_interruption(true);
     config.wasm_component_model_async(face.is_concurrent());
     config.concurrency_support(face.is_concurrent());
-    config.memory_reservation(RESERVATION_BYTES);
+    config.memory_reservation(reservation_bytes).gc_heap_reservation(reservation_bytes);
     config.memory_init_cow(!face.is_small());
     config
 }

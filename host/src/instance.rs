@@ -14,7 +14,7 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::guest::{Callback, Handler, Program};
+use crate::guest::{Handler, Program};
 use crate::response::Link;
 use crate::state::{self, State};
 
@@ -24,6 +24,9 @@ const RESOURCES_MAX: usize = 10_000;
 
 /// One running copy of the guest.
 pub struct Instance {
+    /// What it is a copy of: workers have programs of their own, and an instance
+    /// may change its worker with its core.
+    program: Arc<Program>,
     store: Store<State>,
     exports: wasmtime::component::Instance,
     handler: Exports,
@@ -74,13 +77,11 @@ impl Program {
         deadline: Arc<Deadline>,
         call: Call,
     ) -> Ended {
-        let callback =
-            self.callback.as_ref().expect("a guest that schedules calls was checked to have a callback");
         let mut instance = match self.ready(instance, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
-        let result = match instance.run(callback, call).await {
+        let result = match instance.run(call).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => Err(Failure::CallbackError(message)),
             Err(error) => Err(Failure::from_trap(error)),
@@ -88,7 +89,11 @@ impl Program {
         instance.ended(result)
     }
 
-    async fn ready(&self, instance: Option<Instance>, deadline: Arc<Deadline>) -> Result<Instance, Failure> {
+    async fn ready(
+        self: &Arc<Self>,
+        instance: Option<Instance>,
+        deadline: Arc<Deadline>,
+    ) -> Result<Instance, Failure> {
         let mut instance = match instance {
             Some(mut instance) => {
                 instance.begin(deadline);
@@ -103,7 +108,7 @@ impl Program {
         Ok(instance)
     }
 
-    async fn instantiate(&self, deadline: Arc<Deadline>) -> wasmtime::Result<Instance> {
+    async fn instantiate(self: &Arc<Self>, deadline: Arc<Deadline>) -> wasmtime::Result<Instance> {
         let mut store = self.store(deadline);
         let exports = self.pre.instantiate_async(&mut store).await?;
         let handler = match &self.handler {
@@ -111,7 +116,7 @@ impl Program {
             Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
         };
         self.host.stats.instances_created.inc();
-        Ok(Instance { store, exports, handler, calls: 0 })
+        Ok(Instance { program: self.clone(), store, exports, handler, calls: 0 })
     }
 
     fn store(&self, deadline: Arc<Deadline>) -> Store<State> {
@@ -163,7 +168,9 @@ impl Instance {
         }
     }
 
-    async fn run(&mut self, callback: &Callback, call: Call) -> wasmtime::Result<Result<(), String>> {
+    async fn run(&mut self, call: Call) -> wasmtime::Result<Result<(), String>> {
+        let callback = self.program.callback.as_ref();
+        let callback = callback.expect("a guest that schedules calls was checked to have a callback");
         let run = self
             .exports
             .get_typed_func::<(DeferredCall,), (Result<(), String>,)>(&mut self.store, callback.run)?;

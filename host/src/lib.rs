@@ -31,3 +31,4 @@ pub mod socket;
 pub mod stacks;
 pub mod state;
 pub mod stats;
+pub mod worker;

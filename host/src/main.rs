@@ -7,6 +7,9 @@ use clap::error::ErrorKind;
 use wasm_serve::config::Options;
 use wasm_serve::server;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use crate::call::{Begun, Call, RequestName};
 use crate::connection::Client;
 use crate::cores::CoreGuard;
-use crate::dispatch::Dispatch;
+use crate::dispatch::Worker;
 use crate::error::{Failure, Level};
 use crate::guest::Program;
 use crate::head;
@@ -21,10 +21,10 @@ use crate::record::{Book, Record};
 use crate::request_body;
 use crate::response::ResponseBody;
 
-/// Everything that answering a request needs.
+/// Everything that a worker needs to answer requests.
 pub struct Service {
     pub program: Arc<Program>,
-    pub dispatch: Arc<Dispatch<Instance>>,
+    pub dispatch: Arc<Worker<Instance>>,
     pub book: Arc<Book>,
     pub limits: Limits,
 }

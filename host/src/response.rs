@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::activity::InFlight;
@@ -20,7 +20,10 @@ use crate::record::{End, Record};
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
-    body: watch::Sender<BodyState>,
+    /// A `BodyState`.
+    body: AtomicU8,
+    /// Told when `body` changes.
+    body_changes: Notify,
     /// The guest has ended, but its store is still there: what it sent of the body
     /// will end now, or never.
     ended: AtomicBool,
@@ -45,10 +48,19 @@ pub enum BodyState {
     Abandoned,
 }
 
+impl BodyState {
+    const ALL: [BodyState; 4] = [BodyState::Open, BodyState::PassedOn, BodyState::Over, BodyState::Abandoned];
+
+    fn from_number(number: u8) -> BodyState {
+        BodyState::ALL[number as usize]
+    }
+}
+
 impl Link {
     pub fn new() -> Arc<Link> {
         Arc::new(Link {
-            body: watch::Sender::new(BodyState::Open),
+            body: AtomicU8::new(BodyState::Open as u8),
+            body_changes: Notify::new(),
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reader: Mutex::new(None),
@@ -67,9 +79,19 @@ impl Link {
     }
 
     async fn body_state(&self, wanted: fn(BodyState) -> bool) -> BodyState {
-        let mut body = self.body.subscribe();
-        let state = body.wait_for(|state| wanted(*state)).await;
-        state.map_or(BodyState::Abandoned, |state| *state)
+        loop {
+            // Before the state is looked at, so that no change is missed.
+            let changes = self.body_changes.notified();
+            let state = self.body();
+            if wanted(state) {
+                return state;
+            }
+            changes.await;
+        }
+    }
+
+    fn body(&self) -> BodyState {
+        BodyState::from_number(self.body.load(Ordering::Acquire))
     }
 
     /// Notes whether the guest runs, for `note_request_is_read`.
@@ -86,7 +108,7 @@ impl Link {
     }
 
     pub fn is_passed_on(&self) -> bool {
-        *self.body.borrow() == BodyState::PassedOn
+        self.body() == BodyState::PassedOn
     }
 
     /// What `wasi:http` 0.3 tells the guest about the transfer.
@@ -130,13 +152,14 @@ impl Link {
 
     /// A body that has ended stays as it ended.
     pub fn set_body(&self, state: BodyState) {
-        self.body.send_if_modified(|now| {
-            let changes = matches!(*now, BodyState::Open | BodyState::PassedOn) && *now != state;
-            if changes {
-                *now = state;
-            }
-            changes
-        });
+        let change = |number| {
+            let now = BodyState::from_number(number);
+            let changes = matches!(now, BodyState::Open | BodyState::PassedOn) && now != state;
+            changes.then_some(state as u8)
+        };
+        if self.body.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok() {
+            self.body_changes.notify_waiters();
+        }
     }
 }
 

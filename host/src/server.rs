@@ -6,24 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
-use crate::accept::Listener;
+use crate::accept::Bound;
 use crate::activity::Patience;
 use crate::config::Options;
 use crate::connection;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
 use crate::figures::{self, Figures};
-use crate::guest::{Program, Room};
-use crate::head::ClientAddress;
+use crate::guest::{Guest, Program, Room};
+use crate::instance::Instance;
 use crate::logging::{Log, say};
 use crate::record::Book;
 use crate::request::{self, Service};
 use crate::shutdown::{Drain, Signals};
 use crate::state::Host;
 use crate::stats::Stats;
+use crate::worker::{Connections, Worker};
 use crate::{callback, deadline, request_body};
 
 /// How long the last lines may take, should nobody read them.
@@ -42,30 +42,49 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
-    let stats = Arc::new(Stats::new());
-    let deferred = Arc::new(Deferred::new(options.deferred_limits()));
-    let host = Arc::new(Host::new(options, log.clone(), stats.clone(), deferred.clone())?);
-    let room = Room { cores: options.cores.get(), memory_bytes_max: options.memory_limit.0 };
-    let program = Program::load(&options.guest, options.cache_folder().as_deref(), room, host)?;
-    let runtime = runtime(options)?;
-    let ended = runtime.block_on(async {
-        let server = Server::start(options, log, stats, deferred, program)?;
+    let shared = Shared {
+        log: log.clone(),
+        stats: Arc::new(Stats::new()),
+        deferred: Arc::new(Deferred::new(options.deferred_limits())),
+    };
+    let programs = programs(options, &shared)?;
+    // The server's own thread waits for signals and for the next deferred call; it
+    // runs no guest, so that none can hold it up.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the server cannot be started")?.block_on(async {
+        let server = Server::start(options, &shared, programs)?;
         server.announce(options);
         server.serve_until_stopped(options).await
-    });
-    // Nothing under way is waited for here: after a clean stop there is nothing,
-    // and after a second signal it is not wanted.
-    runtime.shutdown_background();
-    ended
+    })
 }
 
-fn runtime(options: &Options) -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.threads().get() as usize)
-        .thread_name("worker")
-        .enable_all()
-        .build()
-        .context("the threads cannot be started")
+/// What all workers use.
+struct Shared {
+    log: Log,
+    stats: Arc<Stats>,
+    deferred: Arc<Deferred>,
+}
+
+/// A program for each worker, made side by side.
+fn programs(options: &Options, shared: &Shared) -> Result<Vec<Program>> {
+    let count = options.threads().get();
+    let room = Room { cores: options.cores.get(), programs: count, memory_bytes_max: options.memory_limit.0 };
+    let guest = Guest::load(&options.guest, options.cache_folder().as_deref(), room, &shared.log)?;
+    let program = || {
+        let Shared { log, stats, deferred } = shared;
+        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone())?;
+        guest.program(Arc::new(host))
+    };
+    // What is wrong with the guest shows in the first one.
+    let first = program()?;
+    let mut programs = vec![first];
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..count).map(|_| scope.spawn(program)).collect();
+        for other in others {
+            programs.push(other.join().expect("making a program does not panic")?);
+        }
+        Ok(programs)
+    })
 }
 
 struct Server {
@@ -73,36 +92,56 @@ struct Server {
     stats_url: Option<String>,
     drain: Drain,
     signals: Signals,
+    /// The workers end when this is dropped.
+    _workers: watch::Sender<()>,
 }
 
 impl Server {
-    fn start(
-        options: &Options,
-        log: &Log,
-        stats: Arc<Stats>,
-        deferred: Arc<Deferred>,
-        program: Program,
-    ) -> Result<Server> {
+    fn start(options: &Options, shared: &Shared, programs: Vec<Program>) -> Result<Server> {
+        let Shared { log, stats, deferred } = shared;
         let signals = Signals::listen().context("signals cannot be received")?;
-        let listener = Listener::bind(&options.http_socket, options.listen)?;
-        let stats_listener = match &options.stats {
-            Some(address) => Some(Listener::bind(address, options.listen)?),
+        let bound = Bound::many(&options.http_socket, options.listen, programs.len())?;
+        let stats_bound = match &options.stats {
+            Some(address) => Some(Bound::one(address, options.listen)?),
             None => None,
         };
-        let (url, stats_url) = (listener.url(), stats_listener.as_ref().map(Listener::url));
-        deadline::start(&program.engine).context("the thread for deadlines cannot be started")?;
-        let dispatch = Dispatch::new(dispatch_limits(options), deferred.clone());
-        let service = Arc::new(Service {
-            program: Arc::new(program),
-            dispatch: dispatch.clone(),
-            book: Arc::new(Book { log: log.clone(), stats: stats.clone(), lines: !options.disable_logging }),
-            limits: request_limits(options),
-        });
-        start_deferred_calls(options, &service, deferred.clone());
-        let places = Arc::new(Semaphore::new(options.connections));
+        let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));
+        deadline::start(programs.iter().map(|program| &program.engine))
+            .context("the thread for deadlines cannot be started")?;
+        let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
         let (stopping, stop) = watch::channel(false);
-        tokio::spawn(accept(listener, places.clone(), Acceptor::new(options, service, stop.clone())));
-        if let Some(listener) = stats_listener {
+        let connections = Connections {
+            places: Arc::new(Semaphore::new(options.connections)),
+            trusted: options.trusted_proxy.clone(),
+            limits: connection_limits(options),
+            stopping: stop.clone(),
+        };
+        let (workers, server) = watch::channel(());
+        for (number, (program, bound)) in programs.into_iter().zip(bound).enumerate() {
+            let service = Service {
+                program: Arc::new(program),
+                dispatch: dispatch.worker(number),
+                book: Arc::new(Book {
+                    log: log.clone(),
+                    stats: stats.clone(),
+                    lines: !options.disable_logging,
+                }),
+                limits: request_limits(options),
+            };
+            let worker = Worker {
+                bound,
+                service: Arc::new(service),
+                deferred: callback::Limits {
+                    time_max: options.deferred_timeout.0,
+                    lines: options.log_deferred,
+                },
+                connections: connections.clone(),
+                server: server.clone(),
+            };
+            worker.start()?;
+        }
+        tokio::spawn(start_deferred_calls(dispatch.clone(), deferred.clone()));
+        if let Some(bound) = stats_bound {
             let figures = Figures {
                 stats: stats.clone(),
                 dispatch: dispatch.clone(),
@@ -111,19 +150,20 @@ impl Server {
                 log: log.clone(),
                 stopping: stop,
             };
+            let listener = bound.listener().context("--stats")?;
             tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
         }
         let drain = Drain {
             stopping,
-            connection_places: places,
+            connection_places: connections.places,
             connections_max: options.connections,
             request_time_max: options.request_time_max(),
             dispatch,
-            deferred,
+            deferred: deferred.clone(),
             log: log.clone(),
-            stats,
+            stats: stats.clone(),
         };
-        Ok(Server { url, stats_url, drain, signals })
+        Ok(Server { url, stats_url, drain, signals, _workers: workers })
     }
 
     /// The first lines on standard error.
@@ -157,68 +197,19 @@ impl Server {
     }
 }
 
-fn start_deferred_calls(options: &Options, service: &Arc<Service>, deferred: Arc<Deferred>) {
-    let limits = callback::Limits { time_max: options.deferred_timeout.0, lines: options.log_deferred };
-    let for_calls = service.clone();
-    service.dispatch.on_deferred(move |core, call| callback::start(for_calls.clone(), limits, core, call));
-    let dispatch = service.dispatch.clone();
-    // The timer; it runs as long as the server.
-    tokio::spawn(async move {
-        loop {
-            let seen = deferred.now();
-            dispatch.start_due();
-            deferred.comes_due(seen).await;
-        }
-    });
-}
-
-/// What each accepted connection is given.
-struct Acceptor {
-    service: Arc<Service>,
-    trusted: Vec<crate::config::TrustedProxy>,
-    limits: connection::Limits,
-    stopping: watch::Receiver<bool>,
-}
-
-impl Acceptor {
-    fn new(options: &Options, service: Arc<Service>, stopping: watch::Receiver<bool>) -> Acceptor {
-        Acceptor {
-            service,
-            trusted: options.trusted_proxy.clone(),
-            limits: connection_limits(options),
-            stopping,
-        }
-    }
-}
-
-/// Accepts until the server stops, and with it closes the listener. Each connection has a task of its own, which
-/// holds its place among `--connections`.
-async fn accept(listener: Listener, places: Arc<Semaphore>, acceptor: Acceptor) {
-    let Acceptor { service, trusted, limits, stopping } = acceptor;
-    let mut stop = stopping.clone();
+/// The timer of deferred calls; it runs as long as the server.
+async fn start_deferred_calls(dispatch: Arc<Dispatch<Instance>>, deferred: Arc<Deferred>) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept(&places, &service.book.log) => accepted,
-            _ = stop.wait_for(|stopping| *stopping) => return,
-        };
-        let stats = service.book.stats.clone();
-        stats.connections_accepted.inc();
-        stats.connections.inc();
-        let address = ClientAddress::new(accepted.address, &trusted);
-        let service = service.clone();
-        let respond = move |request, client| service.clone().respond(request, client);
-        let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
-        tokio::spawn(async move {
-            connection.await;
-            stats.connections.dec();
-            drop(accepted.place);
-        });
+        let seen = deferred.now();
+        dispatch.start_due();
+        deferred.comes_due(seen).await;
     }
 }
 
-fn dispatch_limits(options: &Options) -> dispatch::Limits {
+fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {
     dispatch::Limits {
         cores: options.cores.get(),
+        workers,
         queue_max: options.queue,
         queue_time_max: options.queue_timeout.0,
         deferred_share: options.deferred_share,

@@ -11,7 +11,6 @@ use crate::options::{Bare, Peer};
 use crate::peers::{bounded, itself, wasm_serve};
 use crate::running::{Ground, Server};
 use crate::scenarios::Bench;
-use crate::support::root;
 
 /// Connections of a closed loop: enough for two CPUs to be always busy.
 const CONNECTIONS: usize = 64;
@@ -138,12 +137,12 @@ fn nginx(program: &Path, libraries: &Path, ground: &Ground, behind: &str, conten
     Ok(command)
 }
 
-/// uWSGI with a WSGI file of ours, in a folder, with options as on a command line
+/// uWSGI with a WSGI file, in a folder, with options as on a command line
 /// in which `ADDRESS` is where it shall listen.
-pub fn uwsgi(bench: &Bench, name: &str, file: &str, folder: Option<PathBuf>, options: &str) -> Server {
+pub fn uwsgi(bench: &Bench, name: &str, file: &Path, folder: Option<PathBuf>, options: &str) -> Server {
     let (program, libraries) = (bench.peers.program("uwsgi"), bench.peers.libraries());
     let (debian, options) = (bench.peers.debian(), options.to_owned());
-    let file = root().join("host/benches/peers").join(file);
+    let file = file.to_owned();
     server(name, Some(Peer::Uwsgi), move |ground| {
         ensure!(file.exists(), "there is no {}", file.display());
         let options = options.replace("ADDRESS", &format!("127.0.0.1:{}", ground.port));

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::peers::Peers;
+use crate::peers::{Peers, bounded};
 use crate::running::{Ask, Running};
 use crate::support::root;
 
@@ -66,6 +66,42 @@ pub fn ab(peers: &Peers, address: SocketAddr, requests: usize, connections: usiz
     ensure!(value("Failed requests:") == Some(0.0), "some failed:\n{report}");
     ensure!(value("Non-2xx responses:").is_none(), "some were errors:\n{report}");
     value("Requests per second:").context("ab says no requests per second")
+}
+
+/// Loads by oha with so many requests a second, whether or not those before are
+/// answered. An error, or a status other than 200, is an error.
+pub fn oha(
+    peers: &Peers,
+    running: &Running,
+    ask: &Ask,
+    connections: usize,
+    rate: u64,
+    seconds: u32,
+) -> Result<Load> {
+    let mut command = bounded(peers.program("oha"));
+    command.args(["--no-tui", "--output-format", "json", "--latency-correction"]);
+    command.args(["-q", &rate.to_string(), "-z", &format!("{seconds}s"), "-c", &connections.to_string()]);
+    command.arg(url(running.address, &ask.path));
+    let printed = printed(command)?;
+    let figures: Value = serde_json::from_str(&printed).with_context(|| printed.clone())?;
+    let number = |path: &str| {
+        let value = figures.pointer(path).and_then(Value::as_f64);
+        value.with_context(|| format!("oha says no {path}: {printed}"))
+    };
+    let answered = number("/statusCodeDistribution/200")?;
+    let statuses = figures["statusCodeDistribution"].as_object().map_or(0, serde_json::Map::len);
+    ensure!(statuses == 1, "some answers were errors: {}", figures["statusCodeDistribution"]);
+    // At its end, oha gives up the requests under way.
+    for (error, count) in figures["errorDistribution"].as_object().into_iter().flatten() {
+        ensure!(error.contains("deadline"), "requests failed: {error}: {count}");
+    }
+    Ok(Load {
+        requests: answered as u64,
+        seconds: number("/summary/total")?,
+        p50_micros: number("/latencyPercentiles/p50")? * 1e6,
+        p99_micros: number("/latencyPercentiles/p99")? * 1e6,
+        p999_micros: number("/latencyPercentiles/p99.9")? * 1e6,
+    })
 }
 
 /// What a command prints, if it succeeds.

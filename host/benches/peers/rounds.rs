@@ -46,13 +46,19 @@ impl Row {
 
 /// Measures each server once in each round.
 pub fn rotate(bench: &Bench, servers: &[Server], ask: &Ask) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = servers.iter().map(|server| row(server)).collect();
+    let asked: Vec<(&Server, Ask)> = servers.iter().map(|server| (server, ask.clone())).collect();
+    rotate_asking(bench, &asked)
+}
+
+/// The same, with a request of its own for each server.
+pub fn rotate_asking(bench: &Bench, asked: &[(&Server, Ask)]) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = asked.iter().map(|(server, _)| row(server)).collect();
     let rounds = bench.options.rounds as usize;
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        for step in 0..servers.len() {
-            let at = (round + step) % servers.len();
-            let server = &servers[at];
+        for step in 0..asked.len() {
+            let at = (round + step) % asked.len();
+            let (server, ask) = &asked[at];
             let sample = sample(bench, server, ask, &mut rows[at].head);
             rows[at].samples.push(sample.with_context(|| server.name.clone())?);
         }

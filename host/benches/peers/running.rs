@@ -42,6 +42,7 @@ impl Ground {
 }
 
 /// A request, and what the answer to it must be.
+#[derive(Clone)]
 pub struct Ask {
     pub path: String,
     /// Posted, unless it is empty.
@@ -163,11 +164,28 @@ impl Running {
         Tree::new(self.children.iter().map(Child::id).collect())
     }
 
-    pub fn folder(&self) -> &Path {
-        self.ground.folder()
+    /// Waits until it has said so many lines that begin with `text`, and gives them.
+    pub fn wait_for_lines(&self, text: &str, count: usize) -> Result<Vec<String>> {
+        let start = Instant::now();
+        loop {
+            let output = fs::read(self.log_path())?;
+            let output = String::from_utf8_lossy(&output);
+            let lines: Vec<String> =
+                output.lines().filter(|line| line.starts_with(text)).map(str::to_owned).collect();
+            if lines.len() >= count {
+                return Ok(lines);
+            }
+            ensure!(
+                start.elapsed() < START_TIMEOUT,
+                "{} lines begin with {text:?}, not {count}; it said:\n{}",
+                lines.len(),
+                self.last_lines()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
-    pub fn log_path(&self) -> PathBuf {
+    fn log_path(&self) -> PathBuf {
         self.ground.folder().join("output")
     }
 

@@ -1,5 +1,7 @@
 //! `Hello World` from warm and from fresh instances, beside every peer.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::{Bench, Outcome, ratio};
@@ -9,7 +11,7 @@ use crate::picture::Chart;
 use crate::report::{self, Bar, Limit, cpu_ratio, rate_ratio};
 use crate::rounds::{Row, rotate};
 use crate::running::{Ask, Server};
-use crate::support::guest;
+use crate::support::{guest, root};
 
 const WARM: &str = "--threads 2 --disable-logging --max-requests 0";
 const FRESH: &str = "--threads 2 --disable-logging";
@@ -130,13 +132,17 @@ fn measure(bench: &Bench, servers: Vec<Server>) -> Result<Vec<Row>> {
 /// of its own keeps them and hands their requests to the workers.
 fn uwsgi_by_its_router(bench: &Bench) -> Server {
     let options = "--plugin http,python3 --http ADDRESS --http-keepalive=1 --threads 2 --disable-logging";
-    lineup::uwsgi(bench, "uWSGI, its HTTP router", "hello.py", None, options)
+    lineup::uwsgi(bench, "uWSGI, its HTTP router", &hello_py(), None, options)
 }
 
 /// Without the router a thread of uWSGI serves one connection until that is closed.
 /// So two connections are all that two threads can serve, and its best case.
 fn uwsgi_by_two_connections(bench: &Bench) -> Server {
     let options = "--plugin python3 --http11-socket ADDRESS --threads 2 --disable-logging";
-    let server = lineup::uwsgi(bench, "uWSGI, 2 connections", "hello.py", None, options);
+    let server = lineup::uwsgi(bench, "uWSGI, 2 connections", &hello_py(), None, options);
     Server { connections: 2, ..server }
+}
+
+fn hello_py() -> PathBuf {
+    root().join("host/benches/peers/hello.py")
 }

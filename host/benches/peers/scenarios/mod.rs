@@ -8,8 +8,20 @@ use crate::picture::Chart;
 use crate::report::Bar;
 use crate::rounds::Row;
 
+/// The article's run beside uWSGI.
+mod article;
+/// What deferred calls cost, and how late they are.
+mod deferred;
+/// A body sent back as it came.
+mod echo;
 /// `Hello World` from warm and from fresh instances.
 mod hello;
+/// Many connections of which most are idle.
+mod idle;
+/// The first answer after the start.
+mod start;
+/// A guest that waits in a host call.
+mod waiting;
 
 /// What every scenario is given.
 pub struct Bench {
@@ -41,6 +53,36 @@ pub const SCENARIOS: &[Scenario] = &[
         question: "what a request costs when each has an instance of its own",
         run: hello::fresh,
     },
+    Scenario { name: "echo-10k", question: "a body of 10 KB, there and back", run: echo::small },
+    Scenario { name: "echo-10m", question: "a body of 10 MB, there and back", run: echo::large },
+    Scenario { name: "idle", question: "2,000 connections of which most are idle", run: idle::idle },
+    Scenario {
+        name: "waiting",
+        question: "a guest that waits 50 ms in a host call, on many cores",
+        run: waiting::waiting,
+    },
+    Scenario {
+        name: "deferred",
+        question: "what scheduling a deferred call adds to a request",
+        run: deferred::beside_plain,
+    },
+    Scenario { name: "article", question: "the article's `ab` run, beside uWSGI", run: article::article },
+    Scenario {
+        name: "million",
+        question: "a million pending deferred calls",
+        run: deferred::million_pending,
+    },
+    Scenario {
+        name: "due",
+        question: "ten thousand deferred calls due at once, beside requests at fixed times",
+        run: deferred::due_at_once,
+    },
+    Scenario {
+        name: "lateness",
+        question: "how late a deferred call is on an idle server",
+        run: deferred::lateness_when_idle,
+    },
+    Scenario { name: "start", question: "the first answer after the start", run: start::first_answer },
 ];
 
 /// The row of this name, unless its peer was left out.

@@ -1,0 +1,55 @@
+//! The first answer after the start, while nothing is compiled and from the cache.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Bench, Outcome};
+use crate::lineup::{self, wasm_serve_tcp, wasmtime};
+use crate::report::{Bar, Limit, Spread};
+use crate::running::{Ask, Server};
+use crate::support::{Folder, guest};
+
+pub fn first_answer(bench: &Bench) -> Result<Outcome> {
+    let mut bars = Vec::new();
+    println!("{:<48} {:>24} {:>24}", "milliseconds", "cold", "code cached");
+    for (name, program) in [("wasm-serve 0.2", "hello"), ("wasm-serve 0.3", "hello-0.3")] {
+        let cache = Folder::new();
+        let options = format!("--threads 2 --disable-logging --cache {}", cache.0.display());
+        let server = wasm_serve_tcp(bench, name, guest(program), &options);
+        let (mut cold, mut cached) = (Vec::new(), Vec::new());
+        for _ in 0..bench.options.rounds {
+            fs::remove_dir_all(&cache.0)?;
+            fs::create_dir_all(&cache.0)?;
+            cold.push(milliseconds(&server)?);
+            wait_for_cache(&cache.0);
+            cached.push(milliseconds(&server)?);
+        }
+        let (cold, cached) = (Spread::of(&cold), Spread::of(&cached));
+        println!("{name:<48} {cold:>24} {cached:>24}");
+        bars.push(Bar::new(format!("first answer, code cached, {name}: ms"), Limit::AtMost(50.0), cached));
+    }
+    let peers = vec![wasmtime(bench, "wasmtime serve 0.2", guest("hello"), "-C cache=y"), lineup::go(bench)];
+    for server in lineup::present(bench, peers) {
+        milliseconds(&server)?;
+        let each: Vec<f64> =
+            (0..bench.options.rounds).map(|_| milliseconds(&server)).collect::<Result<_>>()?;
+        println!("{:<48} {:>24} {:>24}", server.name, "", Spread::of(&each));
+    }
+    Ok(Outcome { bars, ..Outcome::default() })
+}
+
+fn milliseconds(server: &Server) -> Result<f64> {
+    let start = Instant::now();
+    let running = server.spawn()?;
+    running.wait(&Ask::get("/", "Hello World"), Duration::from_micros(500))?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The cache is written by a thread of its own.
+fn wait_for_cache(folder: &Path) {
+    std::thread::sleep(Duration::from_millis(300));
+    debug_assert!(folder.exists());
+}
