@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::Connection;
@@ -166,41 +168,54 @@ fn a_callback_that_fails_is_logged_and_counted_and_not_repeated() {
 
 #[test]
 fn ten_thousand_due_at_once_do_not_starve_requests() {
-    let server = faults("--cores 1 --max-requests 0 --deferred-per-call 10000");
+    let server = faults("--cores 1 --max-requests 0 --deferred-per-call 10000 --log-deferred");
+    let clients = Clients::start(&server, 4);
     assert_eq!(server.get("/many/10000/1000").status, 200);
-    while server.figure("/deferred/pending") == 10_000 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let mut connection = Connection::open(server.address);
-    let mut while_running = 0;
-    while server.figure("/deferred/pending") > 0 {
-        assert_eq!(connection.get("/cancel/0").status, 200);
-        while_running += 1;
-    }
-    assert!(while_running > 1, "requests waited until all calls had run");
     server.wait_for_figure("/deferred/done", 10_000);
+    clients.stop();
+    let log = server.stop().log;
+    let lines: Vec<&str> = log.lines().collect();
+    let is_call = |line: &&str| line.starts_with("deferred id=");
+    let first = lines.iter().position(is_call).expect("a call ran");
+    let last = lines.iter().rposition(is_call).expect("a call ran");
+    let between = lines[first..last].iter().filter(|line| line.contains("GET /cancel/0")).count();
+    assert!(between > 1, "requests waited until all calls had run");
 }
 
 #[test]
 fn a_flood_of_requests_does_not_starve_calls() {
     let server = faults("--cores 1 --max-requests 0");
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let address = server.address;
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            let stop = stop.clone();
+    let clients = Clients::start(&server, 8);
+    assert_eq!(server.get("/many/1000/0").status, 200);
+    server.wait_for_figure("/deferred/done", 1000);
+    clients.stop();
+}
+
+/// Clients that ask without a pause until they are stopped.
+struct Clients {
+    is_stopping: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Clients {
+    fn start(server: &Server, count: usize) -> Clients {
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let client = || {
+            let (address, is_stopping) = (server.address, is_stopping.clone());
             std::thread::spawn(move || {
                 let mut connection = Connection::open(address);
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !is_stopping.load(Ordering::Relaxed) {
                     assert_eq!(connection.get("/cancel/0").status, 200);
                 }
             })
-        })
-        .collect();
-    assert_eq!(server.get("/many/1000/0").status, 200);
-    server.wait_for_figure("/deferred/done", 1000);
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+        };
+        Clients { threads: (0..count).map(|_| client()).collect(), is_stopping }
+    }
+
+    fn stop(self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("every answer was right"));
+    }
 }
 
 #[test]

@@ -138,15 +138,19 @@ fn bind(address: &Address, backlog: u32, sharing: Sharing) -> Result<Bound> {
 }
 
 impl Listener {
-    /// Waits for a place and a connection. It has no error: what is wrong with one
-    /// connection is that client's affair, and when the system has no more
+    /// Waits for a connection, and then for its place. It has no error: what is wrong
+    /// with one connection is that client's affair, and when the system has no more
     /// descriptors, it waits until it has.
     pub async fn accept(&self, places: &Arc<Semaphore>, log: &Log) -> Accepted {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let mut said = false;
         loop {
             match self.accept_stream().await {
-                Ok((stream, address)) => return Accepted { stream, address, place },
+                Ok((stream, address)) => {
+                    // In this order: a worker without clients must not keep a place
+                    // from one that has them.
+                    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+                    return Accepted { stream, address, place };
+                }
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
                     if !said {

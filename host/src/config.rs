@@ -133,7 +133,8 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", help_heading = "What it shows")]
     pub stats: Option<Address>,
 
-    /// Open connections; one more waits to be accepted.
+    /// Connections that are served at once; one more for each thread is accepted
+    /// and waits.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Clients")]
     pub connections: usize,
 

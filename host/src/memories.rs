@@ -35,7 +35,7 @@ struct Shared {
 }
 
 impl Memories {
-    pub fn new() -> Memories {
+    pub(crate) fn new() -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
         Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), pagemap }))
     }

@@ -26,8 +26,11 @@ pub struct Server {
     pub peer: Option<Peer>,
     /// Connections that load it.
     pub connections: usize,
-    pub commands: Box<dyn Fn(&Ground) -> Result<Vec<Command>>>,
+    pub commands: Commands,
 }
+
+/// Makes the command lines of a server, for the ground that it is given.
+pub type Commands = Box<dyn Fn(&Ground) -> Result<Vec<Command>>>;
 
 /// What a server is given: a port, and an empty folder of its own.
 pub struct Ground {
