@@ -75,7 +75,9 @@ pub async fn serve<F, R>(
     let service = service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         let in_flight = client.activity.begin(has_body, request.version() == Version::HTTP_11);
-        let response = respond(request, client.clone());
+        // Boxed: the HTTP library keeps the room for this future as long as the
+        // connection, and most connections are idle.
+        let response = Box::pin(respond(request, client.clone()));
         async move {
             let mut response = response.await;
             response.body_mut().set_in_flight(in_flight);
@@ -84,7 +86,8 @@ pub async fn serve<F, R>(
     });
     let watch = Watch { activity, patience: limits.patience, stopping, fd, is_probed: false };
     if is_http2 {
-        watch.serve(http2(&limits).serve_connection(socket, service)).await;
+        // Boxed, so that the task of an HTTP/1 connection does not have its size.
+        Box::pin(watch.serve(http2(&limits).serve_connection(socket, service))).await;
     } else {
         watch.serve(http1(&limits).serve_connection(socket, service)).await;
     }

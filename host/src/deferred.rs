@@ -2,12 +2,12 @@
 //! what may still be cancelled. It knows nothing of WebAssembly or HTTP, and the
 //! time is told to it, so that its tests need neither.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use parking_lot::{Condvar, Mutex};
+use rustc_hash::FxHashMap;
 
 use crate::clock::{self, Nanos};
 
@@ -71,7 +71,7 @@ pub struct Queue {
     /// is what the ids count.
     calls: BTreeMap<(Nanos, TimerId), Pending>,
     /// Where `calls` has an id.
-    due_of: HashMap<TimerId, Nanos>,
+    due_of: FxHashMap<TimerId, Nanos>,
     payload_bytes: u64,
     last_id: TimerId,
 }
@@ -84,7 +84,7 @@ struct Pending {
 
 impl Queue {
     pub fn new(limits: Limits) -> Queue {
-        Queue { limits, calls: BTreeMap::new(), due_of: HashMap::new(), payload_bytes: 0, last_id: 0 }
+        Queue { limits, calls: BTreeMap::new(), due_of: FxHashMap::default(), payload_bytes: 0, last_id: 0 }
     }
 
     /// Adds a call that starts `delay` after `now` at the earliest.
@@ -171,7 +171,7 @@ pub struct Deferred {
     /// Calls due later than this are not started any more.
     last_due: AtomicU64,
     /// Told when a call was scheduled that is due before `Inner::timer`.
-    earlier: Notify,
+    earlier: Condvar,
 }
 
 struct Inner {
@@ -186,7 +186,7 @@ impl Deferred {
             inner: Mutex::new(Inner { queue: Queue::new(limits), timer: Nanos::MAX }),
             first_due: AtomicU64::new(Nanos::MAX),
             last_due: AtomicU64::new(Nanos::MAX),
-            earlier: Notify::new(),
+            earlier: Condvar::new(),
         }
     }
 
@@ -241,18 +241,20 @@ impl Deferred {
         clock::now()
     }
 
-    /// Waits until a call comes due, of those that were not due before `from`.
-    /// Only the timer waits here.
-    pub async fn comes_due(&self, from: Nanos) {
+    /// Waits until a call comes due, of those that were not due before `from`. Only
+    /// the timer waits here, which is a thread: the timers of the runtime know
+    /// nothing finer than milliseconds.
+    pub fn wait_until_due(&self, from: Nanos) {
+        let mut inner = self.inner.lock();
         loop {
-            let next = {
-                let mut inner = self.inner.lock();
-                inner.timer = inner.queue.first_due_from(from).unwrap_or(Nanos::MAX);
-                inner.timer
-            };
-            tokio::select! {
-                () = tokio::time::sleep_until(clock::instant(next)), if next < Nanos::MAX => return,
-                () = self.earlier.notified() => {}
+            inner.timer = inner.queue.first_due_from(from).unwrap_or(Nanos::MAX);
+            if inner.timer == Nanos::MAX {
+                self.earlier.wait(&mut inner);
+            } else if inner.timer > clock::now() {
+                let due = clock::instant(inner.timer).into_std();
+                self.earlier.wait_until(&mut inner, due);
+            } else {
+                return;
             }
         }
     }

@@ -29,6 +29,8 @@ pub struct Dispatch<I: Send + 'static> {
     limits: Limits,
     /// How each worker starts a deferred call on a core; it must not block.
     start: Vec<OnceLock<StartDeferred<I>>>,
+    /// Told to each worker when calls may be due and cores idle.
+    due: Vec<Notify>,
     /// Told whenever the last busy core became idle.
     all_idle: Notify,
 }
@@ -109,13 +111,6 @@ impl<I: Send + 'static> State<I> {
         most.expect("there is a worker").idle.pop_front()
     }
 
-    /// The worker whose idle core a deferred call shall have, if nobody waits for
-    /// it: the one with the most.
-    fn idlest(&self) -> usize {
-        let workers = self.workers.iter().enumerate();
-        workers.max_by_key(|(_, mine)| mine.idle.len()).expect("there is a worker").0
-    }
-
     fn put_idle(&mut self, worker: usize, core: Core<I>) {
         self.idle += 1;
         self.workers[worker].idle.push_back(core);
@@ -161,6 +156,7 @@ impl<I: Send + 'static> Dispatch<I> {
             deferred,
             limits,
             start: (0..limits.workers).map(|_| OnceLock::new()).collect(),
+            due: (0..limits.workers).map(|_| Notify::new()).collect(),
             all_idle: Notify::new(),
         })
     }
@@ -170,26 +166,20 @@ impl<I: Send + 'static> Dispatch<I> {
         Arc::new(Worker { number, dispatch: self.clone() })
     }
 
-    /// Starts deferred calls that are due, as long as there are idle cores. The
-    /// timer calls it; a core that becomes free looks by itself.
-    pub fn start_due(self: &Arc<Self>) {
-        loop {
-            let (worker, core, call) = {
-                let mut state = self.state.lock();
-                if state.idle == 0 {
-                    return;
-                }
-                let Some(call) = self.deferred.take_due() else { return };
-                let worker = state.idlest();
-                (worker, state.take_idle(worker).expect("an idle core was seen under this lock"), call)
-            };
-            self.start_deferred(CoreGuard::new(core, self.worker(worker)), call);
-        }
+    /// Tells the workers that calls came due. A core that becomes free while none
+    /// is idle takes a call by itself.
+    pub fn calls_are_due(&self) {
+        self.due.iter().for_each(Notify::notify_one);
     }
 
     fn next(&self, state: &mut State<I>, worker: usize) -> Option<Next<I>> {
         let due = self.deferred.is_due();
-        if due && (state.waiting == 0 || state.share.is_turn_of_deferred()) {
+        if due && state.waiting == 0 {
+            // The core becomes idle: `start_due` takes it when it is its turn.
+            self.due[worker].notify_one();
+            return None;
+        }
+        if due && state.share.is_turn_of_deferred() {
             // None if it was cancelled in this moment.
             if let Some(call) = self.deferred.take_due() {
                 return Some(Next::Deferred(call));
@@ -241,6 +231,31 @@ impl<I: Send + 'static> Worker<I> {
     pub fn on_deferred(&self, start: impl Fn(CoreGuard<I>, Call) + Send + Sync + 'static) {
         let first = self.dispatch.start[self.number].set(Box::new(start)).is_ok();
         assert!(first, "on_deferred is called once");
+    }
+
+    /// Starts the calls that are due, as long as there are idle cores, one by one:
+    /// in between, whatever else the worker has to do is done. It never ends.
+    pub async fn start_due(self: &Arc<Self>) {
+        loop {
+            match self.take_due() {
+                Some((core, call)) => {
+                    self.dispatch.start_deferred(core, call);
+                    // tokio looks for requests before this task runs again.
+                    tokio::task::yield_now().await;
+                }
+                None => self.dispatch.due[self.number].notified().await,
+            }
+        }
+    }
+
+    fn take_due(self: &Arc<Self>) -> Option<(CoreGuard<I>, Call)> {
+        if !self.dispatch.deferred.is_due() {
+            return None;
+        }
+        let mut state = self.dispatch.state.lock();
+        let call = if state.idle > 0 { self.dispatch.deferred.take_due()? } else { return None };
+        let core = state.take_idle(self.number).expect("an idle core was seen under this lock");
+        Some((CoreGuard::new(core, self.clone()), call))
     }
 
     /// Takes a core for a request, at once or after those that wait already.
@@ -433,10 +448,12 @@ mod tests {
         for _ in 0..3 {
             server.deferred.schedule(0, Box::new([])).unwrap();
         }
-        server.dispatch.start_due();
+        let mut starter = Box::pin(server.worker.start_due());
+        turns(&mut starter).await;
         let running = std::mem::take(&mut *server.started.lock());
         assert_eq!(running.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [1, 2]);
         drop(running);
+        turns(&mut starter).await;
         assert_eq!(server.started.lock().pop().unwrap().1, 3);
     }
 
@@ -445,7 +462,7 @@ mod tests {
         let server = server(LIMITS);
         let held = server.worker.core_for_request().await.ok().unwrap();
         let id = server.deferred.schedule(0, Box::new([])).unwrap();
-        server.dispatch.start_due();
+        assert!(server.worker.take_due().is_none());
         assert!(server.deferred.cancel(id));
         drop(held);
         assert!(server.started.lock().is_empty());
@@ -486,13 +503,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_core_of_another_worker_starts_a_due_call() {
+    async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
         let server = server(Limits { cores: 2, workers: 2, ..LIMITS });
         let _held = server.worker.core_for_request().await.ok().unwrap();
         server.deferred.schedule(0, Box::new([])).unwrap();
-        server.dispatch.start_due();
+        turns(&mut Box::pin(server.worker.start_due())).await;
         let started = server.started.lock();
-        assert_eq!(started.iter().map(|(core, _)| core.worker()).collect::<Vec<_>>(), [1]);
+        let started: Vec<_> = started.iter().map(|(core, _)| (core.number(), core.worker())).collect();
+        assert_eq!(started, [(1, 0)]);
+    }
+
+    #[tokio::test]
+    async fn a_due_call_has_its_turn_while_requests_wait() {
+        let server = server(LIMITS);
+        let held = server.worker.core_for_request().await.ok().unwrap();
+        let mut first = Box::pin(server.worker.core_for_request());
+        let mut second = Box::pin(server.worker.core_for_request());
+        assert!(ready(&mut first).is_none());
+        assert!(ready(&mut second).is_none());
+        server.deferred.schedule(0, Box::new([])).unwrap();
+        drop(held);
+        let held = ready(&mut first).expect("of two turns one is a request's").ok().unwrap();
+        assert!(server.started.lock().is_empty());
+        drop(held);
+        assert_eq!(server.started.lock().len(), 1);
+        assert!(ready(&mut second).is_none());
+        server.started.lock().clear();
+        assert!(ready(&mut second).unwrap().is_ok());
+    }
+
+    /// Lets the starter of due calls run until it waits.
+    async fn turns(starter: &mut std::pin::Pin<Box<impl Future<Output = ()>>>) {
+        for _ in 0..10 {
+            assert!(ready(&mut *starter).is_none());
+            tokio::task::yield_now().await;
+        }
     }
 
     proptest! {

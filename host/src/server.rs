@@ -48,8 +48,8 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
     };
     let programs = programs(options, &shared)?;
-    // The server's own thread waits for signals and for the next deferred call; it
-    // runs no guest, so that none can hold it up.
+    // The server's own thread waits for signals and shows figures; it runs no
+    // guest, so that none can hold it up.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the server cannot be started")?.block_on(async {
         let server = Server::start(options, &shared, programs)?;
@@ -140,7 +140,8 @@ impl Server {
             };
             worker.start()?;
         }
-        tokio::spawn(start_deferred_calls(dispatch.clone(), deferred.clone()));
+        start_timer(dispatch.clone(), deferred.clone())
+            .context("the thread for deferred calls cannot be started")?;
         if let Some(bound) = stats_bound {
             let figures = Figures {
                 stats: stats.clone(),
@@ -197,13 +198,17 @@ impl Server {
     }
 }
 
-/// The timer of deferred calls; it runs as long as the server.
-async fn start_deferred_calls(dispatch: Arc<Dispatch<Instance>>, deferred: Arc<Deferred>) {
-    loop {
-        let seen = deferred.now();
-        dispatch.start_due();
-        deferred.comes_due(seen).await;
-    }
+/// The timer of deferred calls, a thread that ends with the process.
+fn start_timer(dispatch: Arc<Dispatch<Instance>>, deferred: Arc<Deferred>) -> std::io::Result<()> {
+    let timer = move || {
+        loop {
+            let seen = deferred.now();
+            dispatch.calls_are_due();
+            deferred.wait_until_due(seen);
+        }
+    };
+    std::thread::Builder::new().name("timer".into()).spawn(timer)?;
+    Ok(())
 }
 
 fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {

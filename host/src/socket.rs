@@ -63,6 +63,10 @@ impl Read for Socket {
             let count = self.first_bytes.len().min(cursor.remaining());
             cursor.put_slice(&self.first_bytes[..count]);
             self.first_bytes.advance(count);
+            if self.first_bytes.is_empty() {
+                // An empty rest would keep its memory for as long as the connection.
+                self.first_bytes = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         // SAFETY: nothing uninitialised is read or exposed, and `count` bytes

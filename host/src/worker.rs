@@ -69,6 +69,8 @@ fn serve(
     mut server: watch::Receiver<()>,
 ) {
     runtime.block_on(async {
+        let dispatch = service.dispatch.clone();
+        tokio::spawn(async move { dispatch.start_due().await });
         tokio::spawn(accept(listener, service, connections));
         // The error is what it waits for: nobody can say anything any more.
         while server.changed().await.is_ok() {}
