@@ -67,6 +67,25 @@ pub async fn serve<F, R>(
         _ = stop.wait_for(|stopping| *stopping) => return,
     };
     let Some((first, since)) = first else { return };
+    begin(stream, first, since, address, limits, stopping, respond).await;
+}
+
+/// The connection once it is known which HTTP it speaks. It is boxed, so that the
+/// task has neither the size of HTTP/2 nor that of what led here: most connections
+/// are idle most of the time.
+fn begin<F, R>(
+    stream: Stream,
+    first: Bytes,
+    since: Nanos,
+    address: ClientAddress,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+    respond: F,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    F: Fn(Request<Incoming>, Client) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
     let is_http2 = first.starts_with(PREFACE);
     let activity = Activity::new(!is_http2, since);
     let fd = stream.fd();
@@ -76,7 +95,7 @@ pub async fn serve<F, R>(
         let has_body = !request.body().is_end_stream();
         let in_flight = client.activity.begin(has_body, request.version() == Version::HTTP_11);
         // Boxed: the HTTP library keeps the room for this future as long as the
-        // connection, and most connections are idle.
+        // connection.
         let response = Box::pin(respond(request, client.clone()));
         async move {
             let mut response = response.await;
@@ -86,10 +105,9 @@ pub async fn serve<F, R>(
     });
     let watch = Watch { activity, patience: limits.patience, stopping, fd, is_probed: false };
     if is_http2 {
-        // Boxed, so that the task of an HTTP/1 connection does not have its size.
-        Box::pin(watch.serve(http2(&limits).serve_connection(socket, service))).await;
+        Box::pin(watch.serve(Box::pin(http2(&limits).serve_connection(socket, service))))
     } else {
-        watch.serve(http1(&limits).serve_connection(socket, service)).await;
+        Box::pin(watch.serve(Box::pin(http1(&limits).serve_connection(socket, service))))
     }
 }
 
@@ -171,8 +189,7 @@ struct Watch {
 impl Watch {
     /// Serves until the connection ends, one way or another. Errors are the
     /// client's affair: it sees them.
-    async fn serve<C: GracefulConnection>(mut self, connection: C) {
-        let mut connection = pin!(connection);
+    async fn serve<C: GracefulConnection>(mut self, mut connection: Pin<Box<C>>) {
         let mut stop = pin!({
             let mut stopping = self.stopping.clone();
             async move {
