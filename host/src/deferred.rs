@@ -7,7 +7,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
-use rustc_hash::FxHashMap;
 
 use crate::clock::{self, Nanos};
 
@@ -70,8 +69,9 @@ pub struct Queue {
     /// In the order in which they start: by due time, then as scheduled, which
     /// is what the ids count.
     calls: BTreeMap<(Nanos, TimerId), Pending>,
-    /// Where `calls` has an id.
-    due_of: FxHashMap<TimerId, Nanos>,
+    /// Where `calls` has an id. Not a hash table: that would move all of its entries
+    /// at once from time to time, with everyone who schedules waiting.
+    due_of: BTreeMap<TimerId, Nanos>,
     payload_bytes: u64,
     last_id: TimerId,
 }
@@ -84,7 +84,7 @@ struct Pending {
 
 impl Queue {
     pub fn new(limits: Limits) -> Queue {
-        Queue { limits, calls: BTreeMap::new(), due_of: FxHashMap::default(), payload_bytes: 0, last_id: 0 }
+        Queue { limits, calls: BTreeMap::new(), due_of: BTreeMap::new(), payload_bytes: 0, last_id: 0 }
     }
 
     /// Adds a call that starts `delay` after `now` at the earliest.
