@@ -37,6 +37,12 @@ pub struct Options {
     #[arg(long, value_name = "HOST[::GUEST][::ro]", help_heading = "What to serve")]
     pub dir: Vec<Folder>,
 
+    /// Make the guests' file calls in threads of their own. Without it a worker
+    /// waits for each: good for local disks, but on a remote one, or where there
+    /// are named pipes, a call could hold up the worker's other clients.
+    #[arg(long, help_heading = "What to serve")]
+    pub file_threads: bool,
+
     /// Let the guest see an environment variable; without a value, the server's
     /// own. Repeatable.
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to serve")]
