@@ -14,6 +14,8 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+/// How long the writer waits for further lines after the first.
+const GATHERING: Duration = Duration::from_millis(2);
 /// Guests wait while this many bytes are not yet written.
 const GUEST_BYTES_MAX: usize = 1 << 20;
 /// The server's own lines are dropped beyond this.
@@ -179,6 +181,13 @@ fn write_all(shared: &Shared, mut target: Target) {
             let mut state = shared.state.lock();
             while state.waiting.is_empty() && !state.reopen && !state.close {
                 shared.work.wait(&mut state);
+            }
+            // One write for all lines of this time, and one waking of this thread.
+            let until = Instant::now() + GATHERING;
+            while !state.reopen && !state.close {
+                if shared.work.wait_until(&mut state, until).timed_out() {
+                    break;
+                }
             }
             std::mem::swap(&mut state.waiting, &mut lines);
             is_to_reopen |= std::mem::take(&mut state.reopen);
