@@ -179,7 +179,7 @@ fn ten_thousand_due_at_once_do_not_starve_requests() {
     let first = lines.iter().position(is_call).expect("a call ran");
     let last = lines.iter().rposition(is_call).expect("a call ran");
     let between = lines[first..last].iter().filter(|line| line.contains("GET /cancel/0")).count();
-    assert!(between > 1, "requests waited until all calls had run");
+    assert!(between > 10, "requests waited until nearly all calls had run");
 }
 
 #[test]

@@ -37,11 +37,11 @@ pub struct Options {
     #[arg(long, value_name = "HOST[::GUEST][::ro]", help_heading = "What to serve")]
     pub dir: Vec<Folder>,
 
-    /// Make the guests' file calls in threads of their own. Without it a worker
-    /// waits for each: good for local disks, but on a remote one, or where there
-    /// are named pipes, a call could hold up the worker's other clients.
+    /// Make the guests' file calls in the worker's thread, not in threads of their
+    /// own. It is much cheaper; but a call that the disk does not answer, or a named
+    /// pipe, then holds up the worker's other clients, and no deadline ends it.
     #[arg(long, help_heading = "What to serve")]
-    pub file_threads: bool,
+    pub blocking_files: bool,
 
     /// Let the guest see an environment variable; without a value, the server's
     /// own. Repeatable.
@@ -117,8 +117,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "2592000", help_heading = "Deferred calls")]
     pub deferred_delay: Seconds,
 
-    /// The part of the cores' turns that goes to deferred calls while both they
-    /// and requests wait.
+    /// The part of the cores' turns that goes to deferred calls while some are due.
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=99), help_heading = "Deferred calls")]
     pub deferred_share: u32,
 
@@ -144,7 +143,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Clients")]
     pub connections: usize,
 
-    /// Connections that the system holds until they are accepted.
+    /// Connections that the system holds until they are accepted, for each thread.
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Clients")]
     pub listen: u32,
 

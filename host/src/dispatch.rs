@@ -47,7 +47,7 @@ pub struct Limits {
     pub queue_max: usize,
     /// How long one waits at most.
     pub queue_time_max: Duration,
-    /// Percent of the turns that go to deferred calls while both wait.
+    /// Percent of the turns that go to deferred calls while some are due.
     pub deferred_share: u32,
 }
 
@@ -173,16 +173,18 @@ impl<I: Send + 'static> Dispatch<I> {
     }
 
     fn next(&self, state: &mut State<I>, worker: usize) -> Option<Next<I>> {
-        let due = self.deferred.is_due();
-        if due && state.waiting == 0 {
-            // The core becomes idle: `start_due` takes it when it is its turn.
-            self.due[worker].notify_one();
-            return None;
-        }
-        if due && state.share.is_turn_of_deferred() {
-            // None if it was cancelled in this moment.
-            if let Some(call) = self.deferred.take_due() {
-                return Some(Next::Deferred(call));
+        if self.deferred.is_due() {
+            // Also while no request waits: one that needs no waiting has come and
+            // gone before `start_due` has its turn.
+            if state.share.is_turn_of_deferred() {
+                // None if it was cancelled in this moment.
+                if let Some(call) = self.deferred.take_due() {
+                    return Some(Next::Deferred(call));
+                }
+            }
+            if state.waiting == 0 {
+                // The core becomes idle, and `start_due` may take it.
+                self.due[worker].notify_one();
             }
         }
         state.pop_waiting(worker).map(|waiting| Next::Request(waiting.core))
@@ -325,8 +327,8 @@ impl<I: Send + 'static> Drop for Place<'_, I> {
     }
 }
 
-/// Whose turn it is while both requests and deferred calls wait: `percent` of
-/// the turns, evenly spread, belong to deferred calls.
+/// Whose turn it is when a core becomes free while deferred calls are due:
+/// `percent` of the turns, evenly spread, belong to them.
 struct Share {
     percent: u32,
     credit: u32,
@@ -490,12 +492,17 @@ mod tests {
         assert!(ready(&mut of_other).is_none());
         let mut own = Box::pin(server.worker.core_for_request());
         assert!(ready(&mut own).is_none());
+        let now = clock::now();
+        for worker in &mut server.dispatch.state.lock().workers {
+            worker.waiting[0].since = now;
+        }
         drop(held);
         let held = ready(&mut own).expect("its own worker had the core").ok().unwrap();
         // One that comes later than is fair is not preferred.
         let mut own = Box::pin(server.worker.core_for_request());
         assert!(ready(&mut own).is_none());
-        server.dispatch.state.lock().workers[0].waiting[0].since += 2 * OWN_FIRST.as_nanos() as Nanos;
+        let late = now + 2 * OWN_FIRST.as_nanos() as Nanos;
+        server.dispatch.state.lock().workers[0].waiting[0].since = late;
         drop(held);
         assert!(ready(&mut own).is_none());
         assert!(ready(&mut of_other).unwrap().is_ok());

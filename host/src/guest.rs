@@ -100,7 +100,10 @@ impl Guest {
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
         if self.face.is_small() {
-            config.with_host_memory(Arc::new(Memories::new()));
+            // The cores' instances are spread over the programs, as a rule evenly.
+            let instances = self.room.cores.div_ceil(self.room.programs) + 8;
+            let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
+            config.with_host_memory(Arc::new(Memories::new(kept_max as usize)));
             config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
         } else {
             let pool = pool(self.room, &self.code.needs, stacks_max);
@@ -108,7 +111,7 @@ impl Guest {
         }
         let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
             let Room { cores, memory_bytes_max, .. } = self.room;
-            format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}")
+            format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}, once a thread")
         })?;
         // SAFETY: the code was made by `serialize` of this process.
         Ok(unsafe { Component::deserialize(&engine, &self.code.bytes) }?)
@@ -267,9 +270,10 @@ impl Code {
         let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
         ensure!(
             memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES,
-            "--cores {} with --memory-limit {} need more address space than there is",
+            "--cores {} with --memory-limit {} on {} threads need more address space than there is",
             room.cores,
-            room.memory_bytes_max
+            room.memory_bytes_max,
+            room.programs
         );
         Code::compile_for(reservation, bytes, face, cache)
     }

@@ -32,12 +32,15 @@ struct Shared {
     free: Mutex<Vec<Mapping>>,
     /// `/proc/self/pagemap`; none where the system has no such thing.
     pagemap: Option<File>,
+    /// Memories beyond this go back to the system.
+    kept_max: usize,
 }
 
 impl Memories {
-    pub(crate) fn new() -> Memories {
+    /// Memories of which `kept_max` are kept for later instances.
+    pub fn new(kept_max: usize) -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
-        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), pagemap }))
+        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), pagemap, kept_max }))
     }
 }
 
@@ -112,7 +115,10 @@ impl Drop for Memory {
         let Some(mut mapping) = self.mapping.take() else { return };
         let cleared = mapping.clear(self.shared.pagemap.as_ref()).and_then(|()| mapping.cut(self.bytes_min));
         if cleared.is_ok() {
-            self.shared.free.lock().push(mapping);
+            let mut free = self.shared.free.lock();
+            if free.len() < self.shared.kept_max {
+                free.push(mapping);
+            }
         }
     }
 }
@@ -149,10 +155,13 @@ impl Mapping {
     }
 
     fn grow(&mut self, bytes: usize) -> std::io::Result<()> {
+        if bytes > self.bytes_reserved {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
         let more = bytes.saturating_sub(self.bytes_accessible);
         if more > 0 {
             let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-            // SAFETY: wasmtime grows a memory within its reservation only.
+            // SAFETY: within the reservation, as was just checked.
             unsafe { mprotect(self.at(self.bytes_accessible).cast(), more, flags)? };
             self.bytes_accessible = bytes;
         }
@@ -320,8 +329,8 @@ mod tests {
     }
 
     fn both(test: impl Fn(Memories)) {
-        test(Memories::new());
-        test(Memories(Arc::new(Shared { free: Mutex::default(), pagemap: None })));
+        test(Memories::new(9));
+        test(Memories(Arc::new(Shared { free: Mutex::default(), pagemap: None, kept_max: 9 })));
     }
 
     #[test]
@@ -334,6 +343,39 @@ mod tests {
             drop(memory);
             is_clear_for_the_next(&memories, 3);
         });
+    }
+
+    /// Linux can since 6.7.
+    #[test]
+    fn the_system_tells_which_pages_were_touched() {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        if (numbers.next(), numbers.next()) < (Some(6), Some(7)) {
+            return;
+        }
+        let memories = Memories::new(9);
+        let mut memory = memory(&memories, 3);
+        bytes(&mut memory)[2 * PAGE] = 1;
+        let mut regions = [Region::default(); 4];
+        let pagemap = memories.0.pagemap.as_ref().expect("there is a pagemap");
+        let touched = memory.mapping().touched(pagemap, &mut regions).expect("the system can tell");
+        assert_eq!(touched.regions, 1);
+        assert_eq!(regions[0].start, memory.as_ptr() as u64 + 2 * PAGE as u64);
+    }
+
+    #[test]
+    fn no_memory_grows_beyond_its_reservation() {
+        let memories = Memories::new(9);
+        let mut memory = memory(&memories, 1);
+        assert!(memory.grow_to(101 * PAGE).is_err());
+        assert_eq!(memory.byte_size(), PAGE);
+    }
+
+    #[test]
+    fn only_so_many_memories_are_kept() {
+        let memories = Memories::new(1);
+        drop((memory(&memories, 1), memory(&memories, 1)));
+        assert_eq!(memories.0.free.lock().len(), 1);
     }
 
     #[test]

@@ -110,13 +110,16 @@ impl Server {
             .context("the thread for deadlines cannot be started")?;
         let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
         let (stopping, stop) = watch::channel(false);
+        let (accepting, accepts) = watch::channel(());
         let connections = Connections {
             places: Arc::new(Semaphore::new(options.connections)),
             trusted: options.trusted_proxy.clone(),
             limits: connection_limits(options),
             stopping: stop.clone(),
+            accepting: accepts,
         };
         let (workers, server) = watch::channel(());
+        let mut ready = Vec::new();
         for (number, (program, bound)) in programs.into_iter().zip(bound).enumerate() {
             let service = Service {
                 program: Arc::new(program),
@@ -129,7 +132,6 @@ impl Server {
                 limits: request_limits(options),
             };
             let worker = Worker {
-                bound,
                 service: Arc::new(service),
                 deferred: callback::Limits {
                     time_max: options.deferred_timeout.0,
@@ -138,6 +140,9 @@ impl Server {
                 connections: connections.clone(),
                 server: server.clone(),
             };
+            ready.push(worker.ready(bound)?);
+        }
+        for worker in ready {
             worker.start()?;
         }
         start_timer(dispatch.clone(), deferred.clone())
@@ -156,7 +161,8 @@ impl Server {
         }
         let drain = Drain {
             stopping,
-            connection_places: connections.places,
+            accepting,
+            connection_places: connections.places.clone(),
             connections_max: options.connections,
             request_time_max: options.request_time_max(),
             dispatch,
@@ -164,6 +170,7 @@ impl Server {
             log: log.clone(),
             stats: stats.clone(),
         };
+        drop(connections);
         Ok(Server { url, stats_url, drain, signals, _workers: workers })
     }
 

@@ -70,6 +70,8 @@ impl Signals {
 /// What is waited for when a server stops.
 pub struct Drain {
     pub stopping: watch::Sender<bool>,
+    /// Closed when nobody accepts any more.
+    pub accepting: watch::Sender<()>,
     pub connection_places: Arc<Semaphore>,
     pub connections_max: usize,
     /// See `Options::request_time_max`.
@@ -109,7 +111,10 @@ impl Drain {
     /// example by never taking what HTTP/2 has buffered for it.
     async fn connections_closed(&self) {
         let all = u32::try_from(self.connections_max).expect("config checks that it fits");
-        let all_places = self.connection_places.acquire_many(all);
+        let all_places = async {
+            self.accepting.closed().await;
+            self.connection_places.acquire_many(all).await
+        };
         if tokio::time::timeout(self.request_time_max, all_places).await.is_err() {
             let open = self.connections_max - self.connection_places.available_permits();
             self.log.server(format_args!("{open} connections whose clients took too long are cut off"));
@@ -122,7 +127,11 @@ impl Drain {
         loop {
             self.dispatch.idle().await;
             match self.deferred.first_due() {
-                Some(due) => tokio::time::sleep_until(clock::instant(due) + Duration::from_millis(1)).await,
+                Some(due) => {
+                    // One that is due already waits for its worker only.
+                    let due = clock::instant(due).max(tokio::time::Instant::now());
+                    tokio::time::sleep_until(due + Duration::from_millis(1)).await;
+                }
                 None if self.dispatch.busy() == 0 && self.deferred.first_due().is_none() => return,
                 None => {}
             }

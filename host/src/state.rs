@@ -54,7 +54,7 @@ impl Host {
             memory_bytes_max: options.memory_limit.0,
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
-            files: open_folders(&options.dir, options.file_threads)?,
+            files: open_folders(&options.dir, options.blocking_files)?,
         })
     }
 
@@ -68,9 +68,9 @@ impl Host {
     }
 }
 
-fn open_folders(folders: &[Folder], in_threads: bool) -> anyhow::Result<WasiFilesystemCtx> {
+fn open_folders(folders: &[Folder], blocking: bool) -> anyhow::Result<WasiFilesystemCtx> {
     let mut builder = WasiCtx::builder();
-    builder.allow_blocking_current_thread(!in_threads);
+    builder.allow_blocking_current_thread(blocking);
     for folder in folders {
         let perms = if folder.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
         builder.preopened_dir(&folder.host, &folder.guest, perms)?;

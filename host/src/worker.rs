@@ -18,7 +18,6 @@ use crate::request::Service;
 
 /// What one worker is made of.
 pub struct Worker {
-    pub bound: Bound,
     pub service: Arc<Service>,
     pub deferred: callback::Limits,
     pub connections: Connections,
@@ -35,24 +34,41 @@ pub struct Connections {
     pub limits: connection::Limits,
     /// True once no more connections shall be accepted.
     pub stopping: watch::Receiver<bool>,
+    /// Held as long as connections are accepted.
+    pub accepting: watch::Receiver<()>,
+}
+
+/// A worker that has all that it needs.
+pub struct Ready {
+    runtime: Runtime,
+    listener: Listener,
+    worker: Worker,
 }
 
 impl Worker {
-    /// Starts the thread. It ends, and with it what is under way, when the server
-    /// is gone.
-    pub fn start(self) -> Result<()> {
+    /// Makes the runtime and hands the socket to it. Nothing is accepted yet.
+    pub fn ready(self, bound: Bound) -> Result<Ready> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("a worker cannot be started")?;
         let listener = {
             let _inside = runtime.enter();
-            self.bound.listener().context("a worker cannot listen")?
+            bound.listener().context("a worker cannot listen")?
         };
-        let (service, limits) = (self.service.clone(), self.deferred);
-        let handle = runtime.handle().clone();
-        self.service.dispatch.on_deferred(move |core, call| {
-            handle.spawn(callback::run(service.clone(), limits, core, call));
+        Ok(Ready { runtime, listener, worker: self })
+    }
+}
+
+impl Ready {
+    /// Starts the thread. It ends, and with it what is under way, when the server
+    /// is gone.
+    pub fn start(self) -> Result<()> {
+        let Ready { runtime, listener, worker } = self;
+        let Worker { service, deferred, connections, server } = worker;
+        let (for_calls, handle) = (service.clone(), runtime.handle().clone());
+        service.dispatch.on_deferred(move |core, call| {
+            handle.spawn(callback::run(for_calls.clone(), deferred, core, call));
         });
-        let serve = move || serve(&runtime, listener, self.service, self.connections, self.server);
+        let serve = move || serve(&runtime, listener, service, connections, server);
         std::thread::Builder::new()
             .name("worker".into())
             .spawn(serve)
@@ -80,12 +96,15 @@ fn serve(
 /// Accepts until the server stops, and with it closes the listener. Each connection
 /// has a task of its own, which holds its place among `--connections`.
 async fn accept(listener: Listener, service: Arc<Service>, connections: Connections) {
-    let Connections { places, trusted, limits, stopping } = connections;
-    let mut stop = stopping.clone();
+    let Connections { places, trusted, limits, stopping: mut stop, accepting: _accepting } = connections;
+    // Every connection looks at it each time that it is polled: so each worker has
+    // one of its own.
+    let (stopping_here, stopping) = watch::channel(false);
     loop {
         let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stopping| *stopping) => break,
             accepted = listener.accept(&places, &service.book.log) => accepted,
-            _ = stop.wait_for(|stopping| *stopping) => return,
         };
         let stats = service.book.stats.clone();
         stats.connections_accepted.inc();
@@ -100,4 +119,5 @@ async fn accept(listener: Listener, service: Arc<Service>, connections: Connecti
             drop(accepted.place);
         });
     }
+    stopping_here.send_replace(true);
 }
