@@ -6,7 +6,7 @@ use crate::support::{fault_guests, guest, root, wait_for};
 
 #[test]
 fn each_request_has_a_line() {
-    let server = setup(guest("hello")).start();
+    let server = setup(guest("hello")).options("--cores 1").start();
     Connection::open(server.address).get("/path?query=1");
     let line = server.wait_for_line("/path");
     assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
