@@ -119,5 +119,8 @@ async fn accept(listener: Listener, service: Arc<Service>, connections: Connecti
             drop(accepted.place);
         });
     }
+    // Before `_accepting`: the server ends when nobody accepts, and the file of a
+    // Unix socket goes with the last listener.
+    drop(listener);
     stopping_here.send_replace(true);
 }
