@@ -8,11 +8,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use wasmparser::{DataKind, Encoding, Parser, Payload};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
-    ResourcesRequired,
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
 };
 use wasmtime_wasi_http::{p2, p3};
 
+use crate::compiled::{self, Kept};
 use crate::imports::timers;
 use crate::logging::Log;
 use crate::memories::Memories;
@@ -83,8 +83,8 @@ impl Guest {
         let bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
         let face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
-        let cache = cache.and_then(|folder| open_cache(folder, log));
-        let code = Code::compile(&bytes, &face, cache, room).with_context(|| name.clone())?;
+        let kept = cache.and_then(|folder| Kept::open(folder, log));
+        let code = Code::compile(&bytes, &face, kept.as_ref(), room, log).with_context(|| name.clone())?;
         Ok(Guest { face, code, room, name })
     }
 
@@ -96,7 +96,7 @@ impl Guest {
     }
 
     fn component(&self) -> Result<Component> {
-        let mut config = config(&self.face, self.code.reservation_bytes, None);
+        let mut config = config(&self.face, self.code.reservation_bytes);
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
         if self.face.is_small() {
@@ -113,8 +113,7 @@ impl Guest {
             let Room { cores, memory_bytes_max, .. } = self.room;
             format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}, once a thread")
         })?;
-        // SAFETY: the code was made by `serialize` of this process.
-        Ok(unsafe { Component::deserialize(&engine, &self.code.bytes) }?)
+        Ok(self.code.compiled.component(&engine)?)
     }
 }
 
@@ -222,36 +221,19 @@ impl Face {
     }
 }
 
-/// The cache of compiled code. Without it the server works, but starts slowly:
-/// so a folder that cannot be used is only a line in the log.
-fn open_cache(folder: &Path, log: &Log) -> Option<Cache> {
-    let mut config = CacheConfig::new();
-    config.with_directory(folder);
-    match Cache::new(config) {
-        Ok(cache) => Some(cache),
-        Err(error) => {
-            log.server(format_args!(
-                "--cache {}: cannot be used, the guest is compiled anew: {error:#}",
-                folder.display()
-            ));
-            None
-        }
-    }
-}
-
 /// Compiled code, for engines that differ by nothing but where their instances
 /// take memory from: what an instance needs is known only after compiling, and
 /// the pool belongs to the engine.
 struct Code {
-    bytes: Vec<u8>,
+    compiled: compiled::Code,
     needs: ResourcesRequired,
     /// Bytes of address space for each memory.
     reservation_bytes: u64,
 }
 
 impl Code {
-    fn compile(bytes: &[u8], face: &Face, cache: Option<Cache>, room: Room) -> Result<Code> {
-        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, cache.clone())?;
+    fn compile(bytes: &[u8], face: &Face, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
+        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, log)?;
         let needs = &code.needs;
         let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
         let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
@@ -275,17 +257,24 @@ impl Code {
             room.memory_bytes_max,
             room.programs
         );
-        Code::compile_for(reservation, bytes, face, cache)
+        Code::compile_for(reservation, bytes, face, kept, log)
     }
 
-    fn compile_for(reservation_bytes: u64, bytes: &[u8], face: &Face, cache: Option<Cache>) -> Result<Code> {
-        let compiled = Component::new(&Engine::new(&config(face, reservation_bytes, cache))?, bytes)
+    fn compile_for(
+        reservation_bytes: u64,
+        bytes: &[u8],
+        face: &Face,
+        kept: Option<&Kept>,
+        log: &Log,
+    ) -> Result<Code> {
+        let engine = Engine::new(&config(face, reservation_bytes))?;
+        let (compiled, component) = compiled::compile(&engine, bytes, kept, log)
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        let needs = compiled
+        let needs = component
             .resources_required()
             .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
-        Ok(Code { bytes: compiled.serialize()?, needs, reservation_bytes })
+        Ok(Code { compiled, needs, reservation_bytes })
     }
 }
 
@@ -308,9 +297,8 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
     Ok(Program { engine, pre, handler, callback, host })
 }
 
-fn config(face: &Face, reservation_bytes: u64, cache: Option<Cache>) -> Config {
+fn config(face: &Face, reservation_bytes: u64) -> Config {
     let mut config = Config::new();
-    config.cache(cache);
     config.epoch_interruption(true);
     config.wasm_component_model_async(face.is_concurrent());
     config.concurrency_support(face.is_concurrent());

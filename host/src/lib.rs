@@ -6,6 +6,7 @@ pub mod activity;
 pub mod call;
 pub mod callback;
 pub mod clock;
+pub mod compiled;
 pub mod config;
 pub mod connection;
 pub mod cores;
