@@ -89,6 +89,14 @@ impl Bound {
         }
     }
 
+    /// The address and port, unless it is a Unix socket.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Unix(..) => None,
+        }
+    }
+
     /// The URL of this server, such as `http://127.0.0.1:8080/`.
     pub fn url(&self) -> String {
         match self {

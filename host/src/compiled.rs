@@ -17,7 +17,7 @@ use wasmtime::component::Component;
 use crate::logging::Log;
 
 /// Files that are kept; of more, the longest unused go.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 32;
 const EXTENSION: &str = "cwasm";
 
 /// The folder of compiled guests.

@@ -9,17 +9,188 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::deferred;
+use crate::python::{Application, Tools};
 
-/// Serve HTTP with a WebAssembly guest, each call in an instance of its own.
+/// Serve HTTP with a WebAssembly guest, each call behind a wall of its own.
 #[derive(Parser, Debug)]
-#[command(name = "wasm-serve", version, max_term_width = 100, args_override_self = true, after_help = AFTER_HELP)]
+#[command(
+    name = "wasm-serve",
+    version,
+    max_term_width = 100,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = AFTER_HELP
+)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
+    #[command(flatten)]
+    pub serve: Options,
+}
+
+/// What can be done instead of serving.
+#[derive(Subcommand, Debug)]
+pub enum Task {
+    /// Make a component of a Python file, and do not serve it.
+    Build(Build),
+}
+
+/// How a component is to be made.
+#[derive(Args, Debug)]
+pub struct Build {
+    /// A Python file with a WSGI application.
+    #[arg(long, value_name = "FILE")]
+    pub wsgi_file: PathBuf,
+
+    /// The component.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+
+    #[command(flatten)]
+    pub python: PythonOptions,
+
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+/// How a Python file becomes a component.
+#[derive(Args, Debug)]
+pub struct PythonOptions {
+    /// The name of the application in the Python file.
+    #[arg(long, value_name = "NAME", default_value = "application", help_heading = "What to serve")]
+    pub callable: String,
+
+    /// A folder with Python modules, or with packages as `pip install --target DIR`
+    /// puts them there. What the application imports goes into the component.
+    /// Repeatable; the file's own folder and the current one need not be named.
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    pub pythonpath: Vec<PathBuf>,
+
+    /// Install nothing: componentize-py, which makes components of Python files, must
+    /// be there already.
+    #[arg(long, help_heading = "What to serve")]
+    pub offline: bool,
+}
+
+impl PythonOptions {
+    /// Modules are looked for beside the file, in the current folder, as uWSGI does,
+    /// and in those that were named.
+    fn application(&self, file: &Path) -> Application {
+        let own = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for folder in
+            own.into_iter().chain([Path::new(".")]).chain(self.pythonpath.iter().map(PathBuf::as_path))
+        {
+            if !folders.iter().any(|known| known == folder) {
+                folders.push(folder.to_owned());
+            }
+        }
+        Application { file: file.to_owned(), callable: self.callable.clone(), folders }
+    }
+
+    fn tools(&self) -> Tools {
+        Tools { folder: user_cache().map(|folder| folder.join("tools")), offline: self.offline }
+    }
+
+    fn check(&self, file: &Path) -> Result<()> {
+        ensure!(file.is_file(), "--wsgi-file {}: there is no such file", file.display());
+        for folder in &self.pythonpath {
+            ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
+        }
+        let is_name = |c: char| c == '_' || c.is_alphanumeric();
+        ensure!(
+            !self.callable.is_empty() && self.callable.chars().all(is_name),
+            "--callable {}: is not the name of a function",
+            self.callable
+        );
+        Ok(())
+    }
+}
+
+/// What is kept from one start to the next.
+#[derive(Args, Debug)]
+pub struct CacheOptions {
+    /// Where compiled guests, and components made of Python files, are kept [default:
+    /// ~/.cache/wasm-serve/compiled].
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    pub cache: Option<PathBuf>,
+}
+
+impl CacheOptions {
+    /// None if the user has no such folder.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match &self.cache {
+            Some(folder) => std::path::absolute(folder).ok(),
+            None => user_cache().map(|folder| folder.join("compiled")),
+        }
+    }
+}
+
+/// Our part of where the user's programs keep what they can make again.
+fn user_cache() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let of_user = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    of_user.map(|folder| folder.join("wasm-serve"))
+}
+
+impl Build {
+    /// What can be checked before anything is made.
+    pub fn check(&self) -> Result<()> {
+        self.python.check(&self.wsgi_file)
+    }
+
+    pub fn application(&self) -> Application {
+        self.python.application(&self.wsgi_file)
+    }
+
+    pub fn tools(&self) -> Tools {
+        self.python.tools()
+    }
+}
+
+/// What a guest is made of.
+pub enum Source {
+    Component(PathBuf),
+    Python(Application, Tools),
+}
+
+impl Source {
+    pub fn file(&self) -> &Path {
+        match self {
+            Source::Component(file) => file,
+            Source::Python(application, _) => &application.file,
+        }
+    }
+
+    /// The option that named it, for errors.
+    pub fn option(&self) -> String {
+        match self {
+            Source::Component(file) => format!("--guest {}", file.display()),
+            Source::Python(application, _) => format!("--wsgi-file {}", application.file.display()),
+        }
+    }
+}
+
+/// How to serve.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("what").args(["guest", "wsgi_file"]).required(true)))]
 pub struct Options {
     /// The guest: a component that exports `wasi:http` 0.2 or 0.3.
     #[arg(long, value_name = "FILE", help_heading = "What to serve")]
-    pub guest: PathBuf,
+    pub guest: Option<PathBuf>,
+
+    /// The guest: a Python file with a WSGI application, of which a component is made
+    /// first. It sees the current folder, read-only, unless --dir is given.
+    #[arg(long, value_name = "FILE", help_heading = "What to serve")]
+    pub wsgi_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub python: PythonOptions,
 
     /// Where to listen: 127.0.0.1:9090, [::1]:9090, :9090 (every interface) or
     /// unix:PATH. Port 0 asks the system for a free port.
@@ -58,9 +229,9 @@ pub struct Options {
     pub threads: Option<NonZeroU32>,
 
     /// Calls that an instance serves, one after the other, before a new one
-    /// takes its place. 0 is no limit.
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Cores")]
-    pub max_requests: u32,
+    /// takes its place. 0 is no limit [default: 1; with --wsgi-file 0].
+    #[arg(long, value_name = "N", help_heading = "Cores")]
+    pub max_requests: Option<u32>,
 
     /// Memory of one instance, in bytes; K, M and G multiply by 1024.
     #[arg(long, value_name = "BYTES", default_value = "128M", help_heading = "Cores")]
@@ -180,13 +351,13 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", help_heading = "Clients")]
     pub trusted_proxy: Vec<TrustedProxy>,
 
-    /// Where compiled guests are kept [default: ~/.cache/wasm-serve/compiled].
-    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
-    pub cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub cache: CacheOptions,
 }
 
 const AFTER_HELP: &str = "\
-Example: wasm-serve --guest hello.wasm --cores 2
+Examples: wasm-serve --guest hello.wasm --cores 2
+          wasm-serve --wsgi-file app.py --http-socket :9090
 
 Signals: SIGTERM and SIGINT stop when the work in hand is done, a second one at
 once; SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a
@@ -346,6 +517,9 @@ impl Options {
                 folder.host.display()
             );
         }
+        if let Some(file) = &self.wsgi_file {
+            self.python.check(file)?;
+        }
         self.guest_environment()?;
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
         ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
@@ -410,21 +584,34 @@ impl Options {
         }
     }
 
-    /// Where compiled guests are kept; none if the user has no such folder.
-    pub fn cache_folder(&self) -> Option<PathBuf> {
-        let of_user = || {
-            let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-            absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
-        };
-        match &self.cache {
-            Some(folder) => std::path::absolute(folder).ok(),
-            None => of_user().map(|folder| folder.join("wasm-serve").join("compiled")),
+    /// The folders that the guest sees. Users of uWSGI expect a Python application to
+    /// find its files.
+    pub fn folders(&self) -> Vec<Folder> {
+        if self.wsgi_file.is_some() && self.dir.is_empty() {
+            return vec![Folder { host: PathBuf::from("."), guest: "/".to_owned(), read_only: true }];
+        }
+        self.dir.clone()
+    }
+
+    /// Calls that an instance serves; 0 is no limit. An interpreter that starts for
+    /// each call costs more than most users would pay.
+    pub fn calls_per_instance(&self) -> u32 {
+        self.max_requests.unwrap_or(if self.wsgi_file.is_some() { 0 } else { 1 })
+    }
+
+    /// What is to be the guest.
+    pub fn source(&self) -> Source {
+        match (&self.guest, &self.wsgi_file) {
+            (_, Some(file)) => Source::Python(self.python.application(file), self.python.tools()),
+            (Some(file), None) => Source::Component(file.clone()),
+            (None, None) => unreachable!("the command line is not taken without one of the two"),
         }
     }
 
     /// The guest's file name without its folder, as the guest's `argv[0]`.
     pub fn guest_name(&self) -> String {
-        let name = self.guest.file_name().unwrap_or(Path::new("guest").as_os_str());
+        let source = self.source();
+        let name = source.file().file_name().unwrap_or("guest".as_ref());
         name.to_string_lossy().into_owned()
     }
 }

@@ -76,10 +76,9 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Reads, checks and compiles the guest in `file`. Compiled code is kept in the
-    /// folder `cache`. The error says what to change.
-    pub fn load(file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let name = format!("--guest {}", file.display());
+    /// Reads, checks and compiles the guest in `file`, which the option `name` named.
+    /// Compiled code is kept in the folder `cache`. The error says what to change.
+    pub fn load(name: String, file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
         let bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
         let face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;

@@ -22,6 +22,7 @@ pub mod instance;
 pub mod logging;
 pub mod memories;
 pub mod peer;
+pub mod python;
 pub mod record;
 pub mod request;
 pub mod request_body;

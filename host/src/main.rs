@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
-use wasm_serve::config::Options;
-use wasm_serve::server;
+use wasm_serve::config::{Build, CommandLine, Task};
+use wasm_serve::{python, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,8 +15,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(error) => {
             let _ = error.print();
             return match error.kind() {
@@ -24,15 +25,31 @@ fn main() -> ExitCode {
             };
         }
     };
-    if let Err(error) = options.check() {
+    let CommandLine { task, serve } = command_line;
+    let checked = match &task {
+        Some(Task::Build(build)) => build.check(),
+        None => serve.check(),
+    };
+    if let Err(error) = checked {
         eprintln!("wasm-serve: {error:#}");
         return ExitCode::from(USAGE);
     }
-    match server::run(&options) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("wasm-serve: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match task {
+        Some(Task::Build(build)) => make(&build),
+        None => server::run(&serve),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("wasm-serve: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// `wasm-serve build`
+fn make(build: &Build) -> anyhow::Result<ExitCode> {
+    let cache = build.cache.folder().context("--cache DIR is needed: there is no folder of the user's")?;
+    let component = python::component(&build.application(), &build.tools(), &cache)?;
+    let output = build.output.display();
+    std::fs::copy(component, &build.output)
+        .with_context(|| format!("--output {output}: cannot be written"))?;
+    Ok(ExitCode::SUCCESS)
 }

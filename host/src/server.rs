@@ -1,6 +1,7 @@
 //! A server: its parts put together, started in the order in which one needs the
 //! other, and stopped.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Bound;
 use crate::activity::Patience;
-use crate::config::Options;
+use crate::config::{Options, Source};
 use crate::connection;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
@@ -24,7 +25,7 @@ use crate::shutdown::{Drain, Signals};
 use crate::state::Host;
 use crate::stats::Stats;
 use crate::worker::{Connections, Worker};
-use crate::{callback, deadline, request_body};
+use crate::{callback, deadline, python, request_body};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
@@ -69,7 +70,10 @@ struct Shared {
 fn programs(options: &Options, shared: &Shared) -> Result<Vec<Program>> {
     let count = options.threads().get();
     let room = Room { cores: options.cores.get(), programs: count, memory_bytes_max: options.memory_limit.0 };
-    let guest = Guest::load(&options.guest, options.cache_folder().as_deref(), room, &shared.log)?;
+    let cache = options.cache.folder();
+    let source = options.source();
+    let file = guest_file(&source, cache.as_deref())?;
+    let guest = Guest::load(source.option(), &file, cache.as_deref(), room, &shared.log)?;
     let program = || {
         let Shared { log, stats, deferred } = shared;
         let host = Host::new(options, log.clone(), stats.clone(), deferred.clone())?;
@@ -87,6 +91,17 @@ fn programs(options: &Options, shared: &Shared) -> Result<Vec<Program>> {
     })
 }
 
+/// The component: the one that was named, or the one of a Python application.
+fn guest_file(source: &Source, cache: Option<&Path>) -> Result<PathBuf> {
+    match source {
+        Source::Component(file) => Ok(file.clone()),
+        Source::Python(application, tools) => {
+            let cache = cache.context("--wsgi-file needs --cache DIR here: the user has no such folder")?;
+            python::component(application, tools, cache)
+        }
+    }
+}
+
 struct Server {
     url: String,
     stats_url: Option<String>,
@@ -97,7 +112,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(options: &Options, shared: &Shared, programs: Vec<Program>) -> Result<Server> {
+    fn start(options: &Options, shared: &Shared, mut programs: Vec<Program>) -> Result<Server> {
         let Shared { log, stats, deferred } = shared;
         let signals = Signals::listen().context("signals cannot be received")?;
         let bound = Bound::many(&options.http_socket, options.listen, programs.len())?;
@@ -106,6 +121,9 @@ impl Server {
             None => None,
         };
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));
+        if options.wsgi_file.is_some() {
+            tell_address(&bound[0], &mut programs);
+        }
         deadline::start(programs.iter().map(|program| &program.engine))
             .context("the thread for deadlines cannot be started")?;
         let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
@@ -189,6 +207,21 @@ impl Server {
         if let Some(url) = &self.stats_url {
             say(format_args!("Figures on {url}"));
         }
+        if options.wsgi_file.is_some() {
+            self.announce_what_python_is_given(options);
+        }
+    }
+
+    /// Where a Python application has other defaults than a component.
+    fn announce_what_python_is_given(&self, options: &Options) {
+        match options.calls_per_instance() {
+            0 => say("Instances serve one request after the other (--max-requests 1 gives each its own)"),
+            1 => {}
+            calls => say(format_args!("Instances serve {calls} requests, one after the other")),
+        }
+        if options.dir.is_empty() {
+            say("The application sees the current folder as /, read-only (--dir changes that)");
+        }
     }
 
     async fn serve_until_stopped(mut self, options: &Options) -> Result<ExitCode> {
@@ -202,6 +235,19 @@ impl Server {
             }
         };
         Ok(code)
+    }
+}
+
+/// What WSGI demands and only the server knows (PEP 3333, SERVER_NAME). A Unix socket
+/// has nothing of it, and an application then takes what its client says.
+fn tell_address(bound: &Bound, programs: &mut [Program]) {
+    let Some(address) = bound.tcp_address() else { return };
+    for program in programs {
+        let host = Arc::get_mut(&mut program.host).expect("there is no instance yet");
+        host.add_variable("SERVER_PORT", address.port().to_string());
+        if !address.ip().is_unspecified() {
+            host.add_variable("SERVER_NAME", address.ip().to_string());
+        }
     }
 }
 
@@ -236,7 +282,7 @@ fn request_limits(options: &Options) -> request::Limits {
         },
         time_max: options.harakiri.0,
         tail_time_max: options.tail_timeout.0,
-        calls_per_instance: options.max_requests,
+        calls_per_instance: options.calls_per_instance(),
     }
 }
 

@@ -54,8 +54,15 @@ impl Host {
             memory_bytes_max: options.memory_limit.0,
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
-            files: open_folders(&options.dir, options.blocking_files)?,
+            files: open_folders(&options.folders(), options.blocking_files)?,
         })
+    }
+
+    /// Lets guests see a variable, unless it was set by an option.
+    pub fn add_variable(&mut self, name: &str, value: String) {
+        if !self.environment.iter().any(|(known, _)| known == name) {
+            self.environment.push((name.to_owned(), value));
+        }
     }
 
     fn wasi(&self, stdout: &Output, stderr: &Output) -> WasiCtx {

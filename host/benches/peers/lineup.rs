@@ -45,10 +45,65 @@ pub fn wasm_serve_tcp(bench: &Bench, name: &str, guest: PathBuf, options: &str) 
     })
 }
 
+/// Our own with a Python file, in the folder that the application then sees.
+pub fn wasm_serve_python(bench: &Bench, name: &str, file: &Path, folder: PathBuf, options: &str) -> Server {
+    let options = format!("{options} {}", bench.options.wasm_serve);
+    let file = file.to_owned();
+    server(name, None, move |ground| {
+        let mut command = bounded(wasm_serve());
+        command.current_dir(&folder).arg("--cache").arg(cache());
+        command.args(["--http-socket", &format!("127.0.0.1:{}", ground.port), "--wsgi-file"]).arg(&file);
+        command.args(options.split_whitespace());
+        Ok(vec![command])
+    })
+}
+
+/// gunicorn with two processes.
+pub fn gunicorn(bench: &Bench, name: &str, file: &Path, folder: PathBuf) -> Server {
+    let (packages, file) = (bench.peers.python_packages("gunicorn"), file.to_owned());
+    server(name, Some(Peer::Gunicorn), move |ground| {
+        let mut command = python(&packages, &file, &folder)?;
+        command.args(["-m", "gunicorn", "--workers", "2", "--bind"]);
+        command.arg(format!("127.0.0.1:{}", ground.port)).arg(module(&file)?);
+        Ok(vec![command])
+    })
+}
+
+/// granian with two processes.
+pub fn granian(bench: &Bench, name: &str, file: &Path, folder: PathBuf) -> Server {
+    let (packages, file) = (bench.peers.python_packages("granian"), file.to_owned());
+    server(name, Some(Peer::Granian), move |ground| {
+        let mut command = python(&packages, &file, &folder)?;
+        command.args(["-m", "granian", "--interface", "wsgi", "--workers", "2", "--port"]);
+        command.arg(ground.port.to_string()).arg(module(&file)?);
+        Ok(vec![command])
+    })
+}
+
+/// The host's Python with a package, and a file's folder to import from.
+fn python(packages: &Path, file: &Path, folder: &Path) -> Result<Command> {
+    let mut path = packages.as_os_str().to_owned();
+    path.push(":");
+    path.push(file.parent().context("the file has a folder")?);
+    let mut command = bounded("python3");
+    command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(folder);
+    Ok(command)
+}
+
+/// A file's application, as Python servers want it named.
+fn module(file: &Path) -> Result<String> {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).context("the file's name is not text")?;
+    Ok(format!("{stem}:application"))
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled")
+}
+
 /// Its first run compiles the guest into a cache that the others find.
 pub fn wasm_serve_on(socket: &str, guest: &Path, options: &str) -> Command {
     let mut command = bounded(wasm_serve());
-    command.arg("--cache").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled"));
+    command.arg("--cache").arg(cache());
     command.args(["--http-socket", socket]).arg("--guest").arg(guest);
     command.args(options.split_whitespace());
     command

@@ -46,6 +46,8 @@ pub enum Peer {
     Uwsgi,
     Go,
     Nginx,
+    Gunicorn,
+    Granian,
 }
 
 /// How the bare hyper server uses its threads.

@@ -21,7 +21,13 @@ impl Peers {
         let script = root().join("host/benches/peers/install");
         // Debian's packages hold the load generators, too, and so are always needed.
         let mut wanted = vec!["debian", "oha"];
-        for (peer, name) in [(Peer::Go, "go"), (Peer::Wasmtime, "wasmtime")] {
+        let peers = [
+            (Peer::Go, "go"),
+            (Peer::Wasmtime, "wasmtime"),
+            (Peer::Gunicorn, "gunicorn"),
+            (Peer::Granian, "granian"),
+        ];
+        for (peer, name) in peers {
             if !without.contains(&peer) {
                 wanted.push(name);
             }
@@ -48,6 +54,11 @@ impl Peers {
     /// The folder of Debian's packages: what would be `/` if they were installed.
     pub fn debian(&self) -> PathBuf {
         self.folder.join("debian/root")
+    }
+
+    /// The folder of a Python package with what it needs.
+    pub fn python_packages(&self, name: &str) -> PathBuf {
+        self.folder.join(name).join("packages")
     }
 
     /// A program of Debian's packages, with the libraries that came with it.

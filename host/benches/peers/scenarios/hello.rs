@@ -130,14 +130,14 @@ fn measure(bench: &Bench, servers: Vec<Server>) -> Result<Vec<Row>> {
 
 /// uWSGI as its documentation says for connections that are kept alive: a process
 /// of its own keeps them and hands their requests to the workers.
-fn uwsgi_by_its_router(bench: &Bench) -> Server {
+pub fn uwsgi_by_its_router(bench: &Bench) -> Server {
     let options = "--plugin http,python3 --http ADDRESS --http-keepalive=1 --threads 2 --disable-logging";
     lineup::uwsgi(bench, "uWSGI, its HTTP router", &hello_py(), None, options)
 }
 
 /// Without the router a thread of uWSGI serves one connection until that is closed.
 /// So two connections are all that two threads can serve, and its best case.
-fn uwsgi_by_two_connections(bench: &Bench) -> Server {
+pub fn uwsgi_by_two_connections(bench: &Bench) -> Server {
     let options = "--plugin python3 --http11-socket ADDRESS --threads 2 --disable-logging";
     let server = lineup::uwsgi(bench, "uWSGI, 2 connections", &hello_py(), None, options);
     Server { connections: 2, ..server }

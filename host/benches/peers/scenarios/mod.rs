@@ -18,6 +18,8 @@ mod echo;
 mod hello;
 /// Many connections of which most are idle.
 mod idle;
+/// Python applications.
+mod python;
 /// The first answer after the start.
 mod start;
 /// A guest that waits in a host call.
@@ -67,6 +69,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: deferred::beside_plain,
     },
     Scenario { name: "article", question: "the article's `ab` run, beside uWSGI", run: article::article },
+    Scenario {
+        name: "article-python",
+        question: "the article's own two files, beside Python servers",
+        run: python::article,
+    },
+    Scenario { name: "hello-python", question: "what a Python application costs", run: python::hello },
     Scenario {
         name: "million",
         question: "a million pending deferred calls",

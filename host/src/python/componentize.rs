@@ -1,0 +1,177 @@
+//! componentize-py, which puts CPython and an application into one component: where
+//! it is, how it gets there, and how it is run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use include_dir::{Dir, include_dir};
+
+use super::Application;
+use crate::logging::say;
+
+/// What is installed, in the manner of a requirements file. Its version is part of
+/// the folder's name.
+pub(super) const COMPONENTIZE: &str = "componentize-py==0.25.1";
+/// Pickles what the standard library cannot: lambdas and closures.
+pub(super) const CLOUDPICKLE: &str = "cloudpickle==3.1.3";
+
+/// The Python side of this server, which calls the application.
+pub(super) static ADAPTER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guests/python/adapter");
+pub(super) static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
+const WORLD: &str = "wasm-serve:deferred/proxy@0.1.0";
+/// The adapter's module that has the exports.
+const MODULE: &str = "wasm_serve_application";
+/// Runs the tool without its script, whose first line has the path of the place
+/// where it was installed.
+const RUN: &str =
+    "import sys, componentize_py; sys.argv[0] = 'componentize-py'; sys.exit(componentize_py.script())";
+
+/// Where the tool is looked for.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Where tools are installed; none if the user has no such folder.
+    pub folder: Option<PathBuf>,
+    /// Nothing may be installed.
+    pub offline: bool,
+}
+
+/// The folder with the tool and what goes into components beside it.
+pub struct Tool(PathBuf);
+
+/// A component that was made.
+pub struct Built {
+    pub component: Vec<u8>,
+    /// The files of the application that went into it.
+    pub imported: Vec<PathBuf>,
+}
+
+impl Tools {
+    pub fn find_or_install(&self) -> Result<Tool> {
+        let folder = self.folder.as_deref().context(
+            "componentize-py is needed, and there is no place for it: neither XDG_CACHE_HOME nor HOME is set",
+        )?;
+        let folder = folder.join(COMPONENTIZE.replace("==", "-"));
+        if folder.is_dir() {
+            return Ok(Tool(folder));
+        }
+        let by_hand =
+            format!("python3 -m pip install --target {} {COMPONENTIZE} {CLOUDPICKLE}", folder.display());
+        ensure!(
+            !self.offline,
+            "componentize-py is needed, and --offline forbids to install it; install it with `{by_hand}`"
+        );
+        say(format_args!(
+            "Installing {COMPONENTIZE} and {CLOUDPICKLE} from PyPI, about 80 MB, into {}",
+            folder.display()
+        ));
+        install(&folder).with_context(|| format!("componentize-py cannot be installed; try `{by_hand}`"))?;
+        Ok(Tool(folder))
+    }
+}
+
+/// Puts the tool in its place at once: another server may be doing the same.
+fn install(folder: &Path) -> Result<()> {
+    let unfinished = folder.with_extension(format!("{}", std::process::id()));
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+    pip.arg(&unfinished).args([COMPONENTIZE, CLOUDPICKLE]);
+    let output = run(&mut pip).context("`python3` cannot be started; install Python 3 with pip")?;
+    if !output.status.success() {
+        let _ = fs::remove_dir_all(&unfinished);
+        bail!("pip says:\n{}", said(&output));
+    }
+    if fs::rename(&unfinished, folder).is_err() {
+        fs::remove_dir_all(&unfinished)?;
+        ensure!(folder.is_dir(), "{} cannot be written", folder.display());
+    }
+    Ok(())
+}
+
+/// Makes the component.
+pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Built> {
+    let stage = Stage::new()?;
+    let (wit, adapter, settings) =
+        (stage.folder("wit")?, stage.folder("adapter")?, stage.folder("settings")?);
+    WIT.extract(&wit)?;
+    ADAPTER.extract(&adapter)?;
+    fs::write(settings.join("wasm_serve_settings.py"), settings_module(application, source))?;
+    let component = stage.0.join("component.wasm");
+    // In this order modules are looked for: none of the application's replaces one
+    // of the adapter's.
+    let ours = [adapter, settings.clone(), tool.0.clone()];
+    let mut python = Command::new("python3");
+    python.args(["-c", RUN, "--wit-path"]).arg(&wit).args(["--world", WORLD, "componentize", MODULE]);
+    for folder in ours.iter().chain(&application.folders) {
+        python.arg("--python-path").arg(folder);
+    }
+    python.arg("--output").arg(&component);
+    // By itself, the tool would bundle packages that are installed for the host's Python.
+    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", &stage.0).env_remove("PYTHONHOME");
+    let output = run(&mut python).context("`python3` cannot be started")?;
+    if !output.status.success() {
+        // The traceback of the application, or else whatever the tool said.
+        let why = fs::read_to_string(settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
+        bail!("no component can be made of it:\n{}", why.trim_end());
+    }
+    Ok(Built {
+        component: fs::read(&component).context("componentize-py has written no component")?,
+        imported: imported(&settings, ours.len(), &application.folders)?,
+    })
+}
+
+/// What the adapter is told.
+fn settings_module(application: &Application, source: &str) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    format!(
+        "PATH = {}\nCALLABLE = {}\nSOURCE = {}\n",
+        text(&application.file.to_string_lossy()),
+        text(&application.callable),
+        text(source)
+    )
+}
+
+/// The application's files that the adapter says were imported. It sees the folders
+/// as `/0`, `/1` and so on, `ours` of them before those of the application.
+fn imported(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let list = fs::read_to_string(settings.join("imports.txt")).context("the adapter has written no list")?;
+    let host_path = |path: &str| {
+        let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
+        Some(folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?.join(rest))
+    };
+    Ok(list.lines().filter_map(host_path).collect())
+}
+
+fn run(command: &mut Command) -> std::io::Result<Output> {
+    command.stdin(Stdio::null()).output()
+}
+
+/// What a program said, standard error last.
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
+/// A temporary folder, removed with the value.
+struct Stage(PathBuf);
+
+impl Stage {
+    fn new() -> Result<Stage> {
+        let path = std::env::temp_dir().join(format!("wasm-serve-build-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Stage(path))
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        fs::create_dir(&path)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,131 @@
+//! Components by what they were made of: the application's file, every module that
+//! it imports, and what could be imported in their place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use include_dir::Dir;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Application;
+use super::componentize::{ADAPTER, Built, CLOUDPICKLE, COMPONENTIZE, WIT};
+
+/// The folder of components. `KEY.wasm` is a component, `KEY.json` has the sums of
+/// the files that went into it.
+pub struct Kept {
+    folder: PathBuf,
+}
+
+impl Kept {
+    pub fn open(folder: &Path) -> io::Result<Kept> {
+        fs::create_dir_all(folder)?;
+        Ok(Kept { folder: folder.to_owned() })
+    }
+
+    /// The component, if nothing that went into it has changed.
+    pub fn find(&self, key: &str) -> Option<PathBuf> {
+        let made_of: Value = serde_json::from_slice(&fs::read(self.made_of(key)).ok()?).ok()?;
+        let files = made_of["files"].as_object()?;
+        let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
+        let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
+        let component = self.component(key);
+        (is_good && component.is_file()).then_some(component)
+    }
+
+    /// Keeps a component, in place of the one that was made for the same application
+    /// before. The list comes last: without it the component does not count.
+    pub fn keep(&self, key: &str, application: &Application, built: &Built) -> io::Result<PathBuf> {
+        let mut files = json!({});
+        let file = std::iter::once(&application.file);
+        for path in file.chain(&built.imported).chain(&application.folders) {
+            files[&*std::path::absolute(path)?.to_string_lossy()] = json!(sum_of(path)?);
+        }
+        let made_of = json!({ "server": sum_of_our_side(), "files": files });
+        let _ = fs::remove_file(self.made_of(key));
+        write(&self.component(key), &built.component)?;
+        write(&self.made_of(key), made_of.to_string().as_bytes())?;
+        Ok(self.component(key))
+    }
+
+    fn component(&self, key: &str) -> PathBuf {
+        self.folder.join(format!("{key}.wasm"))
+    }
+
+    fn made_of(&self, key: &str) -> PathBuf {
+        self.folder.join(format!("{key}.json"))
+    }
+}
+
+/// Names an application. It does not depend on what is in its files, so that a new
+/// component takes the place of the old one.
+pub fn key(application: &Application) -> io::Result<String> {
+    let mut sum = Sum::default();
+    sum.add(std::path::absolute(&application.file)?.as_os_str().as_encoded_bytes());
+    sum.add(application.callable.as_bytes());
+    for folder in &application.folders {
+        sum.add(std::path::absolute(folder)?.as_os_str().as_encoded_bytes());
+    }
+    Ok(sum.text())
+}
+
+/// The sum of what this program adds to every application.
+fn sum_of_our_side() -> String {
+    let mut sum = Sum::default();
+    sum.add(COMPONENTIZE.as_bytes());
+    sum.add(CLOUDPICKLE.as_bytes());
+    sum.add_folder(&ADAPTER);
+    sum.add_folder(&WIT);
+    sum.text()
+}
+
+/// A sum over texts, each with its length.
+#[derive(Default)]
+struct Sum(Sha256);
+
+impl Sum {
+    fn add(&mut self, text: &[u8]) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text);
+    }
+
+    fn add_folder(&mut self, folder: &Dir<'_>) {
+        for file in folder.files() {
+            self.add(file.path().as_os_str().as_encoded_bytes());
+            self.add(file.contents());
+        }
+        folder.dirs().for_each(|folder| self.add_folder(folder));
+    }
+
+    fn text(self) -> String {
+        format!("{:x}", self.0.finalize())
+    }
+}
+
+/// The sum of a file's content. Of a folder, it is that of the names which an import
+/// could find there: a module that is added may be imported in place of another.
+fn sum_of(path: &Path) -> io::Result<String> {
+    let content = if path.is_dir() { modules(path)?.join("\n").into_bytes() } else { fs::read(path)? };
+    Ok(format!("{:x}", Sha256::digest(content)))
+}
+
+fn modules(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_module = path.extension().is_some_and(|extension| extension == "py");
+        if is_module || path.join("__init__.py").is_file() {
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A file has its whole content when it gets its name.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension(format!("{}", std::process::id()));
+    fs::write(&unfinished, content)?;
+    fs::rename(unfinished, path)
+}

@@ -1,0 +1,47 @@
+//! A Python application (WSGI, PEP 3333) as a guest: it becomes a component once,
+//! which is kept as long as what it was made of stays the same.
+
+/// The tool that makes a component of Python code: found, or installed.
+mod componentize;
+/// Components that were made, by what they were made of.
+mod kept;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+pub use self::componentize::Tools;
+use self::kept::Kept;
+use crate::logging::say;
+
+/// What a component is made of.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// The file with the application, as the user named it.
+    pub file: PathBuf,
+    /// The name in it.
+    pub callable: String,
+    /// Folders in which its imports are looked for, the first one first.
+    pub folders: Vec<PathBuf>,
+}
+
+/// The component of an application: the one that is kept in `cache`, or one that is
+/// made now, which takes some seconds. The error says what to change.
+pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Result<PathBuf> {
+    let named = || format!("--wsgi-file {}", application.file.display());
+    let source =
+        std::fs::read_to_string(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
+    let kept = Kept::open(&cache.join("python")).context("--cache: cannot be used")?;
+    let key = kept::key(application).with_context(named)?;
+    if let Some(component) = kept.find(&key) {
+        return Ok(component);
+    }
+    let tool = tools.find_or_install().with_context(named)?;
+    let file = application.file.display();
+    say(format_args!("Building {file}: what it imports goes into one component, which takes about 10 s"));
+    let start = Instant::now();
+    let built = componentize::build(&tool, application, &source).with_context(named)?;
+    say(format_args!("Built {file} in {:.1} s", start.elapsed().as_secs_f64()));
+    kept.keep(&key, application, &built).context("--cache: cannot be written")
+}
