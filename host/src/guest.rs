@@ -13,7 +13,7 @@ use wasmtime::{
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
-use crate::imports::timers;
+use crate::imports::{files, timers};
 use crate::logging::Log;
 use crate::memories::Memories;
 use crate::stacks::Stacks;
@@ -342,6 +342,7 @@ fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         p3::add_to_linker(&mut linker)?;
     }
+    files::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
     Ok(linker)
 }

@@ -32,6 +32,8 @@ pub struct Host {
     pub payload_bytes_max: u64,
     /// Memory of one instance.
     pub memory_bytes_max: usize,
+    /// The thread that runs a guest may wait for a disk.
+    pub blocking_files: bool,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
@@ -52,6 +54,7 @@ impl Host {
             deferred_per_call_max: options.deferred_per_call,
             payload_bytes_max: options.deferred_payload.0 as u64,
             memory_bytes_max: options.memory_limit.0,
+            blocking_files: options.blocking_files,
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
             files: open_folders(&options.folders(), options.blocking_files)?,

@@ -1,5 +1,6 @@
 //! What the host offers to guests, a file an interface.
 
+pub mod files;
 pub mod http;
 pub mod stdio;
 pub mod timers;

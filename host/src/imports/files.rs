@@ -1,0 +1,199 @@
+//! `wasi:filesystem`, as far as it is ours: how a file's content is read. What the
+//! system has in memory is read at once; only for what it would have to wait for is
+//! the read handed to a thread that may block. wasmtime's own streams hand over
+//! every read that a guest does not call a blocking one, and those of most languages
+//! do not: the two switches between threads cost more than the rest of a small file.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
+use tokio::task::{JoinHandle, spawn_blocking};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wasmtime_wasi::p2::{DynInputStream, InputStream, Pollable, StreamError, StreamResult};
+
+use crate::state::State;
+
+/// The name under which wasmtime offers it.
+const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
+/// Bytes of one read, whatever the guest asks for.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Takes the place of wasmtime's function.
+pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance(INTERFACE)?.func_wrap(
+        "[method]descriptor.read-via-stream",
+        |store: StoreContextMut<'_, State>, (file, offset)| Ok((read_via_stream(store, file, offset)?,)),
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn read_via_stream(
+    mut store: StoreContextMut<'_, State>,
+    file: Resource<Descriptor>,
+    offset: u64,
+) -> wasmtime::Result<Result<Resource<DynInputStream>, ErrorCode>> {
+    let may_block = store.data().server.blocking_files;
+    let table = store.data_mut().ctx().table;
+    let file = match table.get(&file)? {
+        Descriptor::File(file) => file.file.clone(),
+        Descriptor::Dir(_) => return Ok(Err(ErrorCode::IsDirectory)),
+    };
+    let content: DynInputStream = Box::new(Content { file, offset, may_block, read: Read::None });
+    Ok(Ok(table.push(content)?))
+}
+
+/// A file's content from an offset on.
+struct Content {
+    file: Arc<File>,
+    offset: u64,
+    /// The thread that runs the guest may wait for a disk.
+    may_block: bool,
+    read: Read,
+}
+
+enum Read {
+    None,
+    UnderWay(JoinHandle<io::Result<Bytes>>),
+    /// What the guest has not taken yet. Nothing is the end.
+    Done(Bytes),
+    Failed(io::Error),
+    Ended,
+}
+
+impl Content {
+    fn begin(&mut self, bytes: usize) {
+        let bytes = bytes.min(READ_BYTES_MAX);
+        let at_once = match self.may_block {
+            true => Some(read_at(&self.file, bytes, self.offset)),
+            false => read_without_waiting(&self.file, bytes, self.offset),
+        };
+        self.read = match at_once {
+            Some(read) => Read::from(read),
+            None => {
+                let (file, offset) = (self.file.clone(), self.offset);
+                Read::UnderWay(spawn_blocking(move || read_at(&file, bytes, offset)))
+            }
+        };
+    }
+}
+
+impl From<io::Result<Bytes>> for Read {
+    fn from(read: io::Result<Bytes>) -> Read {
+        match read {
+            Ok(data) if data.is_empty() => Read::Ended,
+            Ok(data) => Read::Done(data),
+            Err(error) => Read::Failed(error),
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for Content {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        if let Read::None = self.read {
+            self.begin(size);
+        }
+        match std::mem::replace(&mut self.read, Read::Ended) {
+            Read::Done(mut data) => {
+                let taken = data.split_to(size.min(data.len()));
+                self.offset += taken.len() as u64;
+                self.read = if data.is_empty() { Read::None } else { Read::Done(data) };
+                Ok(taken)
+            }
+            Read::Failed(error) => Err(StreamError::LastOperationFailed(error.into())),
+            Read::Ended => Err(StreamError::Closed),
+            under_way => {
+                self.read = under_way;
+                Ok(Bytes::new())
+            }
+        }
+    }
+
+    /// A guest that drops the stream waits for the read, so that it cannot have any
+    /// number of them under way.
+    async fn cancel(&mut self) {
+        if let Read::UnderWay(_) = self.read {
+            self.ready().await;
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Content {
+    async fn ready(&mut self) {
+        if let Read::None = self.read {
+            self.begin(READ_BYTES_MAX);
+        }
+        if let Read::UnderWay(read) = &mut self.read {
+            self.read = Read::from(read.await.unwrap_or_else(|error| Err(io::Error::other(error))));
+        }
+    }
+}
+
+thread_local! {
+    /// Most files are smaller than what guests ask for: making room for all of that
+    /// would cost more than reading them.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES_MAX]);
+}
+
+fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            match file.read_at(&mut buffer[..bytes], offset) {
+                Ok(count) => return Ok(Bytes::copy_from_slice(&buffer[..count])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    })
+}
+
+/// None if the system would have to wait, or cannot tell.
+fn read_without_waiting(file: &File, bytes: usize, offset: u64) -> Option<io::Result<Bytes>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let count =
+            preadv2(file, &mut [IoSliceMut::new(&mut buffer[..bytes])], offset, ReadWriteFlags::NOWAIT)
+                .ok()?;
+        Some(Ok(Bytes::copy_from_slice(&buffer[..count])))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn content_comes_whole_by_either_way() {
+        let path = std::env::temp_dir().join(format!("wasm-serve-content-{}", std::process::id()));
+        let whole: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        std::fs::write(&path, &whole).unwrap();
+        for may_block in [false, true] {
+            let file = Arc::new(File::open(&path).unwrap());
+            let mut content = Content { file, offset: 1, may_block, read: Read::None };
+            let mut read = Vec::new();
+            loop {
+                match content.read(70_000) {
+                    Ok(data) if data.is_empty() => content.ready().await,
+                    Ok(data) => read.extend(data),
+                    Err(error) => break assert!(matches!(error, StreamError::Closed)),
+                }
+            }
+            assert!(read == whole[1..]);
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+}
