@@ -1,0 +1,97 @@
+"""The request's body: `wsgi.input`. The host is asked for it when the program is."""
+
+import io
+
+from wasm_serve import host
+
+BUFFER_BYTES = 65536
+
+
+class Body(io.RawIOBase):
+    """The host's stream of a body; `io.BufferedReader` makes lines of it."""
+
+    def __init__(self, request):
+        consumed = host.call_import(host.CONSUME, [request])
+        self.body = consumed.value
+        self.stream = host.call_import(host.BODY_STREAM, [self.body]).value
+        self.ended = False
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if self.ended or not len(buffer):
+            return 0
+        result = host.call_import(host.READ, [self.stream, min(len(buffer), BUFFER_BYTES)])
+        if isinstance(result, host.Err):
+            self.ended = True
+            if isinstance(result.value, host.streams.StreamError_Closed):
+                return 0
+            raise ConnectionResetError("the request's body broke off")
+        data = result.value
+        buffer[: len(data)] = data
+        return len(data)
+
+    def drop(self):
+        host.drop(self.stream)
+        host.drop(self.body)
+
+
+class Input:
+    __slots__ = ("request", "raw", "reader")
+
+    def __init__(self, request):
+        self.request = request
+        self.raw = None
+
+    def _open(self):
+        if self.raw is None:
+            if self.request is None:
+                raise ValueError("wsgi.input is read after its request has ended")
+            self.raw = Body(self.request)
+            self.reader = io.BufferedReader(self.raw, BUFFER_BYTES)
+        return self.reader
+
+    def read(self, size=-1):
+        return self._open().read(-1 if size is None else size)
+
+    def readline(self, size=-1):
+        return self._open().readline(-1 if size is None else size)
+
+    def readlines(self, hint=-1):
+        return self._open().readlines(hint)
+
+    def __iter__(self):
+        return iter(self._open())
+
+    def __getattr__(self, name):
+        # What io.BufferedReader has beyond PEP 3333, such as `read1`, `readinto` and `seekable`.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._open(), name)
+
+    def close(self):
+        """At the end of the request, by the adapter."""
+        self.request = None
+        if self.raw is not None:
+            self.raw.drop()
+            self.raw.ended = True
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper`: the pieces of a file."""
+
+    def __init__(self, file, block_size=BUFFER_BYTES):
+        self.file = file
+        self.block_size = block_size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        piece = self.file.read(self.block_size)
+        if piece:
+            return piece
+        raise StopIteration

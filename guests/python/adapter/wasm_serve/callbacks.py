@@ -1,0 +1,82 @@
+"""A callback as bytes, and its run.
+
+A payload is a pickle: of the callback itself, or of the pair (callback, arguments).
+A callback is never a tuple, so the two can be told apart.
+"""
+
+import pickle
+import sys
+import traceback
+from types import FunctionType
+
+from wasm_serve import streams_of_output
+
+# Of module-level functions, whose pickle is their name. Most programs defer few of them.
+PAYLOADS = {}
+CALLBACKS = {}
+CACHED_MAX = 1000
+
+
+def payload_of(callback, arguments):
+    if not arguments and callback in PAYLOADS:
+        return PAYLOADS[callback]
+    if not callable(callback):
+        raise TypeError(f"a callable is needed, not {callback!r}")
+    state = (callback, arguments) if arguments else callback
+    try:
+        # The oldest binary protocol that names a function in one step is the shortest for that.
+        payload = pickle.dumps(state, 2 if state is callback else 5)
+    except Exception as reason:
+        return _payload_by_value(state, callback, reason)
+    if state is callback and type(callback) is FunctionType and len(PAYLOADS) < CACHED_MAX:
+        PAYLOADS[callback] = payload
+    return payload
+
+
+def _payload_by_value(state, callback, reason):
+    """Lambdas, closures and nested functions travel with their code."""
+    try:
+        import cloudpickle
+    except ImportError:
+        raise TypeError(f"{callback!r} cannot be deferred without cloudpickle: {reason}") from reason
+    try:
+        return cloudpickle.dumps(state)
+    except Exception as reason:
+        raise TypeError(
+            f"{callback!r} cannot be deferred, since it, its arguments or what it refers to cannot be pickled "
+            f"({reason}). It runs later, perhaps in another instance: pass names and values instead of open "
+            "files, generators, locks or the request"
+        ) from reason
+
+
+def run(call):
+    """The export `callback`. An error string is logged and counted by the host."""
+    payload = call.payload
+    try:
+        callback = CALLBACKS.get(payload)
+        if callback is not None:
+            callback()
+        else:
+            state = pickle.loads(payload)
+            if type(state) is tuple:
+                callback, arguments = state
+                callback(*arguments)
+            else:
+                if type(state) is FunctionType and len(payload) < 256 and len(CALLBACKS) < CACHED_MAX:
+                    _keep(payload, state)
+                state()
+    except BaseException as failure:
+        frames = failure.__traceback__.tb_next or failure.__traceback__
+        sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
+        text = "".join(traceback.format_exception_only(failure)).strip()
+        from componentize_py_types import Err
+
+        raise Err(text) from None
+    finally:
+        streams_of_output.flush()
+
+
+def _keep(payload, function):
+    """Only what is found by its name: a function that travelled by value may change its own globals."""
+    if getattr(sys.modules.get(function.__module__), function.__name__, None) is function:
+        CALLBACKS[payload] = function

@@ -1,0 +1,20 @@
+"""Modules that programs import late: what is not in memory at the end of the build is missing at run time."""
+
+import importlib
+
+NAMES = """
+    encodings.idna encodings.latin_1 encodings.ascii encodings.utf_8 encodings.utf_8_sig encodings.utf_16
+    encodings.cp1252 encodings.iso8859_15 encodings.punycode encodings.raw_unicode_escape
+    asyncio cloudpickle contextvars copy csv datetime decimal email email.message email.mime.text
+    email.mime.multipart email.utils fractions functools glob hashlib heapq hmac html html.parser http.cookies
+    io itertools json logging logging.handlers mimetypes operator pathlib pickle pprint queue random secrets
+    shutil statistics string stringprep struct tempfile textwrap traceback unicodedata urllib.parse uuid
+    wsgiref.handlers wsgiref.util wsgiref.validate _strptime zoneinfo zlib gzip
+""".split()
+
+for name in NAMES:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        # Some are missing in a WebAssembly interpreter; a program that needs one fails by itself.
+        pass

@@ -1,0 +1,100 @@
+"""The host's functions by their numbers, without the generated classes around them.
+
+componentize-py generates a class for each resource, with a `weakref.finalize` for
+each object, and a Python function around each import. Both cost more than the call.
+Here an import is its number in `call_import`, found out by calling the generated
+function once, and a resource is two slots, dropped by whoever holds it.
+"""
+
+import componentize_py_runtime as runtime
+import weakref
+import componentize_py_types as components
+from componentize_py_types import Err
+from wit_world.imports import environment, poll, streams, timers
+from wit_world.imports import wasi_http_types as http
+
+call_import = runtime.call_import
+drop_resource = runtime.drop_resource
+
+
+class _Number(BaseException):
+    pass
+
+
+def _number(function, parameters):
+    def tell(number, _):
+        raise _Number(number)
+
+    runtime.call_import = tell
+    try:
+        function(*[None] * parameters)
+    except _Number as told:
+        return told.args[0]
+    finally:
+        runtime.call_import = call_import
+
+
+METHOD = _number(http.IncomingRequest.method, 1)
+PATH_WITH_QUERY = _number(http.IncomingRequest.path_with_query, 1)
+AUTHORITY = _number(http.IncomingRequest.authority, 1)
+HEADERS = _number(http.IncomingRequest.headers, 1)
+CONSUME = _number(http.IncomingRequest.consume, 1)
+ENTRIES = _number(http.Fields.entries, 1)
+FIELDS = _number(http.Fields.from_list, 1)
+RESPONSE = _number(http.OutgoingResponse.__init__, 2)
+SET_STATUS = _number(http.OutgoingResponse.set_status_code, 2)
+BODY = _number(http.OutgoingResponse.body, 1)
+SET_RESPONSE = _number(http.ResponseOutparam.set, 2)
+BODY_WRITE = _number(http.OutgoingBody.write, 1)
+BODY_FINISH = _number(http.OutgoingBody.finish, 2)
+CHECK_WRITE = _number(streams.OutputStream.check_write, 1)
+WRITE = _number(streams.OutputStream.write, 2)
+WRITE_AND_FLUSH = _number(streams.OutputStream.blocking_write_and_flush, 2)
+SUBSCRIBE = _number(streams.OutputStream.subscribe, 1)
+BLOCK = _number(poll.Pollable.block, 1)
+BODY_STREAM = _number(http.IncomingBody.stream, 1)
+READ = _number(streams.InputStream.blocking_read, 2)
+CALL_LATER = _number(timers.call_later, 2)
+CANCEL = _number(timers.cancel, 1)
+
+
+class Resource:
+    """A handle of the host's. Who holds it must `drop` it, or pass it on by `pass_on`."""
+
+    __slots__ = ("handle", "finalizer")
+
+
+class Passed:
+    """The finalizer of a resource that the host takes over: the runtime calls `detach`."""
+
+    detach = staticmethod(tuple)
+
+
+class Success(StopIteration):
+    """In the place of the generated `Ok`: one `value`, set without a Python call."""
+
+
+PASSED = Passed()
+
+
+def install():
+    """Puts the above where the runtime looks after the program was imported.
+
+    For each resource the runtime calls `weakref.finalize(resource, drop_resource, kind,
+    handle)`. Keeping the kind, as text, is all that `drop` needs; `format` does it in C.
+    """
+    weakref.finalize = "{2}".format
+    components.Ok = Success
+    for kind in "Fields IncomingRequest IncomingBody OutgoingResponse OutgoingBody ResponseOutparam".split():
+        setattr(http, kind, type(kind, (Resource,), {"__slots__": ()}))
+    for module, kind in ((streams, "InputStream"), (streams, "OutputStream"), (poll, "Pollable")):
+        setattr(module, kind, type(kind, (Resource,), {"__slots__": ()}))
+
+
+def drop(resource):
+    drop_resource(int(resource.finalizer), resource.handle)
+
+
+def pass_on(resource):
+    resource.finalizer = PASSED
+    return resource

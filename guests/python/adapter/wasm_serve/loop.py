@@ -1,0 +1,194 @@
+"""asyncio's event loop, with timers that are the host's.
+
+A timer set while the loop does not run, as in a WSGI application, is a deferred
+call. While it runs (`run_until_complete`, `asyncio.run`), it is an ordinary loop
+for coroutines that sleep, and sleeping blocks the request.
+"""
+
+import asyncio
+import time
+from asyncio import base_events, events
+
+from wasm_serve import host
+from wasm_serve.callbacks import payload_of
+
+deferred = __import__("wit_world.imports.wasm_serve_deferred_types", fromlist=["*"])
+
+
+class HostTimer(asyncio.TimerHandle):
+    """A deferred call. Its time is on the clock of `loop.time()`."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, identity, when, callback, arguments):
+        self._id = identity
+        self._when = when
+        self._callback = callback
+        self._args = arguments
+        self._cancelled = False
+        self._scheduled = True
+        self._source_traceback = None
+        self._repr = None
+        self._context = None
+        self._loop = LOOP
+
+    def cancel(self):
+        """True if the call will never run; also false is no error: it runs, or has run."""
+        if not self._cancelled and host.call_import(host.CANCEL, [self._id]):
+            self._cancelled = True
+            self._callback = self._args = None
+
+    def _run(self):
+        raise NotImplementedError("the server runs this callback")
+
+
+class Sleeper:
+    """In the place of a selector: there are no sockets to wait for, only time."""
+
+    def select(self, timeout):
+        if timeout is None:
+            raise RuntimeError(
+                "the loop waits for something that can never happen: sockets, threads and processes do not "
+                "exist in a WebAssembly guest"
+            )
+        if timeout > 0:
+            time.sleep(timeout)
+        return []
+
+    def close(self):
+        pass
+
+
+class Loop(base_events.BaseEventLoop):
+    def __init__(self):
+        super().__init__()
+        self._selector = Sleeper()
+
+    def _process_events(self, event_list):
+        pass
+
+    def _write_to_self(self):
+        pass
+
+    def time(self):
+        """Seconds since the Unix epoch: a monotonic clock starts anew in each instance, and the callback
+        may run in another one than the request."""
+        return time.time()
+
+    def call_later(self, delay, callback, *args, context=None):
+        if self._thread_id is not None:
+            return super().call_later(delay, callback, *args, context=context)
+        return _defer(delay, callback, args, context)
+
+    def call_at(self, when, callback, *args, context=None):
+        if self._thread_id is not None:
+            return super().call_at(when, callback, *args, context=context)
+        return _defer(when - time.time(), callback, args, context)
+
+    def call_soon(self, callback, *args, context=None):
+        if self._thread_id is not None:
+            return super().call_soon(callback, *args, context=context)
+        return _defer(0, callback, args, context)
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        return self.call_soon(callback, *args, context=context)
+
+    def create_task(self, coro, **options):
+        if self._thread_id is None:
+            coro.close()
+            raise NotImplementedError(
+                "a task cannot outlive its request: await it in loop.run_until_complete(...), or defer a function "
+                "by loop.call_later(delay, function, *arguments)"
+            )
+        return super().create_task(coro, **options)
+
+    def run_until_complete(self, future):
+        if asyncio.iscoroutine(future):
+            future = _RunningTask(self, future)
+        return super().run_until_complete(future)
+
+    def run_forever(self):
+        if not self._ready and not self._scheduled:
+            raise NotImplementedError("the server runs the loop: return from the application instead")
+        super().run_forever()
+
+    def run_in_executor(self, executor, function, *args):
+        raise NotImplementedError(
+            "threads and processes do not exist in a WebAssembly guest: call the function, or defer it by "
+            "loop.call_later(delay, function, *arguments)"
+        )
+
+    set_default_executor = run_in_executor
+
+    def _no_sockets(self, *args, **options):
+        raise NotImplementedError(
+            "sockets, pipes, processes and signals do not exist for an event loop in a WebAssembly guest"
+        )
+
+    create_connection = create_server = create_datagram_endpoint = create_unix_connection = _no_sockets
+    create_unix_server = subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _no_sockets
+    add_reader = remove_reader = add_writer = remove_writer = add_signal_handler = _no_sockets
+    remove_signal_handler = getaddrinfo = getnameinfo = sock_recv = sock_sendall = sock_connect = _no_sockets
+    sock_accept = start_tls = sendfile = sock_sendfile = _no_sockets
+
+
+def _RunningTask(loop, coroutine):
+    """A task of a loop that is about to run: its first step goes into the loop's own queue."""
+    loop._thread_id = 0
+    try:
+        return asyncio.Task(coroutine, loop=loop)
+    finally:
+        loop._thread_id = None
+
+
+def _defer(delay, callback, arguments, context):
+    if context is not None:
+        raise NotImplementedError("a context does not travel with a deferred call: pass values as arguments")
+    nanoseconds = int(delay * 1e9)
+    if nanoseconds < 0:
+        nanoseconds = 0
+    result = host.call_import(host.CALL_LATER, [nanoseconds, payload_of(callback, arguments)])
+    if isinstance(result, host.Err):
+        raise _refused(result.value)
+    return HostTimer(result.value, time.time() + delay, callback, arguments)
+
+
+def _refused(error):
+    kind = type(error)
+    if kind is deferred.ScheduleError_PayloadTooLarge:
+        return ValueError(f"callback and arguments are over {error.value} bytes (the server's --deferred-payload)")
+    if kind is deferred.ScheduleError_TooManyPending:
+        return RuntimeError(
+            f"{error.value} calls are pending, or scheduled by this one call "
+            "(the server's --deferred-pending, --deferred-per-call)"
+        )
+    if kind is deferred.ScheduleError_DelayTooLong:
+        return OverflowError(f"the delay is over {error.value / 1e9:g} seconds (the server's --deferred-delay)")
+    return RuntimeError(f"the call cannot be stored now: {error.value} (the server's --deferred-memory)")
+
+
+LOOP = Loop()
+
+
+class Policy(events._AbstractEventLoopPolicy):
+    def get_event_loop(self):
+        return LOOP
+
+    def set_event_loop(self, loop):
+        pass
+
+    def new_event_loop(self):
+        return Loop()
+
+
+def get_event_loop():
+    return running() or LOOP
+
+
+running = events._get_running_loop
+
+
+def install():
+    """`get_event_loop` goes through three Python functions to a policy; here it is one."""
+    events._set_event_loop_policy(Policy())
+    asyncio.get_event_loop = events.get_event_loop = get_event_loop

@@ -1,0 +1,63 @@
+"""What the build is told: which files were imported, or why it failed.
+
+Of a successful build, componentize-py shows nothing that the program printed; so
+both are files in the folder of the settings, which is writable while it builds.
+"""
+
+import contextlib
+import gc
+import linecache
+import os
+import sys
+import traceback
+
+FOLDER = None
+
+
+def _folder():
+    import wasm_serve_settings
+
+    return os.path.dirname(wasm_serve_settings.__file__)
+
+
+@contextlib.contextmanager
+def of_the_build():
+    """Writes a failure's traceback to `failure.txt` and lets it end the build."""
+    try:
+        yield
+    except BaseException as failure:
+        with open(_folder() + "/failure.txt", "w", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(_without_our_frames(failure))))
+        raise
+
+
+def _without_our_frames(failure):
+    """The traceback from the user's first frame on, if there is one."""
+    ours = os.path.dirname(__file__)
+    frames = failure.__traceback__
+    while frames and (
+        frames.tb_frame.f_code.co_filename.startswith((ours, os.path.dirname(ours) + "/wasm_serve", "<frozen"))
+    ):
+        frames = frames.tb_next
+    return failure.with_traceback(frames)
+
+
+def finish():
+    """Writes the imported files to `imports.txt`, and keeps their source lines for tracebacks.
+
+    A path begins with `/N/`, where N counts componentize-py's `-p` folders from 0.
+    """
+    imported = set()
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path and path.split("/")[1].isdigit():
+            imported.add(path)
+    for path in imported:
+        lines = linecache.getlines(path)
+        # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
+        linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
+    with open(_folder() + "/imports.txt", "w", encoding="utf-8") as file:
+        file.writelines(path + "\n" for path in sorted(imported))
+    gc.collect()
+    # What the build made is never garbage: instances need not look at it, so its pages stay shared.
+    gc.freeze()

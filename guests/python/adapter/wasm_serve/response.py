@@ -1,0 +1,157 @@
+"""The response: `start_response` and `write`, and how bytes leave."""
+
+from wasm_serve import host
+
+CODES = {}
+CODES_MAX = 1000
+# PEP 3333 forbids them to applications, some of which send them all the same; the host refuses them.
+HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    "transfer-encoding upgrade http2-settings host".split()
+)
+
+
+class ClientGone(OSError):
+    """The client does not take more of the response."""
+
+
+class Response:
+    __slots__ = ("outparam", "bodiless", "status", "headers", "head_sent", "body", "stream")
+
+    def __init__(self, outparam, bodiless):
+        self.outparam = outparam
+        # For HEAD: the head is that of GET, and what the application gives as the body is not sent.
+        self.bodiless = bodiless
+        self.status = None
+        self.head_sent = False
+        self.body = None
+
+    def start(self, status, headers, exc_info=None):
+        """The `start_response` of PEP 3333."""
+        if exc_info is not None:
+            try:
+                if self.head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.status is not None:
+            raise AssertionError("start_response was called twice, the second time without exc_info")
+        if status not in CODES:
+            _check_status(status)
+        self.status = status
+        self.headers = headers
+        return self.write
+
+    def write(self, data):
+        if type(data) is not bytes:
+            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        if not self.head_sent:
+            self.send_head()
+        if data and not self.bodiless:
+            self.send(data)
+
+    def message(self):
+        """The host's response, with its head."""
+        if self.status is None:
+            raise AssertionError("the application gave its body before it called start_response")
+        call = host.call_import
+        entries = [(name, value.encode("latin-1")) for name, value in self.headers]
+        fields = call(host.FIELDS, [entries])
+        if isinstance(fields, host.Err):
+            entries = [(name, value) for name, value in entries if name.lower() not in HOP_BY_HOP]
+            fields = call(host.FIELDS, [entries])
+            if isinstance(fields, host.Err):
+                raise ValueError(f"a header is not valid in HTTP: {self.headers!r}")
+        fields = fields.value
+        fields.finalizer = host.PASSED
+        message = call(host.RESPONSE, [fields])
+        code = CODES[self.status]
+        if code != 200:
+            call(host.SET_STATUS, [message, code])
+        return message
+
+    def leave(self, message):
+        message.finalizer = self.outparam.finalizer = host.PASSED
+        host.call_import(host.SET_RESPONSE, [self.outparam, host.Success(message)])
+        self.head_sent = True
+
+    def send_head(self):
+        """The head alone, for a body that comes in pieces."""
+        message = self.message()
+        if not self.bodiless:
+            self.body = host.call_import(host.BODY, [message]).value
+            self.stream = host.call_import(host.BODY_WRITE, [self.body]).value
+        self.leave(message)
+
+    def send_whole(self, data):
+        """A response with its whole body, which is filled before the response leaves."""
+        message = self.message()
+        if not data or self.bodiless:
+            self.leave(message)
+            return
+        call = host.call_import
+        body = self.body = call(host.BODY, [message]).value
+        stream = self.stream = call(host.BODY_WRITE, [body]).value
+        room = call(host.CHECK_WRITE, [stream]).value
+        if len(data) <= room:
+            call(host.WRITE, [stream, data])
+            self.finish()
+            self.leave(message)
+        else:
+            self.leave(message)
+            self.send(data)
+            self.finish()
+
+    def send(self, data):
+        """A piece of the body, in pieces for which the host has room."""
+        call = host.call_import
+        stream = self.stream
+        offset, length = 0, len(data)
+        while offset < length:
+            room = _checked(call(host.CHECK_WRITE, [stream]))
+            if room == 0:
+                pollable = call(host.SUBSCRIBE, [stream])
+                call(host.BLOCK, [pollable])
+                host.drop(pollable)
+            elif offset == 0 and length <= room:
+                _checked(call(host.WRITE, [stream, data]))
+                return
+            else:
+                _checked(call(host.WRITE, [stream, data[offset : offset + room]]))
+                offset += room
+
+    def finish(self):
+        """The body is complete; without this its transfer breaks."""
+        body = self.body
+        if body is None:
+            return
+        host.drop(self.stream)
+        self.body = None
+        body.finalizer = host.PASSED
+        result = host.call_import(host.BODY_FINISH, [body, None])
+        if isinstance(result, host.Err):
+            raise ValueError(f"the body is not as long as its Content-Length says: {result.value!r}")
+
+    def break_off(self):
+        if self.body is not None:
+            host.drop(self.stream)
+            host.drop(self.body)
+            self.body = None
+
+
+def _checked(result):
+    if isinstance(result, host.Err):
+        error = result.value
+        if isinstance(error, host.streams.StreamError_Closed):
+            raise ClientGone("the client does not take more of the response")
+        host.drop(error.value)
+        raise ValueError("the body is longer than its Content-Length says")
+    return result.value
+
+
+def _check_status(status):
+    if type(status) is not str or not status[:3].isdecimal() or not 100 <= int(status[:3]) <= 599:
+        raise ValueError(f"not a status: {status!r}")
+    if len(CODES) >= CODES_MAX:
+        CODES.clear()
+    CODES[status] = int(status[:3])

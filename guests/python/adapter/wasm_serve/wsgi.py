@@ -1,0 +1,112 @@
+"""One request: from the host's `handle` through the application and back."""
+
+import sys
+import traceback
+
+from wasm_serve import host, environ as heads, streams_of_output
+from wasm_serve.body import FileWrapper, Input
+from wasm_serve.response import ClientGone, Response
+
+APPLICATION = None
+METHODS = {
+    getattr(host.http, "Method_" + name.capitalize()): name
+    for name in "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()
+}
+
+
+def serve(application):
+    global APPLICATION
+    APPLICATION = application
+    heads.TEMPLATE["wsgi.file_wrapper"] = FileWrapper
+
+
+def handle(request, outparam):
+    """The export of `wasi:http/incoming-handler`."""
+    call = host.call_import
+    method = call(host.METHOD, [request])
+    method = METHODS.get(type(method)) or method.value
+    authority = call(host.AUTHORITY, [request])
+    if "SERVER_NAME" not in heads.TEMPLATE:
+        heads.complete(authority)
+    fields = call(host.HEADERS, [request])
+    environ = heads.environ_of(
+        method, call(host.PATH_WITH_QUERY, [request]) or "/", authority, call(host.ENTRIES, [fields])
+    )
+    host.drop_resource(int(fields.finalizer), fields.handle)
+    given = environ["wsgi.input"] = Input(request)
+    response = Response(outparam, method == "HEAD")
+    try:
+        respond(environ, response)
+    except ClientGone:
+        response.break_off()
+    except BaseException as failure:
+        fail(response, failure)
+    given.close()
+    host.drop_resource(int(request.finalizer), request.handle)
+    streams_of_output.flush()
+
+
+def respond(environ, response):
+    result = APPLICATION(environ, response.start)
+    try:
+        if type(result) is list and len(result) == 1 and not response.head_sent:
+            data = result[0]
+            if type(data) is not bytes:
+                raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
+            response.send_whole(data)
+        else:
+            stream(result, response)
+    finally:
+        if hasattr(result, "close"):
+            result.close()
+
+
+def stream(result, response):
+    """Each piece leaves as it comes; the head with the first one that is not empty."""
+    for data in result:
+        if not isinstance(data, bytes):
+            raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
+        if response.head_sent:
+            if response.bodiless:
+                return
+            if data:
+                response.send(data)
+        elif data:
+            if is_whole(data, response):
+                response.send_whole(data)
+            else:
+                response.send_head()
+                if response.bodiless:
+                    return
+                response.send(data)
+    if response.head_sent:
+        response.finish()
+    else:
+        response.send_whole(b"")
+
+
+def is_whole(data, response):
+    """Whether the head says that this piece is the whole body."""
+    for name, value in response.headers or ():
+        if name.lower() == "content-length":
+            return value == str(len(data))
+    return False
+
+
+def fail(response, failure):
+    """An exception: a 500 if the head has not left, else a transfer that visibly breaks."""
+    frames = failure.__traceback__
+    ours = __file__.rpartition("/")[0]
+    while frames.tb_next and frames.tb_frame.f_code.co_filename.startswith(ours):
+        frames = frames.tb_next
+    sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
+    response.break_off()
+    if response.head_sent:
+        return
+    response.status = None
+    response.start("500 Internal Server Error", [("content-type", "text/plain")])
+    try:
+        response.send_whole(b"500 Internal Server Error\n")
+    except BaseException:
+        # The host answers for us when there is no response.
+        traceback.print_exc()

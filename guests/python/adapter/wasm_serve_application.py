@@ -1,0 +1,32 @@
+"""The module that componentize-py is pointed at: its two exported classes.
+
+Everything here runs once, while the component is built; what is in memory at
+the end is what each instance starts with.
+"""
+
+import sys
+
+# The folders of the user's modules are mounted writable.
+sys.dont_write_bytecode = True
+
+from wasm_serve import report
+
+with report.of_the_build():
+    # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
+    from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, wsgi
+
+    streams_of_output.install()
+    loop.install()
+    wsgi.serve(application.load())
+
+
+class IncomingHandler:
+    handle = staticmethod(wsgi.handle)
+
+
+class Callback:
+    run = staticmethod(callbacks.run)
+
+
+report.finish()
+host.install()
