@@ -28,5 +28,6 @@ class Callback:
     run = staticmethod(callbacks.run)
 
 
-report.finish()
+with report.of_the_build():
+    report.finish()
 host.install()

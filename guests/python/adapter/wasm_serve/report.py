@@ -8,6 +8,7 @@ import contextlib
 import gc
 import linecache
 import os
+import re
 import sys
 import traceback
 
@@ -50,7 +51,7 @@ def finish():
     imported = set()
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if path and path.split("/")[1].isdigit():
+        if path and re.match(r"/\d+/", path):
             imported.add(path)
     for path in imported:
         lines = linecache.getlines(path)
