@@ -60,6 +60,8 @@ class Sleeper:
 
 
 class Loop(base_events.BaseEventLoop):
+    """What `asyncio.run` and `new_event_loop` get: it runs in the request, and its sleeps block the request."""
+
     def __init__(self):
         super().__init__()
         self._selector = Sleeper()
@@ -74,43 +76,6 @@ class Loop(base_events.BaseEventLoop):
         """Seconds since the Unix epoch: a monotonic clock starts anew in each instance, and the callback
         may run in another one than the request."""
         return time.time()
-
-    def call_later(self, delay, callback, *args, context=None):
-        if self._thread_id is not None:
-            return super().call_later(delay, callback, *args, context=context)
-        return _defer(delay, callback, args, context)
-
-    def call_at(self, when, callback, *args, context=None):
-        if self._thread_id is not None:
-            return super().call_at(when, callback, *args, context=context)
-        return _defer(when - time.time(), callback, args, context)
-
-    def call_soon(self, callback, *args, context=None):
-        if self._thread_id is not None:
-            return super().call_soon(callback, *args, context=context)
-        return _defer(0, callback, args, context)
-
-    def call_soon_threadsafe(self, callback, *args, context=None):
-        return self.call_soon(callback, *args, context=context)
-
-    def create_task(self, coro, **options):
-        if self._thread_id is None:
-            coro.close()
-            raise NotImplementedError(
-                "a task cannot outlive its request: await it in loop.run_until_complete(...), or defer a function "
-                "by loop.call_later(delay, function, *arguments)"
-            )
-        return super().create_task(coro, **options)
-
-    def run_until_complete(self, future):
-        if asyncio.iscoroutine(future):
-            future = _RunningTask(self, future)
-        return super().run_until_complete(future)
-
-    def run_forever(self):
-        if not self._ready and not self._scheduled:
-            raise NotImplementedError("the server runs the loop: return from the application instead")
-        super().run_forever()
 
     def run_in_executor(self, executor, function, *args):
         raise NotImplementedError(
@@ -132,13 +97,62 @@ class Loop(base_events.BaseEventLoop):
     sock_accept = start_tls = sendfile = sock_sendfile = _no_sockets
 
 
-def _RunningTask(loop, coroutine):
-    """A task of a loop that is about to run: its first step goes into the loop's own queue."""
-    loop._thread_id = 0
-    try:
-        return asyncio.Task(coroutine, loop=loop)
-    finally:
-        loop._thread_id = None
+class HostLoop(Loop):
+    """What `get_event_loop` gives. Only while it runs a coroutine are its timers its own."""
+
+    def call_later(self, delay, callback, *args, context=None):
+        if self._thread_id is None:
+            return _defer(delay, callback, args, context)
+        return super().call_later(delay, callback, *args, context=context)
+
+    def call_at(self, when, callback, *args, context=None):
+        if self._thread_id is None:
+            return _defer(when - time.time(), callback, args, context)
+        return super().call_at(when, callback, *args, context=context)
+
+    def call_soon(self, callback, *args, context=None):
+        if self._thread_id is None:
+            return _defer(0, callback, args, context)
+        return super().call_soon(callback, *args, context=context)
+
+    call_soon_threadsafe = call_soon
+
+    def create_task(self, coro, **options):
+        if self._thread_id is None:
+            coro.close()
+            raise NotImplementedError(
+                "a task cannot outlive its request: await it in loop.run_until_complete(...), or defer a function "
+                "by loop.call_later(delay, function, *arguments)"
+            )
+        return super().create_task(coro, **options)
+
+    def run_until_complete(self, future):
+        """The timers that are left at the end become the host's."""
+        if asyncio.iscoroutine(future):
+            future = self._task_before_running(future)
+        try:
+            return super().run_until_complete(future)
+        finally:
+            left, self._scheduled = self._scheduled, []
+            for timer in left:
+                if not timer._cancelled:
+                    _defer(timer._when - time.time(), timer._callback, timer._args, None)
+
+    def _task_before_running(self, coroutine):
+        """Its first step goes into the queue of the loop that is about to run, not to the host."""
+        self._thread_id = 0
+        try:
+            return asyncio.Task(coroutine, loop=self)
+        finally:
+            self._thread_id = None
+
+    def run_forever(self):
+        if not self._ready:
+            raise NotImplementedError("the server runs the loop: return from the application instead")
+        super().run_forever()
+
+    def close(self):
+        """There is one for the whole life of an instance."""
 
 
 def _defer(delay, callback, arguments, context):
@@ -167,7 +181,7 @@ def _refused(error):
     return RuntimeError(f"the call cannot be stored now: {error.value} (the server's --deferred-memory)")
 
 
-LOOP = Loop()
+LOOP = HostLoop()
 
 
 class Policy(events._AbstractEventLoopPolicy):

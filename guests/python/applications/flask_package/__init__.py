@@ -1,0 +1,3 @@
+"""A package with a template, found on the path given by --pythonpath."""
+
+TIMES = 3
