@@ -13,11 +13,10 @@ from wasm_serve import report
 
 with report.of_the_build():
     # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
-    from wasm_serve import application, callbacks, commonly_needed, files, host, loop, streams_of_output, wsgi
+    from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, wsgi
 
     streams_of_output.install()
     loop.install()
-    files.install()
     wsgi.serve(application.load())
 
 
