@@ -13,7 +13,7 @@ use wasmtime::{
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
-use crate::imports::{files, timers};
+use crate::imports::{files, gateway, timers};
 use crate::logging::Log;
 use crate::memories::Memories;
 use crate::stacks::Stacks;
@@ -41,6 +41,8 @@ pub struct Program {
     pub(crate) handler: Handler,
     pub(crate) callback: Option<Callback>,
     pub(crate) host: Arc<Host>,
+    /// It imports `imports::gateway`.
+    pub(crate) is_gateway: bool,
 }
 
 /// The export that answers requests.
@@ -293,7 +295,8 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
         let run = component.get_export_index(Some(&interface), "run")?;
         Some(Callback { run, is_async })
     });
-    Ok(Program { engine, pre, handler, callback, host })
+    let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
+    Ok(Program { engine, pre, handler, callback, host, is_gateway })
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {
@@ -343,6 +346,7 @@ fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State
         p3::add_to_linker(&mut linker)?;
     }
     files::add_to_linker(&mut linker)?;
+    gateway::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
     Ok(linker)
 }

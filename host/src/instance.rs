@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::{Accessor, ComponentType, Lower};
@@ -15,8 +15,9 @@ use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::guest::{Handler, Program};
+use crate::meta_variables;
 use crate::response::Link;
-use crate::state::{self, State};
+use crate::state::{self, RequestHead, State};
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
@@ -150,6 +151,10 @@ impl Instance {
         head: oneshot::Sender<Head>,
         link: Arc<Link>,
     ) -> wasmtime::Result<()> {
+        if self.program.is_gateway {
+            let lines = meta_variables::lines(&request, &self.program.host.address);
+            self.store.data_mut().request = RequestHead { lines, is_head: request.method() == Method::HEAD };
+        }
         match &self.handler {
             Exports::P2(proxy) => {
                 let mut http = self.store.data_mut().http();

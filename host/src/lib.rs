@@ -21,6 +21,7 @@ pub mod imports;
 pub mod instance;
 pub mod logging;
 pub mod memories;
+pub mod meta_variables;
 pub mod peer;
 pub mod python;
 pub mod record;

@@ -121,9 +121,7 @@ impl Server {
             None => None,
         };
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));
-        if options.wsgi_file.is_some() {
-            tell_address(&bound[0], &mut programs);
-        }
+        tell_address(&bound[0], &mut programs);
         deadline::start(programs.iter().map(|program| &program.engine))
             .context("the thread for deadlines cannot be started")?;
         let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
@@ -238,16 +236,13 @@ impl Server {
     }
 }
 
-/// What WSGI demands and only the server knows (PEP 3333, SERVER_NAME). A Unix socket
-/// has nothing of it, and an application then takes what its client says.
+/// What only a server that listens knows. A Unix socket has nothing of it.
 fn tell_address(bound: &Bound, programs: &mut [Program]) {
     let Some(address) = bound.tcp_address() else { return };
     for program in programs {
         let host = Arc::get_mut(&mut program.host).expect("there is no instance yet");
-        host.add_variable("SERVER_PORT", address.port().to_string());
-        if !address.ip().is_unspecified() {
-            host.add_variable("SERVER_NAME", address.ip().to_string());
-        }
+        host.address.port = Some(address.port());
+        host.address.name = Some(address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
     }
 }
 

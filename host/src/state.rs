@@ -16,6 +16,7 @@ use crate::error::DeadlinePassed;
 use crate::imports::http::Hooks;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
+use crate::meta_variables::ServerAddress;
 use crate::stats::Stats;
 
 /// What one element of a table takes.
@@ -34,6 +35,8 @@ pub struct Host {
     pub memory_bytes_max: usize,
     /// The thread that runs a guest may wait for a disk.
     pub blocking_files: bool,
+    /// Where the server listens.
+    pub address: ServerAddress,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
@@ -55,17 +58,11 @@ impl Host {
             payload_bytes_max: options.deferred_payload.0 as u64,
             memory_bytes_max: options.memory_limit.0,
             blocking_files: options.blocking_files,
+            address: ServerAddress::default(),
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
             files: open_folders(&options.folders(), options.blocking_files)?,
         })
-    }
-
-    /// Lets guests see a variable, unless it was set by an option.
-    pub fn add_variable(&mut self, name: &str, value: String) {
-        if !self.environment.iter().any(|(known, _)| known == name) {
-            self.environment.push((name.to_owned(), value));
-        }
     }
 
     fn wasi(&self, stdout: &Output, stderr: &Output) -> WasiCtx {
@@ -88,9 +85,18 @@ fn open_folders(folders: &[Folder], blocking: bool) -> anyhow::Result<WasiFilesy
     Ok(builder.build().filesystem().clone())
 }
 
+/// The head of a request in the form of `imports::gateway`.
+#[derive(Default)]
+pub(crate) struct RequestHead {
+    pub lines: String,
+    pub is_head: bool,
+}
+
 /// The host's side of one instance.
 pub struct State {
     pub(crate) server: Arc<Host>,
+    /// What the guest call under way answers, if the guest asks for it in this form.
+    pub(crate) request: RequestHead,
     /// Deferred calls that the guest call under way has scheduled.
     pub(crate) deferred_scheduled: u64,
     deadline: Arc<Deadline>,
@@ -151,6 +157,7 @@ impl State {
         let wasi = server.wasi(&stdout, &stderr);
         State {
             server,
+            request: RequestHead::default(),
             deferred_scheduled: 0,
             deadline,
             table,

@@ -1,6 +1,7 @@
 //! What the host offers to guests, a file an interface.
 
 pub mod files;
+pub mod gateway;
 pub mod http;
 pub mod stdio;
 pub mod timers;

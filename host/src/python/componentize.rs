@@ -20,7 +20,7 @@ pub(super) const CLOUDPICKLE: &str = "cloudpickle==3.1.3";
 /// The Python side of this server, which calls the application.
 pub(super) static ADAPTER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guests/python/adapter");
 pub(super) static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
-const WORLD: &str = "wasm-serve:deferred/proxy@0.1.0";
+pub(super) static PYTHON_WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guests/python/wit");
 /// The adapter's module that has the exports.
 const MODULE: &str = "wasm_serve_application";
 /// Runs the tool without its script, whose first line has the path of the place
@@ -94,7 +94,7 @@ pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Bui
     let stage = Stage::new()?;
     let (wit, adapter, settings) =
         (stage.folder("wit")?, stage.folder("adapter")?, stage.folder("settings")?);
-    WIT.extract(&wit)?;
+    lay_out(&wit)?;
     ADAPTER.extract(&adapter)?;
     fs::write(settings.join("wasm_serve_settings.py"), settings_module(application, source))?;
     let component = stage.0.join("component.wasm");
@@ -102,7 +102,7 @@ pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Bui
     // of the adapter's.
     let ours = [adapter, settings.clone(), tool.0.clone()];
     let mut python = Command::new("python3");
-    python.args(["-c", RUN, "--wit-path"]).arg(&wit).args(["--world", WORLD, "componentize", MODULE]);
+    python.args(["-c", RUN, "--wit-path"]).arg(&wit).args(["componentize", MODULE]);
     for folder in ours.iter().chain(&application.folders) {
         python.arg("--python-path").arg(folder);
     }
@@ -119,6 +119,17 @@ pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Bui
         component: fs::read(&component).context("componentize-py has written no component")?,
         imported: imported(&settings, ours.len(), &application.folders)?,
     })
+}
+
+/// Puts what the component imports and exports where tools look for it: each package
+/// that another one uses in a folder of its own.
+fn lay_out(folder: &Path) -> Result<()> {
+    PYTHON_WIT.extract(folder)?;
+    WIT.extract(folder)?;
+    let (name, own) = ("deferred.wit", folder.join("deps/deferred"));
+    fs::create_dir(&own)?;
+    fs::rename(folder.join(name), own.join(name))?;
+    Ok(())
 }
 
 /// What the adapter is told.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Application;
-use super::componentize::{ADAPTER, Built, CLOUDPICKLE, COMPONENTIZE, WIT};
+use super::componentize::{ADAPTER, Built, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 
 /// The folder of components. `KEY.wasm` is a component, `KEY.json` has the sums of
 /// the files that went into it.
@@ -77,6 +77,7 @@ fn sum_of_our_side() -> String {
     sum.add(CLOUDPICKLE.as_bytes());
     sum.add_folder(&ADAPTER);
     sum.add_folder(&WIT);
+    sum.add_folder(&PYTHON_WIT);
     sum.text()
 }
 

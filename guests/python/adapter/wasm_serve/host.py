@@ -10,7 +10,8 @@ import componentize_py_runtime as runtime
 import weakref
 import componentize_py_types as components
 from componentize_py_types import Err
-from wit_world.imports import environment, poll, streams, timers
+from wit_world.imports import http as gateway
+from wit_world.imports import poll, streams, timers
 from wit_world.imports import wasi_http_types as http
 
 call_import = runtime.call_import
@@ -34,12 +35,9 @@ def _number(function, parameters):
         runtime.call_import = call_import
 
 
-METHOD = _number(http.IncomingRequest.method, 1)
-PATH_WITH_QUERY = _number(http.IncomingRequest.path_with_query, 1)
-AUTHORITY = _number(http.IncomingRequest.authority, 1)
-HEADERS = _number(http.IncomingRequest.headers, 1)
+REQUEST = _number(gateway.request, 0)
+RESPOND = _number(gateway.respond, 3)
 CONSUME = _number(http.IncomingRequest.consume, 1)
-ENTRIES = _number(http.Fields.entries, 1)
 FIELDS = _number(http.Fields.from_list, 1)
 RESPONSE = _number(http.OutgoingResponse.__init__, 2)
 SET_STATUS = _number(http.OutgoingResponse.set_status_code, 2)
@@ -49,7 +47,6 @@ BODY_WRITE = _number(http.OutgoingBody.write, 1)
 BODY_FINISH = _number(http.OutgoingBody.finish, 2)
 CHECK_WRITE = _number(streams.OutputStream.check_write, 1)
 WRITE = _number(streams.OutputStream.write, 2)
-WRITE_AND_FLUSH = _number(streams.OutputStream.blocking_write_and_flush, 2)
 SUBSCRIBE = _number(streams.OutputStream.subscribe, 1)
 BLOCK = _number(poll.Pollable.block, 1)
 BODY_STREAM = _number(http.IncomingBody.stream, 1)

@@ -1,7 +1,11 @@
 """The response: `start_response` and `write`, and how bytes leave."""
 
+from itertools import chain
+
 from wasm_serve import host
 
+# What the host takes in one call.
+WHOLE_BYTES_MAX = 65536
 CODES = {}
 CODES_MAX = 1000
 # PEP 3333 forbids them to applications, some of which send them all the same; the host refuses them.
@@ -84,23 +88,24 @@ class Response:
         self.leave(message)
 
     def send_whole(self, data):
-        """A response with its whole body, which is filled before the response leaves."""
-        message = self.message()
-        if not data or self.bodiless:
-            self.leave(message)
-            return
-        call = host.call_import
-        body = self.body = call(host.BODY, [message]).value
-        stream = self.stream = call(host.BODY_WRITE, [body]).value
-        room = call(host.CHECK_WRITE, [stream]).value
-        if len(data) <= room:
-            call(host.WRITE, [stream, data])
-            self.finish()
-            self.leave(message)
-        else:
-            self.leave(message)
+        """A response with its whole body: one call of the host, if the body is not large."""
+        if self.bodiless:
+            data = b""
+        elif len(data) > WHOLE_BYTES_MAX:
+            self.send_head()
             self.send(data)
-            self.finish()
+            return self.finish()
+        if self.status is None:
+            raise AssertionError("the application gave its body before it called start_response")
+        head = "\n".join([self.status[:3], *chain.from_iterable(self.headers)])
+        if head.count("\n") != 2 * len(self.headers):
+            raise ValueError(f"a line feed in a header, or one that is not a pair: {self.headers!r}")
+        # The host answers in any case: with a 500 if something in the head is not valid.
+        self.head_sent = True
+        self.outparam.finalizer = host.PASSED
+        result = host.call_import(host.RESPOND, (self.outparam, head, data))
+        if isinstance(result, host.Err):
+            raise ValueError(result.value)
 
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""

@@ -3,38 +3,25 @@
 import sys
 import traceback
 
-from wasm_serve import host, environ as heads, streams_of_output
+from wasm_serve import environ as heads, host, streams_of_output
 from wasm_serve.body import FileWrapper, Input
 from wasm_serve.response import ClientGone, Response
 
 APPLICATION = None
-METHODS = {
-    getattr(host.http, "Method_" + name.capitalize()): name
-    for name in "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()
-}
 
 
 def serve(application):
     global APPLICATION
     APPLICATION = application
     heads.TEMPLATE["wsgi.file_wrapper"] = FileWrapper
+    heads.TEMPLATE["wsgi.errors"] = sys.stderr
 
 
 def handle(request, outparam):
     """The export of `wasi:http/incoming-handler`."""
-    call = host.call_import
-    method = call(host.METHOD, [request])
-    method = METHODS.get(type(method)) or method.value
-    authority = call(host.AUTHORITY, [request])
-    if "SERVER_NAME" not in heads.TEMPLATE:
-        heads.complete(authority)
-    fields = call(host.HEADERS, [request])
-    environ = heads.environ_of(
-        method, call(host.PATH_WITH_QUERY, [request]) or "/", authority, call(host.ENTRIES, [fields])
-    )
-    host.drop_resource(int(fields.finalizer), fields.handle)
+    environ = heads.environ_of_request()
     given = environ["wsgi.input"] = Input(request)
-    response = Response(outparam, method == "HEAD")
+    response = Response(outparam, environ["REQUEST_METHOD"] == "HEAD")
     try:
         respond(environ, response)
     except ClientGone:

@@ -1,0 +1,195 @@
+//! A request's head as gateways of all kinds give it to programs: the meta-variables of
+//! CGI (RFC 3875, 4.1), which WSGI has under the same names (PEP 3333).
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderName, Request, header};
+
+use crate::head::CLIENT_HEADER;
+
+/// Where the server listens, as far as that has an address and a port.
+#[derive(Clone, Debug, Default)]
+pub struct ServerAddress {
+    pub name: Option<String>,
+    pub port: Option<u16>,
+}
+
+/// Names and values in turn, a line each. The characters of a value are its bytes, so
+/// that nothing of it is lost.
+pub fn lines<B>(request: &Request<B>, server: &ServerAddress) -> String {
+    let mut lines = String::with_capacity(512);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut add = |name: &str, value: &[u8]| {
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(name);
+        lines.push('\n');
+        lines.extend(value.iter().map(|&byte| char::from(byte)));
+    };
+    add("REQUEST_METHOD", request.method().as_str().as_bytes());
+    add("REQUEST_URI", target.as_bytes());
+    add("PATH_INFO", &percent_decoded(path));
+    add("QUERY_STRING", query.as_bytes());
+    let mut protocol = String::new();
+    let _ = write!(protocol, "{:?}", request.version());
+    add("SERVER_PROTOCOL", protocol.as_bytes());
+    let host = authority(request);
+    let (host_name, host_port) = split_port(host);
+    add("SERVER_NAME", server.name.as_deref().unwrap_or(host_name).as_bytes());
+    match server.port {
+        Some(port) => add("SERVER_PORT", port.to_string().as_bytes()),
+        None => add("SERVER_PORT", host_port.unwrap_or("80").as_bytes()),
+    }
+    add("HTTP_HOST", host.as_bytes());
+    let client = request.headers().get(CLIENT_HEADER).map_or(&b""[..], |client| client.as_bytes());
+    // A client of a Unix socket has no address.
+    add("REMOTE_ADDR", if client == b"unix" { b"" } else { client });
+    add_fields(request.headers(), &mut add);
+    lines
+}
+
+/// A field for each name: values of one that is repeated are joined (RFC 9110, 5.3, and
+/// for cookies RFC 9113, 8.2.3).
+fn add_fields(headers: &HeaderMap, add: &mut impl FnMut(&str, &[u8])) {
+    for name in headers.keys() {
+        let Some(variable) = variable(name) else { continue };
+        let mut values = headers.get_all(name).iter();
+        let first = values.next().map_or(&b""[..], |value| value.as_bytes());
+        if values.size_hint().1 == Some(0) {
+            add(&variable, first);
+            continue;
+        }
+        let mut joined = first.to_vec();
+        for value in values {
+            joined.extend_from_slice(if name == header::COOKIE { b"; " } else { b", " });
+            joined.extend_from_slice(value.as_bytes());
+        }
+        add(&variable, &joined);
+    }
+}
+
+/// The name of a field's variable; none for those that a program must not take for
+/// something else.
+fn variable(name: &HeaderName) -> Option<String> {
+    match name.as_str() {
+        // It comes from the authority, which HTTP/2 has in its place.
+        "host" => None,
+        // Programs would take it for the proxy that they are to use.
+        "proxy" => None,
+        "content-type" => Some("CONTENT_TYPE".to_owned()),
+        "content-length" => Some("CONTENT_LENGTH".to_owned()),
+        // It would have the variable of another field, which a proxy may vouch for.
+        name if name.contains('_') => None,
+        name => {
+            let mut variable = String::with_capacity(5 + name.len());
+            variable.push_str("HTTP_");
+            variable.extend(name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }));
+            Some(variable)
+        }
+    }
+}
+
+fn authority<B>(request: &Request<B>) -> &str {
+    match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => {
+            let host = request.headers().get(header::HOST);
+            host.and_then(|host| host.to_str().ok()).unwrap_or("localhost")
+        }
+    }
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
+            (name, Some(port).filter(|port| !port.is_empty()))
+        }
+        _ => (authority, None),
+    }
+}
+
+/// A sequence that is not one of `%` and two digits stays as it is.
+fn percent_decoded(path: &str) -> Vec<u8> {
+    let mut rest = path.as_bytes();
+    let mut decoded = Vec::with_capacity(rest.len());
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let digits = rest.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        match digits.and_then(|digits| std::str::from_utf8(digits).ok()) {
+            Some(digits) if byte == b'%' => {
+                decoded.push(u8::from_str_radix(digits, 16).expect("they are digits"));
+                rest = &rest[2..];
+            }
+            _ => decoded.push(byte),
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn variables(request: &Request<()>, server: &ServerAddress) -> BTreeMap<String, String> {
+        let lines = lines(request, server);
+        let lines: Vec<&str> = lines.split('\n').collect();
+        assert!(lines.len().is_multiple_of(2));
+        let pairs: BTreeMap<_, _> =
+            lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect();
+        assert_eq!(pairs.len(), lines.len() / 2, "a name is there twice");
+        pairs
+    }
+
+    #[test]
+    fn every_variable_says_what_came() {
+        let request = Request::get("/a%20b/%C3%A9%zz?x=%20")
+            .header("host", "example.org:81")
+            .header(CLIENT_HEADER, "192.0.2.1")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .header("accept", "x")
+            .header("accept", "y")
+            .header("content-type", "text/plain")
+            .header("proxy", "evil")
+            .header("x_real_ip", "evil")
+            .header("x-bytes", http::HeaderValue::from_bytes(b"\xe9").unwrap())
+            .body(())
+            .unwrap();
+        let found = variables(&request, &ServerAddress::default());
+        let expected = [
+            ("REQUEST_METHOD", "GET"),
+            ("REQUEST_URI", "/a%20b/%C3%A9%zz?x=%20"),
+            ("PATH_INFO", "/a b/\u{c3}\u{a9}%zz"),
+            ("QUERY_STRING", "x=%20"),
+            ("SERVER_PROTOCOL", "HTTP/1.1"),
+            ("SERVER_NAME", "example.org"),
+            ("SERVER_PORT", "81"),
+            ("HTTP_HOST", "example.org:81"),
+            ("REMOTE_ADDR", "192.0.2.1"),
+            ("HTTP_X_FORWARDED_FOR", "192.0.2.1"),
+            ("HTTP_COOKIE", "a=1; b=2"),
+            ("HTTP_ACCEPT", "x, y"),
+            ("CONTENT_TYPE", "text/plain"),
+            ("HTTP_X_BYTES", "\u{e9}"),
+        ];
+        let expected: BTreeMap<_, _> =
+            expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_servers_own_address_goes_before_what_the_client_calls_it() {
+        let request =
+            Request::get("/").header("host", "[::1]").header(CLIENT_HEADER, "unix").body(()).unwrap();
+        let server = ServerAddress { name: Some("192.0.2.7".into()), port: Some(9090) };
+        let found = variables(&request, &server);
+        assert_eq!((&*found["SERVER_NAME"], &*found["SERVER_PORT"]), ("192.0.2.7", "9090"));
+        assert_eq!(found["REMOTE_ADDR"], "");
+        let found = variables(&request, &ServerAddress::default());
+        assert_eq!((&*found["SERVER_NAME"], &*found["SERVER_PORT"]), ("[::1]", "80"));
+    }
+}
