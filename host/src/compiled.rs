@@ -14,10 +14,12 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::logging::Log;
+use crate::logging::{Log, say_while};
 
 /// Files that are kept; of more, the longest unused go.
 const FILES_MAX: usize = 32;
+/// Compiling such a guest takes so long that a person who waits wants to know.
+const LARGE_BYTES: usize = 1 << 20;
 const EXTENSION: &str = "cwasm";
 
 /// The folder of compiled guests.
@@ -130,7 +132,10 @@ pub fn compile(
             return Ok((code, component));
         }
     }
-    let bytes = engine.precompile_component(guest)?;
+    let bytes = match guest.len() {
+        0..LARGE_BYTES => engine.precompile_component(guest)?,
+        _ => say_while("Compiling the guest, some seconds", || engine.precompile_component(guest))?,
+    };
     let code = match kept.map(|kept| (kept, kept.keep(engine, guest, &bytes))) {
         Some((_, Ok(path))) => Code::File(path),
         Some((kept, Err(error))) => {

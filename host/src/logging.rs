@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -241,6 +242,30 @@ impl Once {
 /// fail.
 pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Does something that takes seconds, and says so before and after. On a terminal the
+/// seconds are counted meanwhile.
+pub fn say_while<T>(what: impl std::fmt::Display, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let is_terminal = io::stderr().is_terminal();
+    say(&what);
+    let (done, waiting) = std::sync::mpsc::channel::<()>();
+    let result = std::thread::scope(|scope| {
+        if is_terminal {
+            scope.spawn(move || {
+                while waiting.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                    let _ = write!(io::stderr(), "\r{} s", start.elapsed().as_secs());
+                }
+            });
+        }
+        let result = work();
+        drop(done);
+        result
+    });
+    let begin = if is_terminal { "\r" } else { "" };
+    say(format_args!("{begin}It took {:.1} s", start.elapsed().as_secs_f64()));
+    result
 }
 
 /// `lines` with each control character but tab and line feed written as `\xNN`,

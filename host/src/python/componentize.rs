@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
 
 use super::Application;
-use crate::logging::say;
+use crate::logging::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
 /// the folder's name.
@@ -62,11 +62,12 @@ impl Tools {
             !self.offline,
             "componentize-py is needed, and --offline forbids to install it; install it with `{by_hand}`"
         );
-        say(format_args!(
+        let what = format_args!(
             "Installing {COMPONENTIZE} and {CLOUDPICKLE} from PyPI, about 80 MB, into {}",
             folder.display()
-        ));
-        install(&folder).with_context(|| format!("componentize-py cannot be installed; try `{by_hand}`"))?;
+        );
+        say_while(what, || install(&folder))
+            .with_context(|| format!("componentize-py cannot be installed; try `{by_hand}`"))?;
         Ok(Tool(folder))
     }
 }

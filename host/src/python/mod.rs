@@ -7,13 +7,12 @@ mod componentize;
 mod kept;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 pub use self::componentize::Tools;
 use self::kept::Kept;
-use crate::logging::say;
+use crate::logging::say_while;
 
 /// What a component is made of.
 #[derive(Clone, Debug)]
@@ -38,10 +37,9 @@ pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Resu
         return Ok(component);
     }
     let tool = tools.find_or_install().with_context(named)?;
-    let file = application.file.display();
-    say(format_args!("Building {file}: what it imports goes into one component, which takes about 10 s"));
-    let start = Instant::now();
-    let built = componentize::build(&tool, application, &source).with_context(named)?;
-    say(format_args!("Built {file} in {:.1} s", start.elapsed().as_secs_f64()));
+    let built = say_while(
+        format_args!("Building a component of {}, about 10 s", application.file.display()),
+        || componentize::build(&tool, application, &source).with_context(named),
+    )?;
     kept.keep(&key, application, &built).context("--cache: cannot be written")
 }
