@@ -62,18 +62,24 @@ pub struct Build {
 #[derive(Args, Debug)]
 pub struct PythonOptions {
     /// The name of the application in the Python file.
-    #[arg(long, value_name = "NAME", default_value = "application", help_heading = "What to serve")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "application",
+        requires = "wsgi_file",
+        help_heading = "What to serve"
+    )]
     pub callable: String,
 
     /// A folder with Python modules, or with packages as `pip install --target DIR`
     /// puts them there. What the application imports goes into the component.
     /// Repeatable; the file's own folder and the current one need not be named.
-    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    #[arg(long, value_name = "DIR", requires = "wsgi_file", help_heading = "What to serve")]
     pub pythonpath: Vec<PathBuf>,
 
     /// Install nothing: componentize-py, which makes components of Python files, must
     /// be there already.
-    #[arg(long, help_heading = "What to serve")]
+    #[arg(long, requires = "wsgi_file", help_heading = "What to serve")]
     pub offline: bool,
 }
 
@@ -104,7 +110,7 @@ impl PythonOptions {
         }
         let is_name = |c: char| c == '_' || c.is_alphanumeric();
         ensure!(
-            !self.callable.is_empty() && self.callable.chars().all(is_name),
+            self.callable.chars().all(is_name) && self.callable.starts_with(|c: char| !c.is_numeric()),
             "--callable {}: is not the name of a function",
             self.callable
         );
@@ -141,7 +147,14 @@ fn user_cache() -> Option<PathBuf> {
 impl Build {
     /// What can be checked before anything is made.
     pub fn check(&self) -> Result<()> {
-        self.python.check(&self.wsgi_file)
+        self.python.check(&self.wsgi_file)?;
+        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(
+            folder.is_none_or(Path::is_dir),
+            "--output {}: there is no such folder",
+            self.output.display()
+        );
+        Ok(())
     }
 
     pub fn application(&self) -> Application {

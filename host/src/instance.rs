@@ -152,8 +152,9 @@ impl Instance {
         link: Arc<Link>,
     ) -> wasmtime::Result<()> {
         if self.program.is_gateway {
-            let lines = meta_variables::lines(&request, &self.program.host.address);
-            self.store.data_mut().request = RequestHead { lines, is_head: request.method() == Method::HEAD };
+            let variables = meta_variables::joined(&request, &self.program.host.address);
+            let is_head = request.method() == Method::HEAD;
+            self.store.data_mut().request = RequestHead { variables, is_head };
         }
         match &self.handler {
             Exports::P2(proxy) => {

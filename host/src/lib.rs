@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod activity;
+pub mod cache;
 pub mod call;
 pub mod callback;
 pub mod clock;

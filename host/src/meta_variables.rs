@@ -14,19 +14,22 @@ pub struct ServerAddress {
     pub port: Option<u16>,
 }
 
-/// Names and values in turn, a line each. The characters of a value are its bytes, so
-/// that nothing of it is lost.
-pub fn lines<B>(request: &Request<B>, server: &ServerAddress) -> String {
-    let mut lines = String::with_capacity(512);
+/// Between names and values. The characters of a value are its bytes, of which a client
+/// can send any, a line feed too: so it is one that is no byte.
+pub const SEPARATOR: char = '\u{2028}';
+
+/// Names and values in turn.
+pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
+    let mut joined = String::with_capacity(1024);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut add = |name: &str, value: &[u8]| {
-        if !lines.is_empty() {
-            lines.push('\n');
+        if !joined.is_empty() {
+            joined.push(SEPARATOR);
         }
-        lines.push_str(name);
-        lines.push('\n');
-        lines.extend(value.iter().map(|&byte| char::from(byte)));
+        joined.push_str(name);
+        joined.push(SEPARATOR);
+        joined.extend(value.iter().map(|&byte| char::from(byte)));
     };
     add("REQUEST_METHOD", request.method().as_str().as_bytes());
     add("REQUEST_URI", target.as_bytes());
@@ -47,7 +50,7 @@ pub fn lines<B>(request: &Request<B>, server: &ServerAddress) -> String {
     // A client of a Unix socket has no address.
     add("REMOTE_ADDR", if client == b"unix" { b"" } else { client });
     add_fields(request.headers(), &mut add);
-    lines
+    joined
 }
 
 /// A field for each name: values of one that is repeated are joined (RFC 9110, 5.3, and
@@ -135,12 +138,12 @@ mod tests {
     use super::*;
 
     fn variables(request: &Request<()>, server: &ServerAddress) -> BTreeMap<String, String> {
-        let lines = lines(request, server);
-        let lines: Vec<&str> = lines.split('\n').collect();
-        assert!(lines.len().is_multiple_of(2));
+        let joined = joined(request, server);
+        let texts: Vec<&str> = joined.split(SEPARATOR).collect();
+        assert!(texts.len().is_multiple_of(2));
         let pairs: BTreeMap<_, _> =
-            lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect();
-        assert_eq!(pairs.len(), lines.len() / 2, "a name is there twice");
+            texts.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect();
+        assert_eq!(pairs.len(), texts.len() / 2, "a name is there twice");
         pairs
     }
 
@@ -179,6 +182,17 @@ mod tests {
         let expected: BTreeMap<_, _> =
             expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_client_cannot_add_a_variable() {
+        for forged in ["%0A", "%0D%0A", "%00", "%E2%80%A8"] {
+            let target = format!("/x{forged}REMOTE_ADDR{forged}192.0.2.9{forged}y");
+            let request = Request::get(target).header(CLIENT_HEADER, "192.0.2.1").body(()).unwrap();
+            let found = variables(&request, &ServerAddress::default());
+            assert_eq!(found["REMOTE_ADDR"], "192.0.2.1");
+            assert_eq!(found["REQUEST_METHOD"], "GET");
+        }
     }
 
     #[test]

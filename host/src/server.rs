@@ -1,6 +1,7 @@
 //! A server: its parts put together, started in the order in which one needs the
 //! other, and stopped.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -242,7 +243,10 @@ fn tell_address(bound: &Bound, programs: &mut [Program]) {
     for program in programs {
         let host = Arc::get_mut(&mut program.host).expect("there is no instance yet");
         host.address.port = Some(address.port());
-        host.address.name = Some(address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        host.address.name = (!address.ip().is_unspecified()).then(|| match address {
+            SocketAddr::V4(address) => address.ip().to_string(),
+            SocketAddr::V6(address) => format!("[{}]", address.ip()),
+        });
     }
 }
 

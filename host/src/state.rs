@@ -88,7 +88,7 @@ fn open_folders(folders: &[Folder], blocking: bool) -> anyhow::Result<WasiFilesy
 /// The head of a request in the form of `imports::gateway`.
 #[derive(Default)]
 pub(crate) struct RequestHead {
-    pub lines: String,
+    pub variables: String,
     pub is_head: bool,
 }
 
@@ -173,6 +173,7 @@ impl State {
     pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
         self.deadline = deadline;
         self.deferred_scheduled = 0;
+        self.request = RequestHead::default();
     }
 
     pub fn end_call(&self) {

@@ -27,6 +27,9 @@ const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 /// Bytes of one read, whatever the guest asks for.
 const READ_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes that are read before a guest says how many it wants.
+const AHEAD_BYTES: usize = 4096;
+
 /// Takes the place of wasmtime's function.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
@@ -123,8 +126,8 @@ impl InputStream for Content {
         }
     }
 
-    /// A guest that drops the stream waits for the read, so that it cannot have any
-    /// number of them under way.
+    /// A guest that drops the stream waits for the read, so that it cannot have more of
+    /// them under way than it has streams.
     async fn cancel(&mut self) {
         if let Read::UnderWay(_) = self.read {
             self.ready().await;
@@ -136,7 +139,7 @@ impl InputStream for Content {
 impl Pollable for Content {
     async fn ready(&mut self) {
         if let Read::None = self.read {
-            self.begin(READ_BYTES_MAX);
+            self.begin(AHEAD_BYTES);
         }
         if let Read::UnderWay(read) = &mut self.read {
             self.read = Read::from(read.await.unwrap_or_else(|error| Err(io::Error::other(error))));

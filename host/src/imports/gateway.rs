@@ -18,13 +18,13 @@ pub const INTERFACE: &str = "wasm-serve:gateway/http@0.1.0";
 /// A larger body is written in pieces, by which a client that is slow holds up the
 /// guest, and not the host's memory.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Fields of a response's head.
-const FIELDS_MAX: usize = 1000;
+/// Bytes of a response's head, as many as `wasi:http` takes.
+const HEAD_BYTES_MAX: usize = 128 << 10;
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut gateway = linker.instance(INTERFACE)?;
     gateway.func_wrap("request", |store: StoreContextMut<'_, State>, ()| {
-        Ok((store.data().request.lines.clone(),))
+        Ok((store.data().request.variables.clone(),))
     })?;
     gateway.func_wrap("respond", |store, (to, head, body)| respond(store, to, head, body))?;
     Ok(())
@@ -57,13 +57,15 @@ fn whole(body: impl Into<Bytes>) -> HyperOutgoingBody {
 
 /// The error says what is wrong with it.
 fn response(head: &str, body: &[u8], has_body: bool) -> Result<Response<HyperOutgoingBody>, String> {
+    if head.len() > HEAD_BYTES_MAX {
+        return Err(format!("a head of over {HEAD_BYTES_MAX} bytes"));
+    }
     if body.len() > BODY_BYTES_MAX {
         return Err(format!("a body of over {BODY_BYTES_MAX} bytes must be written in pieces"));
     }
     let parts = parse(head)?;
-    if has_body && parts.status != StatusCode::NOT_MODIFIED {
-        check_length(&parts.headers, body.len())?;
-    }
+    let body_bytes = (has_body && parts.status != StatusCode::NOT_MODIFIED).then_some(body.len());
+    check_length(&parts.headers, body_bytes)?;
     Ok(Response::from_parts(parts, whole(Bytes::copy_from_slice(body))))
 }
 
@@ -82,9 +84,7 @@ fn parse(head: &str) -> Result<http::response::Parts, String> {
         if DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
             continue;
         }
-        if headers.len() >= FIELDS_MAX {
-            return Err(format!("there are more than {FIELDS_MAX} fields"));
-        }
+
         headers.append(
             field,
             value_of(value).ok_or_else(|| format!("{name}: {value:?} is not the value of a field"))?,
@@ -104,12 +104,19 @@ fn value_of(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&bytes?).ok()
 }
 
-fn check_length(headers: &HeaderMap, body_bytes: usize) -> Result<(), String> {
-    let Some(length) = headers.get(header::CONTENT_LENGTH) else { return Ok(()) };
-    let length: Option<usize> = length.to_str().ok().and_then(|length| length.parse().ok());
-    match length == Some(body_bytes) {
-        true => Ok(()),
-        false => Err(format!("the body has {body_bytes} bytes, and its Content-Length says otherwise")),
+/// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
+/// says that nothing has changed, has the length of a body that it does not have.
+fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<(), String> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let digits = length.to_str().ok().filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));
+    let said: Option<usize> = digits.and_then(|digits| digits.parse().ok());
+    match (said, lengths.next(), body_bytes) {
+        (None, _, _) | (_, Some(_), _) => Err("a malformed Content-Length".to_owned()),
+        (Some(said), None, Some(bytes)) if said != bytes => {
+            Err(format!("the body has {bytes} bytes, and its Content-Length says {said}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -137,9 +144,13 @@ mod tests {
             "200\nname\n\u{100}",
             "200\ncontent-length\n4",
             "200\ncontent-length\n-3",
+            "200\ncontent-length\n+3",
+            "200\ncontent-length\n3\ncontent-length\n3",
         ] {
             assert!(response(bad, b"abc", true).is_err(), "{bad:?}");
         }
         assert!(response("200\ncontent-length\n4", b"", false).is_ok(), "as for HEAD");
+        assert!(response("200\ncontent-length\nx", b"", false).is_err());
+        assert!(response(&format!("200\nname\n{}", "x".repeat(HEAD_BYTES_MAX)), b"", true).is_err());
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
 
 use super::Application;
+use crate::cache::Cache;
 use crate::logging::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
@@ -43,8 +44,9 @@ pub struct Tool(PathBuf);
 /// A component that was made.
 pub struct Built {
     pub component: Vec<u8>,
-    /// The files of the application that went into it.
-    pub imported: Vec<PathBuf>,
+    /// The modules and other files of the application that went into it, beside its own
+    /// file.
+    pub made_of: Vec<PathBuf>,
 }
 
 impl Tools {
@@ -74,42 +76,49 @@ impl Tools {
 
 /// Puts the tool in its place at once: another server may be doing the same.
 fn install(folder: &Path) -> Result<()> {
-    let unfinished = folder.with_extension(format!("{}", std::process::id()));
+    let tools = folder.parent().context("tools are in a folder")?;
+    let tools = Cache::open(tools, usize::MAX).with_context(|| tools.display().to_string())?;
+    let unfinished = tools.temporary_folder()?;
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-    pip.arg(&unfinished).args([COMPONENTIZE, CLOUDPICKLE]);
+    // Isolated: what lies in the current folder is the application's, not pip's.
+    pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+    pip.arg(unfinished.path()).args([COMPONENTIZE, CLOUDPICKLE]);
     let output = run(&mut pip).context("`python3` cannot be started; install Python 3 with pip")?;
-    if !output.status.success() {
-        let _ = fs::remove_dir_all(&unfinished);
-        bail!("pip says:\n{}", said(&output));
-    }
-    if fs::rename(&unfinished, folder).is_err() {
-        fs::remove_dir_all(&unfinished)?;
+    ensure!(output.status.success(), "pip says:\n{}", said(&output));
+    if fs::rename(unfinished.path(), folder).is_err() {
         ensure!(folder.is_dir(), "{} cannot be written", folder.display());
     }
     Ok(())
 }
 
 /// Makes the component.
-pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Built> {
-    let stage = Stage::new()?;
-    let (wit, adapter, settings) =
-        (stage.folder("wit")?, stage.folder("adapter")?, stage.folder("settings")?);
+pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cache) -> Result<Built> {
+    let stage = cache.temporary_folder()?;
+    let folder = |name: &str| -> Result<PathBuf> {
+        let path = stage.path().join(name);
+        fs::create_dir(&path)?;
+        Ok(path)
+    };
+    let (wit, adapter, settings) = (folder("wit")?, folder("adapter")?, folder("settings")?);
     lay_out(&wit)?;
     ADAPTER.extract(&adapter)?;
-    fs::write(settings.join("wasm_serve_settings.py"), settings_module(application, source))?;
-    let component = stage.0.join("component.wasm");
+    fs::write(settings.join("wasm_serve_settings.py"), settings_module(application))?;
+    fs::write(settings.join("source"), source)?;
+    let component = stage.path().join("component.wasm");
     // In this order modules are looked for: none of the application's replaces one
     // of the adapter's.
     let ours = [adapter, settings.clone(), tool.0.clone()];
     let mut python = Command::new("python3");
     python.args(["-c", RUN, "--wit-path"]).arg(&wit).args(["componentize", MODULE]);
     for folder in ours.iter().chain(&application.folders) {
-        python.arg("--python-path").arg(folder);
+        python.arg("--python-path").arg(std::path::absolute(folder)?);
     }
     python.arg("--output").arg(&component);
     // By itself, the tool would bundle packages that are installed for the host's Python.
-    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", &stage.0).env_remove("PYTHONHOME");
+    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", stage.path()).env_remove("PYTHONHOME");
+    // Python looks for modules in the current folder first, and the application's are
+    // not for the host's Python.
+    python.current_dir(&tool.0);
     let output = run(&mut python).context("`python3` cannot be started")?;
     if !output.status.success() {
         // The traceback of the application, or else whatever the tool said.
@@ -118,7 +127,7 @@ pub fn build(tool: &Tool, application: &Application, source: &str) -> Result<Bui
     }
     Ok(Built {
         component: fs::read(&component).context("componentize-py has written no component")?,
-        imported: imported(&settings, ours.len(), &application.folders)?,
+        made_of: files_of(&settings, ours.len(), &application.folders)?,
     })
 }
 
@@ -134,19 +143,18 @@ fn lay_out(folder: &Path) -> Result<()> {
 }
 
 /// What the adapter is told.
-fn settings_module(application: &Application, source: &str) -> String {
+fn settings_module(application: &Application) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     format!(
-        "PATH = {}\nCALLABLE = {}\nSOURCE = {}\n",
+        "PATH = {}\nCALLABLE = {}\n",
         text(&application.file.to_string_lossy()),
-        text(&application.callable),
-        text(source)
+        text(&application.callable)
     )
 }
 
-/// The application's files that the adapter says were imported. It sees the folders
+/// The application's files that the adapter says were imported or opened. It sees the folders
 /// as `/0`, `/1` and so on, `ours` of them before those of the application.
-fn imported(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let list = fs::read_to_string(settings.join("imports.txt")).context("the adapter has written no list")?;
     let host_path = |path: &str| {
         let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
@@ -163,27 +171,4 @@ fn run(command: &mut Command) -> std::io::Result<Output> {
 fn said(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).trim_end().to_owned()
-}
-
-/// A temporary folder, removed with the value.
-struct Stage(PathBuf);
-
-impl Stage {
-    fn new() -> Result<Stage> {
-        let path = std::env::temp_dir().join(format!("wasm-serve-build-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
-        Ok(Stage(path))
-    }
-
-    fn folder(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use include_dir::Dir;
 use serde_json::{Value, json};
@@ -11,50 +12,55 @@ use sha2::{Digest, Sha256};
 
 use super::Application;
 use super::componentize::{ADAPTER, Built, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
+use crate::cache::Cache;
 
-/// The folder of components. `KEY.wasm` is a component, `KEY.json` has the sums of
-/// the files that went into it.
+/// Applications whose components are kept.
+const FILES_MAX: usize = 16;
+
+/// The folder of components. `KEY.json` is what is known of an application: the name of
+/// its component, and the sums of the files that went into it.
 pub struct Kept {
-    folder: PathBuf,
+    pub cache: Cache,
 }
 
 impl Kept {
     pub fn open(folder: &Path) -> io::Result<Kept> {
-        fs::create_dir_all(folder)?;
-        Ok(Kept { folder: folder.to_owned() })
+        Ok(Kept { cache: Cache::open(folder, FILES_MAX)? })
     }
 
     /// The component, if nothing that went into it has changed.
     pub fn find(&self, key: &str) -> Option<PathBuf> {
-        let made_of: Value = serde_json::from_slice(&fs::read(self.made_of(key)).ok()?).ok()?;
+        let made_of = fs::read(self.cache.path(&format!("{key}.json"))).ok()?;
+        let made_of: Value = serde_json::from_slice(&made_of).ok()?;
         let files = made_of["files"].as_object()?;
         let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
         let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
-        let component = self.component(key);
-        (is_good && component.is_file()).then_some(component)
+        let component = made_of["component"].as_str()?;
+        (is_good && self.cache.note_use(component)).then(|| self.cache.path(component))
     }
 
-    /// Keeps a component, in place of the one that was made for the same application
-    /// before. The list comes last: without it the component does not count.
-    pub fn keep(&self, key: &str, application: &Application, built: &Built) -> io::Result<PathBuf> {
+    /// Keeps a component that was begun at `start`. What was written since then may be
+    /// in it or not: then the next start makes another one.
+    pub fn keep(
+        &self,
+        key: &str,
+        application: &Application,
+        built: &Built,
+        start: SystemTime,
+    ) -> io::Result<PathBuf> {
+        let name = format!("{:x}.wasm", Sha256::digest(&built.component));
+        let component = self.cache.keep(&name, &built.component)?;
         let mut files = json!({});
         let file = std::iter::once(&application.file);
-        for path in file.chain(&built.imported).chain(&application.folders) {
+        for path in file.chain(&built.made_of).chain(&application.folders) {
+            if path.is_file() && path.metadata()?.modified()? >= start {
+                return Ok(component);
+            }
             files[&*std::path::absolute(path)?.to_string_lossy()] = json!(sum_of(path)?);
         }
-        let made_of = json!({ "server": sum_of_our_side(), "files": files });
-        let _ = fs::remove_file(self.made_of(key));
-        write(&self.component(key), &built.component)?;
-        write(&self.made_of(key), made_of.to_string().as_bytes())?;
-        Ok(self.component(key))
-    }
-
-    fn component(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{key}.wasm"))
-    }
-
-    fn made_of(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{key}.json"))
+        let made_of = json!({ "server": sum_of_our_side(), "component": name, "files": files });
+        self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())?;
+        Ok(component)
     }
 }
 
@@ -122,11 +128,4 @@ fn modules(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-/// A file has its whole content when it gets its name.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension(format!("{}", std::process::id()));
-    fs::write(&unfinished, content)?;
-    fs::rename(unfinished, path)
 }

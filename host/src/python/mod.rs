@@ -7,6 +7,7 @@ mod componentize;
 mod kept;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -29,8 +30,8 @@ pub struct Application {
 /// made now, which takes some seconds. The error says what to change.
 pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Result<PathBuf> {
     let named = || format!("--wsgi-file {}", application.file.display());
-    let source =
-        std::fs::read_to_string(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
+    let start = SystemTime::now();
+    let source = std::fs::read(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
     let kept = Kept::open(&cache.join("python")).context("--cache: cannot be used")?;
     let key = kept::key(application).with_context(named)?;
     if let Some(component) = kept.find(&key) {
@@ -39,7 +40,7 @@ pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Resu
     let tool = tools.find_or_install().with_context(named)?;
     let built = say_while(
         format_args!("Building a component of {}, about 10 s", application.file.display()),
-        || componentize::build(&tool, application, &source).with_context(named),
+        || componentize::build(&tool, application, &source, &kept.cache).with_context(named),
     )?;
-    kept.keep(&key, application, &built).context("--cache: cannot be written")
+    kept.keep(&key, application, &built, start).context("--cache: cannot be written")
 }

@@ -1,9 +1,11 @@
 """From the settings to the user's WSGI callable.
 
 The generated module `wasm_serve_settings` says PATH (the file's name as the user
-gave it), SOURCE (its text) and CALLABLE (the name of the callable in it).
+gave it) and CALLABLE (the name of the callable in it); the file `source` beside it
+is the user's.
 """
 
+import importlib.util
 import linecache
 import os
 import re
@@ -12,6 +14,8 @@ import types
 
 import wasm_serve_settings as settings
 
+from wasm_serve import report
+
 
 def load():
     """Executes the file as a module, so that its functions can be pickled by their names."""
@@ -19,9 +23,14 @@ def load():
     module = types.ModuleType("uwsgi_file_" + re.sub(r"\W", "_", stem))
     module.__file__ = settings.PATH
     sys.modules[module.__name__] = module
-    lines = settings.SOURCE.splitlines(keepends=True)
-    linecache.cache[settings.PATH] = (len(settings.SOURCE), None, lines, settings.PATH)
-    exec(compile(settings.SOURCE, settings.PATH, "exec", dont_inherit=True), module.__dict__)
+    with open(os.path.dirname(settings.__file__) + "/source", "rb") as file:
+        source = file.read()
+    code = compile(source, settings.PATH, "exec", dont_inherit=True)
+    # In the encoding that the source itself names.
+    lines = importlib.util.decode_source(source).splitlines(keepends=True)
+    linecache.cache[settings.PATH] = (len(source), None, lines, settings.PATH)
+    with report.noting_opened_files():
+        exec(code, module.__dict__)
     name = getattr(settings, "CALLABLE", "application")
     application = getattr(module, name, None)
     if application is None:

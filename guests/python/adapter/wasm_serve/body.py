@@ -15,6 +15,7 @@ class Body(io.RawIOBase):
         self.body = consumed.value
         self.stream = host.call_import(host.BODY_STREAM, [self.body]).value
         self.ended = False
+        self.broken = False
 
     def readable(self):
         return True
@@ -27,6 +28,8 @@ class Body(io.RawIOBase):
             self.ended = True
             if isinstance(result.value, host.streams.StreamError_Closed):
                 return 0
+            host.drop(result.value.value)
+            self.broken = True
             raise ConnectionResetError("the request's body broke off")
         data = result.value
         buffer[: len(data)] = data
@@ -75,7 +78,12 @@ class Input:
         self.request = None
         if self.raw is not None:
             self.raw.drop()
-            self.raw.ended = True
+            self.raw = self.reader = None
+
+    @property
+    def is_broken(self):
+        """The client, or a limit of the server, ended the body too early."""
+        return self.raw is not None and self.raw.broken
 
 
 class FileWrapper:

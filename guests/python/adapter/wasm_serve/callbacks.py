@@ -18,7 +18,8 @@ CACHED_MAX = 1000
 
 
 def payload_of(callback, arguments):
-    if not arguments and callback in PAYLOADS:
+    is_bare_function = not arguments and type(callback) is FunctionType
+    if is_bare_function and callback in PAYLOADS:
         return PAYLOADS[callback]
     if not callable(callback):
         raise TypeError(f"a callable is needed, not {callback!r}")
@@ -28,7 +29,7 @@ def payload_of(callback, arguments):
         payload = pickle.dumps(state, 2 if state is callback else 5)
     except Exception as reason:
         return _payload_by_value(state, callback, reason)
-    if state is callback and type(callback) is FunctionType and len(PAYLOADS) < CACHED_MAX:
+    if is_bare_function and len(PAYLOADS) < CACHED_MAX:
         PAYLOADS[callback] = payload
     return payload
 
@@ -69,6 +70,8 @@ def run(call):
         frames = failure.__traceback__.tb_next or failure.__traceback__
         sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
         text = "".join(traceback.format_exception_only(failure)).strip()
+        # The host takes no lone surrogates.
+        text = text.encode("utf-8", "backslashreplace").decode()
         from componentize_py_types import Err
 
         raise Err(text) from None

@@ -2,6 +2,9 @@
 
 from wasm_serve import host
 
+# No value has it: their characters are bytes.
+SEPARATOR = "\u2028"
+
 # Complete but for the request: copied for each.
 TEMPLATE = {
     "SCRIPT_NAME": "",
@@ -11,12 +14,14 @@ TEMPLATE = {
     "wsgi.multithread": False,
     "wsgi.multiprocess": True,
     "wsgi.run_once": False,
+    # The body ends where it ends, whether or not its length is known.
+    "wsgi.input_terminated": True,
 }
 
 
 def environ_of_request():
-    """The host gives all that depends on the request, names and values in turn, a line each."""
+    """The host gives all that depends on the request: names and values in turn."""
     environ = TEMPLATE.copy()
-    lines = iter(host.call_import(host.REQUEST, ()).split("\n"))
-    environ.update(zip(lines, lines))
+    texts = iter(host.call_import(host.REQUEST, ()).split(SEPARATOR))
+    environ.update(zip(texts, texts))
     return environ

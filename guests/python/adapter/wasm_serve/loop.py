@@ -12,6 +12,9 @@ from asyncio import base_events, events
 from wasm_serve import host
 from wasm_serve.callbacks import payload_of
 
+# What the host takes; it refuses by itself what is too long for it.
+NANOSECONDS_MAX = 2**64 - 1
+
 deferred = __import__("wit_world.imports.wasm_serve_deferred_types", fromlist=["*"])
 
 
@@ -33,7 +36,7 @@ class HostTimer(asyncio.TimerHandle):
         self._loop = LOOP
 
     def cancel(self):
-        """True if the call will never run; also false is no error: it runs, or has run."""
+        """Without effect on a call that runs, or has run."""
         if not self._cancelled and host.call_import(host.CANCEL, [self._id]):
             self._cancelled = True
             self._callback = self._args = None
@@ -100,25 +103,27 @@ class Loop(base_events.BaseEventLoop):
 class HostLoop(Loop):
     """What `get_event_loop` gives. Only while it runs a coroutine are its timers its own."""
 
+    _runs = False
+
     def call_later(self, delay, callback, *args, context=None):
-        if self._thread_id is None:
+        if not self._runs:
             return _defer(delay, callback, args, context)
         return super().call_later(delay, callback, *args, context=context)
 
     def call_at(self, when, callback, *args, context=None):
-        if self._thread_id is None:
+        if not self._runs:
             return _defer(when - time.time(), callback, args, context)
         return super().call_at(when, callback, *args, context=context)
 
     def call_soon(self, callback, *args, context=None):
-        if self._thread_id is None:
+        if not self._runs:
             return _defer(0, callback, args, context)
         return super().call_soon(callback, *args, context=context)
 
     call_soon_threadsafe = call_soon
 
     def create_task(self, coro, **options):
-        if self._thread_id is None:
+        if not self._runs:
             coro.close()
             raise NotImplementedError(
                 "a task cannot outlive its request: await it in loop.run_until_complete(...), or defer a function "
@@ -127,24 +132,34 @@ class HostLoop(Loop):
         return super().create_task(coro, **options)
 
     def run_until_complete(self, future):
-        """The timers that are left at the end become the host's."""
-        if asyncio.iscoroutine(future):
-            future = self._task_before_running(future)
+        """What the run leaves behind ends with it, but for timers that the program set: those become
+        the host's."""
+        self._check_running()
+        self._runs = True
         try:
-            return super().run_until_complete(future)
+            try:
+                return super().run_until_complete(future)
+            finally:
+                self._cancel_tasks()
         finally:
-            left, self._scheduled = self._scheduled, []
-            for timer in left:
-                if not timer._cancelled:
-                    _defer(timer._when - time.time(), timer._callback, timer._args, None)
+            self._runs = False
+            self._ready.clear()
+            self._hand_over_timers()
 
-    def _task_before_running(self, coroutine):
-        """Its first step goes into the queue of the loop that is about to run, not to the host."""
-        self._thread_id = 0
-        try:
-            return asyncio.Task(coroutine, loop=self)
-        finally:
-            self._thread_id = None
+    def _cancel_tasks(self):
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            super().run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    def _hand_over_timers(self):
+        left, self._scheduled = self._scheduled, []
+        for timer in left:
+            # asyncio's own belong to tasks that have ended, such as `asyncio.sleep`.
+            is_the_programs = not (getattr(timer._callback, "__module__", None) or "").startswith("asyncio")
+            if is_the_programs and not timer._cancelled:
+                _defer(timer._when - time.time(), timer._callback, timer._args, None)
 
     def run_forever(self):
         if not self._ready:
@@ -158,9 +173,7 @@ class HostLoop(Loop):
 def _defer(delay, callback, arguments, context):
     if context is not None:
         raise NotImplementedError("a context does not travel with a deferred call: pass values as arguments")
-    nanoseconds = int(delay * 1e9)
-    if nanoseconds < 0:
-        nanoseconds = 0
+    nanoseconds = min(max(int(delay * 1e9), 0), NANOSECONDS_MAX)
     result = host.call_import(host.CALL_LATER, [nanoseconds, payload_of(callback, arguments)])
     if isinstance(result, host.Err):
         raise _refused(result.value)

@@ -4,15 +4,18 @@ Of a successful build, componentize-py shows nothing that the program printed; s
 both are files in the folder of the settings, which is writable while it builds.
 """
 
+import builtins
 import contextlib
 import gc
+import io
 import linecache
 import os
 import re
 import sys
 import traceback
 
-FOLDER = None
+# What the program opened while it was executed: its content may be in the component.
+OPENED = set()
 
 
 def _folder():
@@ -43,8 +46,23 @@ def _without_our_frames(failure):
     return failure.with_traceback(frames)
 
 
+@contextlib.contextmanager
+def noting_opened_files():
+    def noting(file, *arguments, **options):
+        if isinstance(file, (str, os.PathLike)):
+            OPENED.add(os.path.abspath(file))
+        return real(file, *arguments, **options)
+
+    real = io.open
+    io.open = builtins.open = noting
+    try:
+        yield
+    finally:
+        io.open = builtins.open = real
+
+
 def finish():
-    """Writes the imported files to `imports.txt`, and keeps their source lines for tracebacks.
+    """Writes the files that were imported or opened to `imports.txt`, and keeps their source lines for tracebacks.
 
     A path begins with `/N/`, where N counts componentize-py's `-p` folders from 0.
     """
@@ -57,8 +75,9 @@ def finish():
         lines = linecache.getlines(path)
         # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
         linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
+    opened = {path for path in OPENED if re.match(r"/\d+/", path)}
     with open(_folder() + "/imports.txt", "w", encoding="utf-8") as file:
-        file.writelines(path + "\n" for path in sorted(imported))
+        file.writelines(path + "\n" for path in sorted(imported | opened))
     gc.collect()
     # What the build made is never garbage: instances need not look at it, so its pages stay shared.
     gc.freeze()

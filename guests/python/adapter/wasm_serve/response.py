@@ -1,8 +1,6 @@
 """The response: `start_response` and `write`, and how bytes leave."""
 
-from itertools import chain
-
-from wasm_serve import host
+from wasm_serve import host, streams_of_output
 
 # What the host takes in one call.
 WHOLE_BYTES_MAX = 65536
@@ -27,8 +25,10 @@ class Response:
         # For HEAD: the head is that of GET, and what the application gives as the body is not sent.
         self.bodiless = bodiless
         self.status = None
+        self.headers = ()
         self.head_sent = False
         self.body = None
+        self.stream = None
 
     def start(self, status, headers, exc_info=None):
         """The `start_response` of PEP 3333."""
@@ -43,7 +43,7 @@ class Response:
         if status not in CODES:
             _check_status(status)
         self.status = status
-        self.headers = headers
+        self.headers = list(headers)
         return self.write
 
     def write(self, data):
@@ -97,9 +97,15 @@ class Response:
             return self.finish()
         if self.status is None:
             raise AssertionError("the application gave its body before it called start_response")
-        head = "\n".join([self.status[:3], *chain.from_iterable(self.headers)])
-        if head.count("\n") != 2 * len(self.headers):
-            raise ValueError(f"a line feed in a header, or one that is not a pair: {self.headers!r}")
+        lines = [self.status[:3]]
+        for name, value in self.headers:
+            lines += name, value
+        head = "\n".join(lines)
+        if head.count("\n") != len(lines) - 1:
+            raise ValueError(f"a line feed in a header: {self.headers!r}")
+        if not head.isascii():
+            # Raises an error for what is not latin-1, which the host would not take.
+            head.encode("latin-1")
         # The host answers in any case: with a 500 if something in the head is not valid.
         self.head_sent = True
         self.outparam.finalizer = host.PASSED
@@ -111,6 +117,10 @@ class Response:
         """A piece of the body, in pieces for which the host has room."""
         call = host.call_import
         stream = self.stream
+        if stream is None:
+            raise ValueError("the body is longer than its Content-Length says")
+        # What was printed by now is not lost if the client leaves.
+        streams_of_output.flush()
         offset, length = 0, len(data)
         while offset < length:
             room = _checked(call(host.CHECK_WRITE, [stream]))

@@ -27,7 +27,11 @@ def handle(request, outparam):
     except ClientGone:
         response.break_off()
     except BaseException as failure:
-        fail(response, failure)
+        if given.is_broken and not response.head_sent:
+            # Not the application's failure: the server knows what the client is to be told.
+            host.drop(outparam)
+        else:
+            fail(response, failure)
     given.close()
     host.drop_resource(int(request.finalizer), request.handle)
     streams_of_output.flush()
