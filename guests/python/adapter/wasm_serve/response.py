@@ -87,6 +87,7 @@ class Response:
         """A response with its whole body, which is filled before the response leaves."""
         message = self.message()
         if not data or self.bodiless:
+            self.check_length_of_nothing()
             self.leave(message)
             return
         call = host.call_import
@@ -102,8 +103,18 @@ class Response:
             self.send(data)
             self.finish()
 
+    def check_length_of_nothing(self):
+        """Without a body, the host has nothing to compare a length with."""
+        if self.bodiless or CODES[self.status] in (204, 304):
+            return
+        for name, value in self.headers:
+            if name.lower() == "content-length" and value.strip() != "0":
+                raise ValueError(f"the body is empty, and its Content-Length says {value}")
+
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""
+        if self.body is None:
+            raise ValueError("the body is longer than its Content-Length says")
         call = host.call_import
         stream = self.stream
         offset, length = 0, len(data)
