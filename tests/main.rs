@@ -26,6 +26,10 @@ mod clients;
 /// Stopping, and what a server does when the system gives it no more.
 mod shutdown;
 
+/// Python applications: the article's two, every part of WSGI, timers, Flask, and
+/// how a file becomes the component that is served.
+mod python;
+
 /// Wrong options and files that will not do.
 mod startup;
 

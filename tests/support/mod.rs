@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod fault_guests;
+pub mod packages;
 pub mod server;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! A server as a user starts it: the real program, on a port of its own choice.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::client::{self, Reply};
-use super::{Folder, wait_for};
+use super::{Folder, root, wait_for};
 
 /// In place of the address of a server on a Unix socket.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
@@ -19,6 +20,8 @@ const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 pub struct Setup {
     command: Command,
     folder: Folder,
+    /// Who starts the same application at the same time waits for this file.
+    lock: Option<PathBuf>,
 }
 
 /// A running server. It is killed when it is dropped.
@@ -26,6 +29,8 @@ pub struct Server {
     child: Child,
     /// Where it serves, if that is over TCP.
     pub address: SocketAddr,
+    /// What it said before it served: that it builds something.
+    pub earlier_lines: Vec<String>,
     /// The lines of standard error up to the first that the log would write.
     pub first_lines: Vec<String>,
     later_lines: mpsc::Receiver<String>,
@@ -43,20 +48,51 @@ pub struct Ended {
 
 /// The program with the options that every test wants.
 pub fn program() -> Command {
+    let mut command = bare_program();
+    command.arg("--cache").arg(cache());
+    command
+}
+
+/// Where all tests keep compiled guests and components, outside of the checkout.
+pub fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled")
+}
+
+fn bare_program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasm-serve"));
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
-    command.arg("--cache").arg(cache).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
 /// A server for `guest` that logs into a file.
 pub fn setup(guest: impl AsRef<Path>) -> Setup {
+    setup_for("--guest", guest.as_ref())
+}
+
+/// A server for a Python application, started where `numbers.txt` is. Its component
+/// depends on where that is, too: tests of one application that stay there share one.
+pub fn setup_python(file: impl AsRef<Path>) -> Setup {
+    let file = file.as_ref();
+    let name = file.file_stem().expect("a file has a name").to_string_lossy();
+    let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("building-{name}"));
+    let setup = Setup { lock: Some(lock), ..setup_for("--wsgi-file", file) };
+    setup.current_dir(&root().join("guests/rust/numbers"))
+}
+
+/// `wasm-serve build` for a Python application.
+pub fn build(file: &Path, output: &Path, cache: &Path) -> Command {
+    let mut command = bare_program();
+    command.arg("build").arg("--wsgi-file").arg(file).arg("--output").arg(output).arg("--cache").arg(cache);
+    command
+}
+
+fn setup_for(option: &str, file: &Path) -> Setup {
     let folder = Folder::new();
     let mut command = program();
-    command.arg("--guest").arg(guest.as_ref());
+    command.arg(option).arg(file);
     command.args(["--http-socket", "127.0.0.1:0", "--stats", "127.0.0.1:0"]);
     command.arg("--logto").arg(folder.join("log"));
-    Setup { command, folder }
+    Setup { command, folder, lock: None }
 }
 
 impl Setup {
@@ -68,6 +104,17 @@ impl Setup {
 
     pub fn dir(mut self, folder: &Path) -> Setup {
         self.command.arg("--dir").arg(folder);
+        self
+    }
+
+    pub fn current_dir(mut self, folder: &Path) -> Setup {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Adds an option whose value is a path or has spaces.
+    pub fn option(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Setup {
+        self.command.arg(name).arg(value);
         self
     }
 
@@ -83,6 +130,12 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(mut self) -> Server {
+        // Held until it serves: whoever comes next finds the component.
+        let _alone = self.lock.take().map(|path| {
+            let file = File::create(path).expect("the folder can be written");
+            file.lock().expect("the file can be locked");
+            file
+        });
         let mut child = self.command.spawn().expect("the program can be started");
         let stderr = BufReader::new(child.stderr.take().expect("standard error is piped"));
         let (sender, lines) = mpsc::channel();
@@ -91,11 +144,14 @@ impl Setup {
                 let _ = sender.send(line);
             }
         });
-        let mut first_lines = Vec::new();
+        let (mut earlier_lines, mut first_lines) = (Vec::new(), Vec::new());
         while first_lines.len() < 3 {
             match lines.recv_timeout(Duration::from_secs(120)) {
+                Ok(line) if first_lines.is_empty() && !line.starts_with("Serving HTTP on") => {
+                    earlier_lines.push(line);
+                }
                 Ok(line) => first_lines.push(line),
-                Err(_) => panic!("the server did not start; it said {first_lines:?}"),
+                Err(_) => panic!("the server did not start; it said {earlier_lines:?} {first_lines:?}"),
             }
         }
         let address = |line: &str| -> Option<SocketAddr> {
@@ -105,6 +161,7 @@ impl Setup {
             address: address(&first_lines[0]).unwrap_or(NOWHERE),
             stats_address: address(&first_lines[2]).expect("an address in the third line"),
             child,
+            earlier_lines,
             first_lines,
             later_lines: lines,
             folder: self.folder,

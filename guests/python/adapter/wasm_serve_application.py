@@ -13,10 +13,11 @@ from wasm_serve import report
 
 with report.of_the_build():
     # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
-    from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, wsgi
+    from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, temporary, wsgi
 
     streams_of_output.install()
     loop.install()
+    temporary.install()
     wsgi.serve(application.load())
 
 

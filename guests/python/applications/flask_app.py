@@ -1,6 +1,7 @@
 """Flask on wasm-serve: forms, JSON, templates, an upload, sessions, a large download, and work after the answer."""
 
 import asyncio
+import hashlib
 
 import flask_package
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request, session, url_for
@@ -45,15 +46,16 @@ def sums():
 
 @app.post("/upload")
 def upload():
-    file, length = request.files["file"], 0
+    file, length, sum_of_all = request.files["file"], 0, hashlib.sha256()
     while piece := file.stream.read(65536):
         length += len(piece)
-    return jsonify(name=file.filename, length=length)
+        sum_of_all.update(piece)
+    return jsonify(name=file.filename, length=length, sha256=sum_of_all.hexdigest())
 
 
 @app.get("/download")
 def download():
-    return Response((b"x" * 65536 for _ in range(320)), mimetype="application/octet-stream")
+    return Response((b"%065535d\n" % number for number in range(320)), mimetype="application/octet-stream")
 
 
 @app.post("/later")

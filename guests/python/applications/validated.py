@@ -1,10 +1,8 @@
 """PEP 3333, a path for each part of it, under the standard library's validator, which must stay silent."""
 
+import io
 import sys
-import time
 from wsgiref.validate import validator
-
-CLOSED = []
 
 
 class Pieces:
@@ -21,7 +19,6 @@ class Pieces:
         return next(self.pieces)
 
     def close(self):
-        CLOSED.append(self.name)
         print("closed", self.name, file=sys.stderr)
 
 
@@ -34,22 +31,18 @@ def environ_as_text(environ, start_response):
     return text(start_response, *(f"{key}={environ[key]!r}" for key in sorted(environ)))
 
 
-def slowly(environ, start_response):
+def line_by_line(environ, start_response):
+    """A line leaves when it has come, so a client can wait for it before it sends the next one."""
     start_response("200 OK", [("Content-Type", "text/plain")])
-
-    def pieces():
-        for number in range(3):
-            yield b"%d\n" % number
-            time.sleep(0.3)
-
-    return Pieces(pieces(), "slowly")
+    return Pieces(iter(environ["wsgi.input"].readline, b""), "line by line")
 
 
 def written(environ, start_response):
+    """Bytes are on their way when `write` returns, whatever the program waits for then."""
     write = start_response("200 OK", [("Content-Type", "text/plain")])
     write(b"first ")
-    write(b"second ")
-    return [b"third"]
+    write(environ["wsgi.input"].readline())
+    return [b"third ", b"", b"fourth"]
 
 
 def replaced(environ, start_response):
@@ -87,9 +80,16 @@ def failing(environ, start_response):
     raise RuntimeError("before anything")
 
 
+class Noted(io.FileIO):
+    def close(self):
+        if not self.closed:
+            print("closed the file", file=sys.stderr)
+        super().close()
+
+
 def file(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return environ["wsgi.file_wrapper"](open("numbers.txt", "rb"), 8)
+    return environ["wsgi.file_wrapper"](Noted("numbers.txt"), 8)
 
 
 def echo(environ, start_response):
@@ -134,13 +134,9 @@ def errors(environ, start_response):
     return text(start_response, "logged")
 
 
-def closed(environ, start_response):
-    return text(start_response, " ".join(CLOSED))
-
-
 PATHS = {
     "/": environ_as_text,
-    "/slowly": slowly,
+    "/line-by-line": line_by_line,
     "/written": written,
     "/replaced": replaced,
     "/raised-again": raised_again,
@@ -154,7 +150,6 @@ PATHS = {
     "/cookies": cookies,
     "/nothing": nothing,
     "/errors": errors,
-    "/closed": closed,
 }
 
 

@@ -64,7 +64,8 @@ fn response(head: &str, body: &[u8], has_body: bool) -> Result<Response<HyperOut
         return Err(format!("a body of over {BODY_BYTES_MAX} bytes must be written in pieces"));
     }
     let parts = parse(head)?;
-    let body_bytes = (has_body && parts.status != StatusCode::NOT_MODIFIED).then_some(body.len());
+    let has_body = has_body && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
+    let body_bytes = has_body.then_some(body.len());
     check_length(&parts.headers, body_bytes)?;
     Ok(Response::from_parts(parts, whole(Bytes::copy_from_slice(body))))
 }
@@ -105,7 +106,7 @@ fn value_of(text: &str) -> Option<HeaderValue> {
 }
 
 /// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
-/// says that nothing has changed, has the length of a body that it does not have.
+/// says that nothing has changed, may have the length of a body that it does not have.
 fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<(), String> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };

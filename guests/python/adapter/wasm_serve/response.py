@@ -115,10 +115,10 @@ class Response:
 
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""
+        if self.body is None:
+            raise ValueError("the body is longer than its Content-Length says")
         call = host.call_import
         stream = self.stream
-        if stream is None:
-            raise ValueError("the body is longer than its Content-Length says")
         # What was printed by now is not lost if the client leaves.
         streams_of_output.flush()
         offset, length = 0, len(data)

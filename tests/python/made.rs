@@ -1,0 +1,236 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use super::{faults, file, numbered_lines, root};
+use crate::support::Folder;
+use crate::support::server::{build, program, setup, setup_python};
+
+const HELLO: &str = "\
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [GREETING]
+";
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Makes a component as `folder/app.wasm`, with a cache of the test's own. It says
+/// whether there was something to build.
+fn is_built(folder: &Folder, file: &Path) -> bool {
+    let output = build(file, &folder.join("app.wasm"), &folder.join("cache")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    said(&output).contains("Building ")
+}
+
+fn write(folder: &Folder, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().expect("the folder")).unwrap();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_file_that_cannot_become_a_component_is_refused_with_its_traceback() {
+    let rows: [(&str, &str, &[&str]); 4] = [
+        (
+            "syntax.py",
+            "def application(environ, start_response):\n    return = 1\n",
+            &["line 2", "return = 1", "SyntaxError"],
+        ),
+        (
+            "missing.py",
+            "import os\nimport no_such_module\n",
+            &["line 2", "ModuleNotFoundError", "no_such_module"],
+        ),
+        (
+            "raises.py",
+            "def read():\n    raise RuntimeError('at import')\nread()\n",
+            &["line 3", "line 2", "RuntimeError: at import"],
+        ),
+        (
+            "nameless.py",
+            "def app(environ, start_response):\n    return []\n",
+            &["'application'", "--callable"],
+        ),
+    ];
+    for (name, text, says) in rows {
+        let folder = Folder::new();
+        let path = write(&folder, name, text);
+        let output =
+            program().arg("--wsgi-file").arg(&path).args(["--http-socket", "127.0.0.1:0"]).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for text in says.iter().chain(&[name]) {
+            assert!(said.contains(text), "{text:?} is not in {said}");
+        }
+        assert!(!said.contains("Serving") && !said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_options_is_a_usage_error() {
+    let hello = file("blocking.py");
+    let hello = hello.to_str().unwrap();
+    let rows: [(&[&str], &str); 4] = [
+        (&["--wsgi-file", "/nowhere/at/all.py"], "/nowhere/at/all.py"),
+        (&["--wsgi-file", hello, "--pythonpath", "/nowhere/at/all"], "/nowhere/at/all"),
+        (&["--wsgi-file", hello, "--callable", "a b"], "--callable"),
+        (&["--wsgi-file", hello, "--guest", hello], "--guest"),
+    ];
+    for (arguments, says) in rows {
+        let output = program().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+        assert!(said(&output).contains(says), "{}", said(&output));
+    }
+}
+
+#[test]
+fn offline_without_the_tool_says_how_to_install_it() {
+    let folder = Folder::new();
+    let path = write(&folder, "app.py", HELLO);
+    let output = build(&path, &folder.join("app.wasm"), &folder.join("cache"))
+        .arg("--offline")
+        .env("XDG_CACHE_HOME", folder.join("empty"))
+        .output()
+        .unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--offline"), "{said}");
+    let command = format!("python3 -m pip install --target {}", folder.join("empty").display());
+    assert!(said.contains(&command) && said.contains("componentize-py==0.25.1"), "{said}");
+    assert!(!folder.join("empty").exists() && !folder.join("app.wasm").exists());
+}
+
+#[test]
+fn a_component_is_made_anew_when_what_it_was_made_of_changes_and_only_then() {
+    let folder = Folder::new();
+    write(&folder, "words/__init__.py", "");
+    write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
+    let app = write(&folder, "app.py", &format!("from words.polite import GREETING\n{HELLO}"));
+    assert!(is_built(&folder, &app));
+    assert!(!is_built(&folder, &app));
+    // Neither the time of a file nor one that is not imported counts.
+    write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
+    write(&folder, "words/rude.py", "GREETING = b'You'\n");
+    assert!(!is_built(&folder, &app));
+    write(&folder, "words/polite.py", "GREETING = b'Good evening'\n");
+    assert!(is_built(&folder, &app));
+    write(&folder, "app.py", &format!("from words.polite import GREETING\nGREETING += b'!'\n{HELLO}"));
+    assert!(is_built(&folder, &app));
+    assert!(!is_built(&folder, &app));
+    let server = setup(folder.join("app.wasm")).options("--cores 1").start();
+    assert_eq!(server.get("/").text(), "Good evening!");
+}
+
+#[test]
+fn a_second_start_builds_nothing() {
+    let start = || setup_python(file("blocking.py")).options("--cores 1").start();
+    drop(start());
+    let server = start();
+    assert_eq!(server.earlier_lines, [""; 0]);
+    assert_eq!(server.get("/").text(), "Hello World");
+}
+
+#[test]
+fn a_component_is_a_guest_like_any_other() {
+    let folder = Folder::new();
+    let output = build(&file("nonblocking.py"), &folder.join("app.wasm"), &crate::support::server::cache())
+        .current_dir(root().join("guests/rust/numbers"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let numbers = root().join("guests/rust/numbers");
+    let server = setup(folder.join("app.wasm")).dir(&numbers).options("--cores 1 --disable-logging").start();
+    assert_eq!(server.get("/").text(), "Hello World");
+    server.wait_for_figure("/deferred/done", 1);
+    server.wait_for_line("9:10");
+    assert_eq!(server.log(), numbered_lines());
+}
+
+#[test]
+fn two_that_build_the_same_at_once_do_not_disturb_each_other() {
+    let folder = Folder::new();
+    let app = write(&folder, "app.py", &format!("GREETING = b'Hello'\n{HELLO}"));
+    let outputs = [folder.join("one.wasm"), folder.join("two.wasm")];
+    let children: Vec<_> =
+        outputs.iter().map(|output| build(&app, output, &folder.join("cache")).spawn().unwrap()).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+    for output in outputs {
+        assert!(fs::read(&output).unwrap().starts_with(b"\0asm"), "{}", output.display());
+    }
+    assert!(!is_built(&folder, &app));
+}
+
+#[test]
+fn the_callable_and_the_folders_of_modules_can_be_named() {
+    let folder = Folder::new();
+    write(&folder, "first/words.py", "GREETING = b'first'\n");
+    write(&folder, "second/words.py", "GREETING = b'second'\n");
+    write(&folder, "second/more.py", "MORE = b' more'\n");
+    let app = write(
+        &folder,
+        "app.py",
+        &format!(
+            "from words import GREETING\nfrom more import MORE\nGREETING += MORE\n{HELLO}other = application\ndel application\n"
+        ),
+    );
+    let output = build(&app, &folder.join("app.wasm"), &folder.join("cache"))
+        .args(["--callable", "other", "--pythonpath"])
+        .arg(folder.join("first"))
+        .arg("--pythonpath")
+        .arg(folder.join("second"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let server = setup(folder.join("app.wasm")).options("--cores 1").start();
+    assert_eq!(server.get("/").text(), "first more");
+}
+
+#[test]
+fn variables_are_those_of_the_run_and_not_of_the_build() {
+    let server = faults("--cores 1 --env GREETING=hello --env EMPTY=");
+    assert_eq!(server.get("/env/GREETING").text(), "'hello'");
+    assert_eq!(server.get("/env/EMPTY").text(), "''");
+    assert_eq!(server.get("/env/PATH").text(), "None");
+    let server = faults("--cores 1 --env GREETING=bye");
+    assert_eq!(server.get("/env/GREETING").text(), "'bye'");
+    assert_eq!(server.earlier_lines, [""; 0]);
+}
+
+#[test]
+fn chance_is_not_made_at_the_build() {
+    let server = faults("--cores 1 --max-requests 1");
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..5 {
+        let reply = server.get("/chance");
+        assert_eq!(reply.status, 200);
+        for number in reply.text().split(' ') {
+            assert!(seen.insert(number.to_owned()), "{number} came twice");
+        }
+    }
+}
+
+#[test]
+fn temporary_files_without_a_name_need_no_folder() {
+    let server = faults("--cores 1");
+    let reply = server.get("/temporary");
+    assert_eq!(reply.text(), "[b'bytes', 'caf\u{e9}\\n', b'xxyyyyyyyy']");
+}
+
+#[test]
+fn the_current_folder_is_read_only_and_dir_grants_another() {
+    let server = faults("--cores 1");
+    assert_eq!(server.get("/writes/note.txt").status, 500);
+    server.wait_for_line("PermissionError: ");
+    assert!(!root().join("guests/rust/numbers/note.txt").exists());
+    let folder = Folder::new();
+    let server =
+        setup_python(root().join("tests/fixtures/faults.py")).dir(&folder.0).options("--cores 1").start();
+    assert_eq!(server.get("/writes/note.txt").text(), "written");
+    assert_eq!(fs::read_to_string(folder.join("note.txt")).unwrap(), "written");
+}

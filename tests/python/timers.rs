@@ -1,0 +1,99 @@
+use std::collections::BTreeSet;
+
+use super::file;
+use crate::support::server::setup_python;
+use crate::support::wait_for;
+
+#[test]
+fn each_kind_of_callback_runs_and_each_refusal_says_why() {
+    // In the instance that served the request, and in a fresh one.
+    for max_requests in [0, 1] {
+        let server = setup_python(file("applications/timers.py"))
+            .options(&format!("--cores 2 --log-deferred --max-requests {max_requests}"))
+            .start();
+        let reply = server.get("/path");
+        assert_eq!(reply.status, 200);
+        let said: Vec<&str> = reply.text().lines().collect();
+        let rows: [&[&str]; 10] = [
+            &["one loop: True"],
+            &["cancelled: True, when: 0.2"],
+            &["asyncio.run: [1, 2]"],
+            &["run_until_complete: [1, 2]"],
+            &["TypeError: ", "cannot be pickled", "pass names and values"],
+            &["ValueError: ", "65536 bytes", "--deferred-payload"],
+            &["OverflowError: ", "--deferred-delay"],
+            &["NotImplementedError: ", "threads and processes", "call_later"],
+            &["NotImplementedError: ", "a task cannot outlive its request", "call_later"],
+            &["NotImplementedError: ", "sockets"],
+        ];
+        assert_eq!(said.len(), rows.len(), "{said:#?}");
+        for (line, texts) in said.iter().zip(rows) {
+            assert!(texts.iter().all(|text| line.contains(text)), "{line:?} has not all of {texts:?}");
+        }
+        server.wait_for_figure("/deferred/done", 10);
+        server.wait_for_figure("/deferred/failed", 1);
+        assert_eq!(server.figure("/deferred/cancelled"), 1);
+        assert_eq!(server.figure("/deferred/pending"), 0);
+        for line in [
+            "ran call_later 1",
+            "ran call_at",
+            "ran call_soon",
+            "ran partial",
+            "paid me 5",
+            "ran lambda",
+            "ran closure /path",
+            "again 2",
+            "again 1",
+            "again 0",
+        ] {
+            server.wait_for_line(line);
+        }
+        let log = server.stop().log;
+        assert!(!log.contains("a cancelled call"), "{log}");
+    }
+}
+
+#[test]
+fn no_callback_runs_early_and_each_runs_once() {
+    let server = setup_python(file("applications/timers.py")).options("--cores 2 --log-deferred").start();
+    for _ in 0..20 {
+        assert_eq!(server.get("/").status, 200);
+    }
+    server.wait_for_figure("/deferred/done", 200);
+    server.wait_for_figure("/deferred/failed", 20);
+    let log = wait_for("a line for each call", || {
+        let log = server.log();
+        (log.lines().filter(|line| line.starts_with("deferred id=")).count() == 220).then_some(log)
+    });
+    let mut ids = BTreeSet::new();
+    for line in log.lines().filter(|line| line.starts_with("deferred id=")) {
+        let number = |name: &str| -> u64 {
+            let value = line.split(&format!("{name}=")).nth(1).and_then(|rest| rest.split(' ').next());
+            value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
+        };
+        assert!(number("started") >= number("due"), "{line}");
+        assert!(ids.insert(number("id")), "{line}");
+    }
+    for text in ["ran call_later 1\n", "ran closure /\n", "again 0\n", "paid me 5\n"] {
+        assert_eq!(log.matches(text).count(), 20, "{text:?}");
+    }
+}
+
+#[test]
+fn a_callback_that_fails_leaves_its_traceback() {
+    let server = setup_python(file("applications/timers.py")).options("--cores 2 --log-deferred").start();
+    assert_eq!(server.get("/").status, 200);
+    server.wait_for_figure("/deferred/failed", 1);
+    let line = server.wait_for_line("error: ValueError: in the callback");
+    assert!(line.contains("deferred call "), "{line}");
+    let log = server.log();
+    let (_, traceback) = log.split_once("Traceback (most recent call last):\n").expect("a traceback");
+    // The line of the file and its text come first, so the adapter shows nothing of itself.
+    assert!(traceback.trim_start().starts_with("File \""), "{traceback}");
+    let first = traceback.lines().next().unwrap();
+    assert!(first.contains("timers.py\", line ") && first.ends_with("in fail"), "{first}");
+    assert!(traceback.contains("raise ValueError(\"in the callback\")"), "{traceback}");
+    assert!(server.log().contains("outcome=failed"));
+    // The instance in which it failed serves on.
+    assert_eq!(server.get("/").status, 200);
+}

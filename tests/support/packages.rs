@@ -1,0 +1,35 @@
+//! Packages of Python that tests need, installed once for each user, beside what
+//! else is kept outside of the checkout.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A folder with Flask and what it needs.
+pub fn flask() -> PathBuf {
+    const FLASK: &str = "flask==3.1.2";
+    let folder = cache().join("wasm-serve/tests").join(FLASK.replace("==", "-"));
+    if folder.is_dir() {
+        return folder;
+    }
+    let unfinished = folder.with_extension(format!("unfinished-{}", std::process::id()));
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+        .arg(&unfinished)
+        .arg(FLASK)
+        .output()
+        .expect("Python 3 is needed, with pip");
+    assert!(pip.status.success(), "pip says: {}", String::from_utf8_lossy(&pip.stderr));
+    // Another process may have been faster; then its folder is as good.
+    if fs::rename(&unfinished, &folder).is_err() {
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    assert!(folder.is_dir(), "{} cannot be written", folder.display());
+    folder
+}
+
+fn cache() -> PathBuf {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    cache.expect("HOME or XDG_CACHE_HOME is set")
+}
