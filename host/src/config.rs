@@ -121,8 +121,8 @@ impl PythonOptions {
 /// What is kept from one start to the next.
 #[derive(Args, Debug)]
 pub struct CacheOptions {
-    /// Where compiled guests, and components made of Python files, are kept [default:
-    /// ~/.cache/wasm-serve/compiled].
+    /// Where compiled guests, and components made of Python files, are kept. Nobody else
+    /// may be able to write there [default: ~/.cache/wasm-serve/compiled].
     #[arg(long, value_name = "DIR", help_heading = "What to serve")]
     pub cache: Option<PathBuf>,
 }

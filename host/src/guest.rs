@@ -283,7 +283,7 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
     let engine = component.engine().clone();
     let linker = linker(&engine, face.is_concurrent())?;
     let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
-        format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, and `{}`", timers::INTERFACE)
+        format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`", timers::INTERFACE, gateway::INTERFACE)
     })?;
     let handler = if face.is_p3() {
         Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
