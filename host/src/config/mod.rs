@@ -1,16 +1,18 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+mod python;
+mod values;
+
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+pub use self::python::{Build, PythonOptions};
+pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::deferred;
 use crate::python::{Application, Tools};
 
@@ -38,132 +40,6 @@ pub struct CommandLine {
 pub enum Task {
     /// Make a component of a Python file, and do not serve it.
     Build(Build),
-}
-
-/// How a component is to be made.
-#[derive(Args, Debug)]
-pub struct Build {
-    /// A Python file with a WSGI application.
-    #[arg(long, value_name = "FILE")]
-    pub wsgi_file: PathBuf,
-
-    /// The component.
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
-
-    #[command(flatten)]
-    pub python: PythonOptions,
-
-    #[command(flatten)]
-    pub cache: CacheOptions,
-}
-
-/// How a Python file becomes a component.
-#[derive(Args, Debug)]
-pub struct PythonOptions {
-    /// The name of the application in the Python file.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "application",
-        requires = "wsgi_file",
-        help_heading = "What to serve"
-    )]
-    pub callable: String,
-
-    /// A folder with Python modules, or with packages as `pip install --target DIR`
-    /// puts them there. What the application imports goes into the component.
-    /// Repeatable; the file's own folder and the current one need not be named.
-    #[arg(long, value_name = "DIR", requires = "wsgi_file", help_heading = "What to serve")]
-    pub pythonpath: Vec<PathBuf>,
-
-    /// Install nothing: componentize-py, which makes components of Python files, must
-    /// be there already.
-    #[arg(long, requires = "wsgi_file", help_heading = "What to serve")]
-    pub offline: bool,
-}
-
-impl PythonOptions {
-    /// Modules are looked for beside the file, in the current folder, as uWSGI does,
-    /// and in those that were named.
-    fn application(&self, file: &Path) -> Application {
-        let own = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut folders: Vec<PathBuf> = Vec::new();
-        for folder in
-            own.into_iter().chain([Path::new(".")]).chain(self.pythonpath.iter().map(PathBuf::as_path))
-        {
-            if !folders.iter().any(|known| known == folder) {
-                folders.push(folder.to_owned());
-            }
-        }
-        Application { file: file.to_owned(), callable: self.callable.clone(), folders }
-    }
-
-    fn tools(&self) -> Tools {
-        Tools { folder: user_cache().map(|folder| folder.join("tools")), offline: self.offline }
-    }
-
-    fn check(&self, file: &Path) -> Result<()> {
-        ensure!(file.is_file(), "--wsgi-file {}: there is no such file", file.display());
-        for folder in &self.pythonpath {
-            ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
-        }
-        let is_name = |c: char| c == '_' || c.is_alphanumeric();
-        ensure!(
-            self.callable.chars().all(is_name) && self.callable.starts_with(|c: char| !c.is_numeric()),
-            "--callable {}: is not the name of a function",
-            self.callable
-        );
-        Ok(())
-    }
-}
-
-/// What is kept from one start to the next.
-#[derive(Args, Debug)]
-pub struct CacheOptions {
-    /// Where compiled guests, and components made of Python files, are kept. Nobody else
-    /// may be able to write there [default: ~/.cache/wasm-serve/compiled].
-    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
-    pub cache: Option<PathBuf>,
-}
-
-impl CacheOptions {
-    /// None if the user has no such folder.
-    pub fn folder(&self) -> Option<PathBuf> {
-        match &self.cache {
-            Some(folder) => std::path::absolute(folder).ok(),
-            None => user_cache().map(|folder| folder.join("compiled")),
-        }
-    }
-}
-
-/// Our part of where the user's programs keep what they can make again.
-fn user_cache() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let of_user = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    of_user.map(|folder| folder.join("wasm-serve"))
-}
-
-impl Build {
-    /// What can be checked before anything is made.
-    pub fn check(&self) -> Result<()> {
-        self.python.check(&self.wsgi_file)?;
-        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        ensure!(
-            folder.is_none_or(Path::is_dir),
-            "--output {}: there is no such folder",
-            self.output.display()
-        );
-        Ok(())
-    }
-
-    pub fn application(&self) -> Application {
-        self.python.application(&self.wsgi_file)
-    }
-
-    pub fn tools(&self) -> Tools {
-        self.python.tools()
-    }
 }
 
 /// What a guest is made of.
@@ -368,148 +244,30 @@ pub struct Options {
     pub cache: CacheOptions,
 }
 
-const AFTER_HELP: &str = "\
-Examples: wasm-serve --guest hello.wasm --cores 2
-          wasm-serve --wsgi-file app.py --http-socket :9090
-
-Signals: SIGTERM and SIGINT stop when the work in hand is done, a second one at
-once; SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a
-usage error, 1 otherwise.";
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// One address and port.
-    Tcp(SocketAddr),
-    /// A port on every interface, IPv6 and IPv4.
-    EveryInterface(u16),
-    /// A Unix socket at this path.
-    Unix(PathBuf),
+/// What is kept from one start to the next.
+#[derive(Args, Debug)]
+pub struct CacheOptions {
+    /// Where compiled guests, and components made of Python files, are kept. Nobody else
+    /// may be able to write there [default: ~/.cache/wasm-serve/compiled].
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
+    pub cache: Option<PathBuf>,
 }
 
-impl Address {
-    /// The TCP port; 0 asks the system for one.
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Address::Tcp(address) => Some(address.port()),
-            Address::EveryInterface(port) => Some(*port),
-            Address::Unix(_) => None,
+impl CacheOptions {
+    /// None if the user has no such folder.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match &self.cache {
+            Some(folder) => std::path::absolute(folder).ok(),
+            None => user_cache().map(|folder| folder.join("compiled")),
         }
     }
 }
 
-impl FromStr for Address {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Address> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            ensure!(!path.is_empty(), "a path must follow `unix:`");
-            return Ok(Address::Unix(PathBuf::from(path)));
-        }
-        if let Some(port) = text.strip_prefix(':') {
-            let port = port.parse().context("a port from 0 to 65535 must follow `:`")?;
-            return Ok(Address::EveryInterface(port));
-        }
-        let address = text.replacen("localhost:", "127.0.0.1:", 1);
-        let address = address
-            .parse()
-            .map_err(|_| anyhow::anyhow!("expected 127.0.0.1:9090, [::1]:9090, :9090 or unix:PATH"))?;
-        Ok(Address::Tcp(address))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => address.fmt(f),
-            Address::EveryInterface(port) => write!(f, ":{port}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// A folder of the host that the guest sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
-    /// Where it is on the host.
-    pub host: PathBuf,
-    /// Where the guest finds it.
-    pub guest: String,
-    /// The guest may not change it.
-    pub read_only: bool,
-}
-
-impl FromStr for Folder {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Folder> {
-        let (text, read_only) = match text.strip_suffix("::ro") {
-            Some(rest) => (rest, true),
-            None => (text, false),
-        };
-        let (host, guest) = text.split_once("::").unwrap_or((text, "/"));
-        ensure!(!host.is_empty(), "the host's folder is missing");
-        ensure!(!guest.is_empty(), "the guest's path is missing");
-        ensure!(!guest.contains("::"), "expected HOST, HOST::GUEST, HOST::ro or HOST::GUEST::ro");
-        Ok(Folder { host: PathBuf::from(host), guest: guest.to_owned(), read_only })
-    }
-}
-
-/// A number of bytes, written as `4096`, `64K`, `128M`, `1G` (also `KiB`, …).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub usize);
-
-impl FromStr for Bytes {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Bytes> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "" | "B" => 1usize,
-            "K" | "KiB" => 1 << 10,
-            "M" | "MiB" => 1 << 20,
-            "G" | "GiB" => 1 << 30,
-            _ => bail!("expected a number of bytes, such as 65536, 64K, 128M or 1G"),
-        };
-        let number: usize =
-            digits.parse().context("expected a number of bytes, such as 65536, 64K, 128M or 1G")?;
-        number.checked_mul(unit).map(Bytes).context("too many bytes")
-    }
-}
-
-/// A duration, written in seconds with or without a fraction.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Seconds(pub Duration);
-
-impl FromStr for Seconds {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Seconds> {
-        let seconds: f64 = text.parse().context("expected seconds, such as 30 or 0.5")?;
-        // A hundred years: further sums of such durations cannot overflow.
-        ensure!((0.0..=3.2e9).contains(&seconds), "expected seconds from 0 to 3200000000");
-        Ok(Seconds(Duration::from_secs_f64(seconds)))
-    }
-}
-
-/// Whose `x-forwarded-for` is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrustedProxy {
-    /// A proxy that connects from this address.
-    Ip(IpAddr),
-    /// Every client of a Unix socket.
-    Unix,
-}
-
-impl FromStr for TrustedProxy {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<TrustedProxy> {
-        if text == "unix" {
-            return Ok(TrustedProxy::Unix);
-        }
-        Ok(TrustedProxy::Ip(text.parse().context("expected an IP address or `unix`")?))
-    }
+/// Our part of where the user's programs keep what they can make again.
+fn user_cache() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let of_user = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    of_user.map(|folder| folder.join("wasm-serve"))
 }
 
 impl Options {
@@ -629,60 +387,10 @@ impl Options {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+const AFTER_HELP: &str = "\
+Examples: wasm-serve --guest hello.wasm --cores 2
+          wasm-serve --wsgi-file app.py --http-socket :9090
 
-    #[test]
-    fn addresses_are_read_as_uwsgi_reads_them() {
-        let rows = [
-            ("127.0.0.1:9090", Address::Tcp("127.0.0.1:9090".parse().unwrap())),
-            ("[::1]:9090", Address::Tcp("[::1]:9090".parse().unwrap())),
-            ("localhost:80", Address::Tcp("127.0.0.1:80".parse().unwrap())),
-            (":9090", Address::EveryInterface(9090)),
-            ("unix:/tmp/a.sock", Address::Unix(PathBuf::from("/tmp/a.sock"))),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(text.parse::<Address>().unwrap(), expected, "{text}");
-        }
-        for text in ["", "9090", "host:1:2", ":", ":65536", "unix:", "1.2.3.4"] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn folders_have_a_place_and_may_be_read_only() {
-        let folder =
-            |host: &str, guest: &str, read_only| Folder { host: host.into(), guest: guest.into(), read_only };
-        let rows = [
-            ("data", folder("data", "/", false)),
-            ("data::ro", folder("data", "/", true)),
-            ("data::/srv", folder("data", "/srv", false)),
-            ("data::/srv::ro", folder("data", "/srv", true)),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(text.parse::<Folder>().unwrap(), expected, "{text}");
-        }
-        for text in ["", "::/srv", "data::", "data::/srv::rw"] {
-            assert!(text.parse::<Folder>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn byte_counts_have_binary_units() {
-        for (text, expected) in [("0", 0), ("64K", 65536), ("128MiB", 128 << 20), ("1G", 1 << 30)] {
-            assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(expected), "{text}");
-        }
-        for text in ["", "K", "-1", "1X", "99999999999999999999", "99999999999G"] {
-            assert!(text.parse::<Bytes>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn seconds_may_have_a_fraction_and_an_end() {
-        assert_eq!("0.5".parse::<Seconds>().unwrap().0, Duration::from_millis(500));
-        for text in ["-1", "NaN", "inf", "1e99", "x"] {
-            assert!(text.parse::<Seconds>().is_err(), "{text}");
-        }
-    }
-}
+Signals: SIGTERM and SIGINT stop when the work in hand is done, a second one at
+once; SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a
+usage error, 1 otherwise.";

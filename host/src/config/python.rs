@@ -1,0 +1,109 @@
+//! The options of Python applications: to serve one, or to make a component of it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use super::{CacheOptions, user_cache};
+use crate::python::{Application, Tools};
+
+/// How a component is to be made.
+#[derive(Args, Debug)]
+pub struct Build {
+    /// A Python file with a WSGI application.
+    #[arg(long, value_name = "FILE")]
+    pub wsgi_file: PathBuf,
+
+    /// The component.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+
+    #[command(flatten)]
+    pub python: PythonOptions,
+
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+/// How a Python file becomes a component.
+#[derive(Args, Debug)]
+pub struct PythonOptions {
+    /// The name of the application in the Python file.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "application",
+        requires = "wsgi_file",
+        help_heading = "What to serve"
+    )]
+    pub callable: String,
+
+    /// A folder with Python modules, or with packages as `pip install --target DIR`
+    /// puts them there. What the application imports goes into the component.
+    /// Repeatable; the file's own folder and the current one need not be named.
+    #[arg(long, value_name = "DIR", requires = "wsgi_file", help_heading = "What to serve")]
+    pub pythonpath: Vec<PathBuf>,
+
+    /// Install nothing: componentize-py, which makes components of Python files, must
+    /// be there already.
+    #[arg(long, requires = "wsgi_file", help_heading = "What to serve")]
+    pub offline: bool,
+}
+
+impl PythonOptions {
+    /// Modules are looked for beside the file, in the current folder, as uWSGI does,
+    /// and in those that were named.
+    pub fn application(&self, file: &Path) -> Application {
+        let own = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for folder in
+            own.into_iter().chain([Path::new(".")]).chain(self.pythonpath.iter().map(PathBuf::as_path))
+        {
+            if !folders.iter().any(|known| known == folder) {
+                folders.push(folder.to_owned());
+            }
+        }
+        Application { file: file.to_owned(), callable: self.callable.clone(), folders }
+    }
+
+    pub fn tools(&self) -> Tools {
+        Tools { folder: user_cache().map(|folder| folder.join("tools")), offline: self.offline }
+    }
+
+    pub fn check(&self, file: &Path) -> Result<()> {
+        ensure!(file.is_file(), "--wsgi-file {}: there is no such file", file.display());
+        for folder in &self.pythonpath {
+            ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
+        }
+        let is_name = |c: char| c == '_' || c.is_alphanumeric();
+        ensure!(
+            self.callable.chars().all(is_name) && self.callable.starts_with(|c: char| !c.is_numeric()),
+            "--callable {}: is not the name of a function",
+            self.callable
+        );
+        Ok(())
+    }
+}
+
+impl Build {
+    /// What can be checked before anything is made.
+    pub fn check(&self) -> Result<()> {
+        self.python.check(&self.wsgi_file)?;
+        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(
+            folder.is_none_or(Path::is_dir),
+            "--output {}: there is no such folder",
+            self.output.display()
+        );
+        Ok(())
+    }
+
+    pub fn application(&self) -> Application {
+        self.python.application(&self.wsgi_file)
+    }
+
+    pub fn tools(&self) -> Tools {
+        self.python.tools()
+    }
+}
