@@ -18,7 +18,7 @@ class ClientGone(OSError):
 
 
 class Response:
-    __slots__ = ("outparam", "bodiless", "status", "headers", "head_sent", "body", "stream")
+    __slots__ = ("outparam", "bodiless", "status", "headers", "head_sent", "body", "stream", "left")
 
     def __init__(self, outparam, bodiless):
         self.outparam = outparam
@@ -29,6 +29,8 @@ class Response:
         self.head_sent = False
         self.body = None
         self.stream = None
+        # Bytes of a body in pieces that are still to come, if its length is announced.
+        self.left = None
 
     def start(self, status, headers, exc_info=None):
         """The `start_response` of PEP 3333."""
@@ -83,6 +85,7 @@ class Response:
         """The head alone, for a body that comes in pieces."""
         message = self.message()
         if not self.bodiless:
+            self.left = self.announced()
             self.body = host.call_import(host.BODY, [message]).value
             self.stream = host.call_import(host.BODY_WRITE, [self.body]).value
         self.leave(message)
@@ -113,10 +116,21 @@ class Response:
         if isinstance(result, host.Err):
             raise ValueError(result.value)
 
+    def announced(self):
+        """The body's length, if the head says it."""
+        for name, value in self.headers:
+            if name.lower() == "content-length":
+                return int(value)
+        return None
+
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""
-        if self.body is None:
+        # The host checks it, too, but breaks the transfer off at once, and then this
+        # instance may be gone before it has written its traceback.
+        if self.body is None or self.left is not None and self.left < len(data):
             raise ValueError("the body is longer than its Content-Length says")
+        if self.left is not None:
+            self.left -= len(data)
         call = host.call_import
         stream = self.stream
         # What was printed by now is not lost if the client leaves.
@@ -140,6 +154,8 @@ class Response:
         body = self.body
         if body is None:
             return
+        if self.left:
+            raise ValueError(f"the body is {self.left} bytes shorter than its Content-Length says")
         host.drop(self.stream)
         self.body = None
         body.finalizer = host.PASSED

@@ -78,10 +78,7 @@ def stream(result, response):
 
 def is_whole(data, response):
     """Whether the head says that this piece is the whole body."""
-    for name, value in response.headers or ():
-        if name.lower() == "content-length":
-            return value == str(len(data))
-    return False
+    return response.announced() == len(data)
 
 
 def fail(response, failure):
@@ -91,6 +88,8 @@ def fail(response, failure):
     while frames.tb_next and frames.tb_frame.f_code.co_filename.startswith(ours):
         frames = frames.tb_next
     sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
+    # When the transfer breaks, this instance may be gone at once, with what it has not yet written.
+    streams_of_output.flush()
     response.break_off()
     if response.head_sent:
         return
