@@ -89,6 +89,17 @@ fn an_interpreter_that_ends_is_a_500_and_another_takes_its_place() {
 }
 
 #[test]
+fn an_application_that_takes_too_long_is_a_504_and_others_never_notice() {
+    let server = faults("--cores 4 --harakiri 2");
+    beside_other_requests(server.address, || {
+        for path in ["/spins", "/sleeps"] {
+            assert_eq!(server.get(path).status, 504, "{path}");
+        }
+    });
+    assert_eq!(server.figure("/requests/failures/deadline"), 2);
+}
+
+#[test]
 fn out_of_memory_is_a_500_and_the_next_request_is_served() {
     let server = faults("--cores 4 --memory-limit 96M");
     beside_other_requests(server.address, || {

@@ -31,42 +31,42 @@ fn write(folder: &Folder, name: &str, text: &str) -> PathBuf {
     path
 }
 
-#[test]
-fn a_file_that_cannot_become_a_component_is_refused_with_its_traceback() {
-    let rows: [(&str, &str, &[&str]); 4] = [
-        (
-            "syntax.py",
-            "def application(environ, start_response):\n    return = 1\n",
-            &["line 2", "return = 1", "SyntaxError"],
-        ),
-        (
-            "missing.py",
-            "import os\nimport no_such_module\n",
-            &["line 2", "ModuleNotFoundError", "no_such_module"],
-        ),
-        (
-            "raises.py",
-            "def read():\n    raise RuntimeError('at import')\nread()\n",
-            &["line 3", "line 2", "RuntimeError: at import"],
-        ),
-        (
-            "nameless.py",
-            "def app(environ, start_response):\n    return []\n",
-            &["'application'", "--callable"],
-        ),
-    ];
-    for (name, text, says) in rows {
-        let folder = Folder::new();
-        let path = write(&folder, name, text);
-        let output =
-            program().arg("--wsgi-file").arg(&path).args(["--http-socket", "127.0.0.1:0"]).output().unwrap();
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        for text in says.iter().chain(&[name]) {
-            assert!(said.contains(text), "{text:?} is not in {said}");
-        }
-        assert!(!said.contains("Serving") && !said.contains("panicked"), "{said}");
+/// Starting `text` fails with a traceback that has all of `says`, and nothing is served.
+fn assert_refused(text: &str, says: &[&str]) {
+    let folder = Folder::new();
+    let path = write(&folder, "refused.py", text);
+    let output =
+        program().arg("--wsgi-file").arg(&path).args(["--http-socket", "127.0.0.1:0"]).output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for text in says.iter().chain(&[path.to_str().unwrap()]) {
+        assert!(said.contains(text), "{text:?} is not in {said}");
     }
+    assert!(!said.contains("Serving") && !said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_syntax_error_is_shown_with_its_line() {
+    let text = "def application(environ, start_response):\n    return = 1\n";
+    assert_refused(text, &["line 2", "return = 1", "SyntaxError"]);
+}
+
+#[test]
+fn a_missing_module_is_named_with_the_line_that_imports_it() {
+    let text = "import os\nimport no_such_module\n";
+    assert_refused(text, &["line 2", "import no_such_module", "ModuleNotFoundError", "'no_such_module'"]);
+}
+
+#[test]
+fn an_exception_at_import_has_its_traceback() {
+    let text = "def read():\n    raise RuntimeError('at import')\nread()\n";
+    assert_refused(text, &["line 3", "line 2", "in read", "RuntimeError: at import"]);
+}
+
+#[test]
+fn a_missing_callable_is_named_with_the_option_that_says_another() {
+    let text = "def app(environ, start_response):\n    return []\n";
+    assert_refused(text, &["'application'", "--callable"]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn offline_without_the_tool_says_how_to_install_it() {
 }
 
 #[test]
-fn a_component_is_made_anew_when_what_it_was_made_of_changes_and_only_then() {
+fn a_changed_module_makes_a_new_component_and_nothing_else_does() {
     let folder = Folder::new();
     write(&folder, "words/__init__.py", "");
     write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
@@ -117,11 +117,25 @@ fn a_component_is_made_anew_when_what_it_was_made_of_changes_and_only_then() {
     assert!(!is_built(&folder, &app));
     write(&folder, "words/polite.py", "GREETING = b'Good evening'\n");
     assert!(is_built(&folder, &app));
-    write(&folder, "app.py", &format!("from words.polite import GREETING\nGREETING += b'!'\n{HELLO}"));
-    assert!(is_built(&folder, &app));
     assert!(!is_built(&folder, &app));
-    let server = setup(folder.join("app.wasm")).options("--cores 1").start();
-    assert_eq!(server.get("/").text(), "Good evening!");
+    let component = fs::read(folder.join("app.wasm")).unwrap();
+    assert!(contains(&component, b"Good evening") && !contains(&component, b"Good day"));
+}
+
+#[test]
+fn a_changed_file_makes_a_new_component() {
+    let folder = Folder::new();
+    let app = write(&folder, "app.py", &format!("GREETING = b'Good day'\n{HELLO}"));
+    assert!(is_built(&folder, &app));
+    write(&folder, "app.py", &format!("GREETING = b'Good evening'\n{HELLO}"));
+    assert!(is_built(&folder, &app));
+    let component = fs::read(folder.join("app.wasm")).unwrap();
+    assert!(contains(&component, b"Good evening") && !contains(&component, b"Good day"));
+}
+
+/// The component has the application's strings as they are.
+fn contains(component: &[u8], text: &[u8]) -> bool {
+    component.windows(text.len()).any(|window| window == text)
 }
 
 #[test]

@@ -97,3 +97,14 @@ fn a_callback_that_fails_leaves_its_traceback() {
     // The instance in which it failed serves on.
     assert_eq!(server.get("/").status, 200);
 }
+
+#[test]
+fn more_calls_than_allowed_raise_and_name_the_option() {
+    let server =
+        setup_python(file("applications/timers.py")).options("--cores 1 --deferred-per-call 3").start();
+    assert_eq!(server.get("/").status, 500);
+    let line = server.wait_for_line("RuntimeError: 3 calls");
+    assert!(line.contains("--deferred-per-call"), "{line}");
+    // Those that were accepted stand.
+    server.wait_for_figure("/deferred/done", 3);
+}

@@ -306,6 +306,41 @@ fn a_piece_leaves_while_the_application_waits_for_the_next() {
 }
 
 #[test]
+fn requests_that_wait_hold_up_no_other() {
+    // More than there are threads.
+    let server = validated("--cores 9 --threads 2");
+    let waiting: Vec<Connection> = (0..8)
+        .map(|_| {
+            let mut connection = Connection::open(server.address);
+            connection.send("POST /line-by-line HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nfirst\n");
+            assert_eq!(connection.head().unwrap().status, 200);
+            connection
+        })
+        .collect();
+    assert_eq!(server.figure("/cores/busy"), 8);
+    assert_eq!(server.get("/cookies").status, 200);
+    for mut connection in waiting {
+        connection.send("end\n");
+        let mut body = Vec::new();
+        while connection.chunk(&mut body).unwrap() {}
+        assert_eq!(body, b"first\nend\n");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_in_a_download_frees_its_core() {
+    let server = validated("--cores 1");
+    for _ in 0..3 {
+        let mut connection = Connection::open(server.address);
+        connection.send("GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(connection.head().unwrap().status, 200);
+        drop(connection);
+        assert_eq!(server.get("/cookies").status, 200);
+    }
+    server.wait_for_figure("/requests/cancelled", 3);
+}
+
+#[test]
 fn written_bytes_leave_before_the_application_returns() {
     let server = validated("--cores 1");
     let mut connection = Connection::open(server.address);
