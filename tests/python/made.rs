@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -161,6 +162,20 @@ fn a_component_is_a_guest_like_any_other() {
     server.wait_for_figure("/deferred/done", 1);
     server.wait_for_line("9:10");
     assert_eq!(server.log(), numbered_lines());
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_built_is_built_again() {
+    let folder = Folder::new();
+    let app = write(&folder, "app.py", &format!("GREETING = b'old'\n{HELLO}"));
+    let mut child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.starts_with("Building "), "{first}");
+    write(&folder, "app.py", &format!("GREETING = b'new'\n{HELLO}"));
+    // Nobody reads the rest of what it says, so how it ends is not of interest.
+    child.wait().unwrap();
+    assert!(is_built(&folder, &app));
 }
 
 #[test]
