@@ -127,6 +127,15 @@ fn each_method_has_its_name() {
 }
 
 #[test]
+fn the_protocol_is_that_of_the_client() {
+    let server = faults("--cores 2");
+    for protocol in ["HTTP/1.0", "HTTP/1.1"] {
+        let request = format!("GET /environ-key/SERVER_PROTOCOL {protocol}\r\nHost: test\r\n\r\n");
+        assert_eq!(ask(&server, &request).text(), format!("'{protocol}'"));
+    }
+}
+
+#[test]
 fn every_route_is_silent_under_the_validator() {
     let server = validated("--cores 1 --max-requests 0");
     let source = std::fs::read_to_string(file("applications/validated.py")).unwrap();
