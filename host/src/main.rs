@@ -48,8 +48,10 @@ fn main() -> ExitCode {
 fn make(build: &Build) -> anyhow::Result<ExitCode> {
     let cache = build.cache.folder().context("--cache DIR is needed: there is no folder of the user's")?;
     let component = python::component(&build.application(), &build.tools(), &cache)?;
+    // Not copied, which would keep the mode: what is cached is for this user alone.
+    let component = std::fs::read(component).context("--cache: cannot be read")?;
     let output = build.output.display();
-    std::fs::copy(component, &build.output)
+    std::fs::write(&build.output, component)
         .with_context(|| format!("--output {output}: cannot be written"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,8 @@ with report.of_the_build():
     loop.install()
     temporary.install()
     wsgi.serve(application.load())
+    # What was printed meanwhile is not to be printed by each instance.
+    streams_of_output.flush()
 
 
 class IncomingHandler:
