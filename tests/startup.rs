@@ -22,7 +22,7 @@ fn assert_refused(output: &Output, code: i32, says: &[&str]) {
 fn wrong_options_are_usage_errors_that_say_what_to_change() {
     let hello = guest("hello");
     let hello = hello.to_str().unwrap();
-    let rows: [(&[&str], &str); 14] = [
+    let rows: [(&[&str], &str); 16] = [
         (&[], "--guest"),
         (&["--guest", hello, "--cores", "0"], "--cores"),
         (&["--guest", hello, "--cores", "many"], "--cores"),
@@ -36,6 +36,8 @@ fn wrong_options_are_usage_errors_that_say_what_to_change() {
         (&["--guest", hello, "--dir", ".", "--dir", "."], "::PATH"),
         (&["--guest", hello, "--env", "WASM_SERVE_TEST_UNSET"], "WASM_SERVE_TEST_UNSET=VALUE"),
         (&["--guest", hello, "--deferred-share", "100"], "--deferred-share"),
+        (&["--guest", hello, "--pythonpath", "."], "--wsgi-file"),
+        (&["--guest", hello, "--callable", "app"], "--wsgi-file"),
         (&["--guest", hello, "--no-such-option"], "--no-such-option"),
     ];
     for (arguments, says) in rows {

@@ -2,7 +2,7 @@
 //! mapped, not read: the code of a large guest takes no time until it is used, and
 //! memory once for all workers and servers that use it.
 
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -106,22 +106,9 @@ pub fn compile(
 
 /// A file's name is made of everything that its content depends on.
 fn name(engine: &Engine, guest: &[u8]) -> String {
-    let mut settings = SettingsSum(Sha256::new_with_prefix(guest));
+    let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
-    format!("{:x}.cwasm", settings.0.finalize())
-}
-
-/// Feeds what an engine says of its settings to the sum.
-struct SettingsSum(Sha256);
-
-impl Hasher for SettingsSum {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        unreachable!("only the whole sum is asked for")
-    }
+    format!("{:x}-{:016x}.cwasm", Sha256::digest(guest), settings.finish())
 }
 
 #[cfg(test)]

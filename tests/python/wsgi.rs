@@ -298,6 +298,24 @@ fn a_body_of_another_request_cannot_be_read_any_more() {
 }
 
 #[test]
+fn a_body_that_breaks_a_limit_is_the_clients_failure_and_not_the_applications() {
+    let server = faults("--cores 1 --body-limit 1000 --body-timeout 0.5");
+    let chunked =
+        |path: &str| format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for (body, status) in
+        [(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)), 413), ("5\r\nsl".to_owned(), 408)]
+    {
+        let mut connection = Connection::open(server.address);
+        connection.send(chunked("/by-lines"));
+        connection.send(body);
+        assert_eq!(connection.reply().status, status);
+        assert_eq!(server.get("/hello").status, 200);
+    }
+    let log = server.stop().log;
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+#[test]
 fn a_piece_leaves_while_the_application_waits_for_the_next() {
     let server = validated("--cores 1");
     let mut connection = Connection::open(server.address);

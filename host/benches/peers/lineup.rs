@@ -58,24 +58,29 @@ pub fn wasm_serve_python(bench: &Bench, name: &str, file: &Path, folder: PathBuf
     })
 }
 
-/// gunicorn with two processes.
-pub fn gunicorn(bench: &Bench, name: &str, file: &Path, folder: PathBuf) -> Server {
+/// gunicorn with two processes, and with options as on a command line.
+pub fn gunicorn(bench: &Bench, name: &str, file: &Path, folder: PathBuf, options: &str) -> Server {
     let (packages, file) = (bench.peers.python_packages("gunicorn"), file.to_owned());
+    let options = options.to_owned();
     server(name, Some(Peer::Gunicorn), move |ground| {
         let mut command = python(&packages, &file, &folder)?;
         command.args(["-m", "gunicorn", "--workers", "2", "--bind"]);
-        command.arg(format!("127.0.0.1:{}", ground.port)).arg(module(&file)?);
+        command
+            .arg(format!("127.0.0.1:{}", ground.port))
+            .args(options.split_whitespace())
+            .arg(module(&file)?);
         Ok(vec![command])
     })
 }
 
-/// granian with two processes.
-pub fn granian(bench: &Bench, name: &str, file: &Path, folder: PathBuf) -> Server {
+/// granian with two processes, and with options as on a command line.
+pub fn granian(bench: &Bench, name: &str, file: &Path, folder: PathBuf, options: &str) -> Server {
     let (packages, file) = (bench.peers.python_packages("granian"), file.to_owned());
+    let options = options.to_owned();
     server(name, Some(Peer::Granian), move |ground| {
         let mut command = python(&packages, &file, &folder)?;
         command.args(["-m", "granian", "--interface", "wsgi", "--workers", "2", "--port"]);
-        command.arg(ground.port.to_string()).arg(module(&file)?);
+        command.arg(ground.port.to_string()).args(options.split_whitespace()).arg(module(&file)?);
         Ok(vec![command])
     })
 }

@@ -288,8 +288,9 @@ impl Options {
                 folder.host.display()
             );
         }
-        if let Some(file) = &self.wsgi_file {
-            self.python.check(file)?;
+        match &self.wsgi_file {
+            Some(file) => self.python.check(file)?,
+            None => self.python.check_unused()?,
         }
         self.guest_environment()?;
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");

@@ -8,6 +8,9 @@ use clap::Args;
 use super::{CacheOptions, user_cache};
 use crate::python::{Application, Tools};
 
+/// Its name, unless another one is given (PEP 3333 has it, and uWSGI).
+const APPLICATION: &str = "application";
+
 /// How a component is to be made.
 #[derive(Args, Debug)]
 pub struct Build {
@@ -33,8 +36,7 @@ pub struct PythonOptions {
     #[arg(
         long,
         value_name = "NAME",
-        default_value = "application",
-        requires = "wsgi_file",
+        default_value = APPLICATION,
         help_heading = "What to serve"
     )]
     pub callable: String,
@@ -42,12 +44,12 @@ pub struct PythonOptions {
     /// A folder with Python modules, or with packages as `pip install --target DIR`
     /// puts them there. What the application imports goes into the component.
     /// Repeatable; the file's own folder and the current one need not be named.
-    #[arg(long, value_name = "DIR", requires = "wsgi_file", help_heading = "What to serve")]
+    #[arg(long, value_name = "DIR", help_heading = "What to serve")]
     pub pythonpath: Vec<PathBuf>,
 
     /// Install nothing: componentize-py, which makes components of Python files, must
     /// be there already.
-    #[arg(long, requires = "wsgi_file", help_heading = "What to serve")]
+    #[arg(long, help_heading = "What to serve")]
     pub offline: bool,
 }
 
@@ -76,6 +78,20 @@ impl PythonOptions {
         for folder in &self.pythonpath {
             ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
         }
+        self.check_callable()
+    }
+
+    /// Nothing was asked of a Python file if there is none.
+    pub fn check_unused(&self) -> Result<()> {
+        ensure!(
+            self.pythonpath.is_empty(),
+            "--pythonpath is for --wsgi-file; a component has its modules in it"
+        );
+        ensure!(self.callable == APPLICATION, "--callable is for --wsgi-file");
+        Ok(())
+    }
+
+    fn check_callable(&self) -> Result<()> {
         let is_name = |c: char| c == '_' || c.is_alphanumeric();
         ensure!(
             self.callable.chars().all(is_name) && self.callable.starts_with(|c: char| !c.is_numeric()),

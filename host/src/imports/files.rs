@@ -33,12 +33,16 @@ const AHEAD_BYTES: usize = 4096;
 /// Takes the place of wasmtime's function.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
+    define(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(INTERFACE)?.func_wrap(
         "[method]descriptor.read-via-stream",
         |store: StoreContextMut<'_, State>, (file, offset)| Ok((read_via_stream(store, file, offset)?,)),
-    )?;
-    linker.allow_shadowing(false);
-    Ok(())
+    )
 }
 
 fn read_via_stream(
@@ -178,6 +182,15 @@ fn read_without_waiting(file: &File, bytes: usize, offset: u64) -> Option<io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Under another version of the interface it would stand beside wasmtime's, unused.
+    #[test]
+    fn it_takes_the_place_of_wasmtimes_own() {
+        let mut linker = Linker::new(&wasmtime::Engine::default());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
+        assert!(define(&mut linker).is_err(), "there is none of that name");
+        add_to_linker(&mut linker).unwrap();
+    }
 
     #[tokio::test]
     async fn content_comes_whole_by_either_way() {

@@ -85,7 +85,6 @@ fn parse(head: &str) -> Result<http::response::Parts, String> {
         if DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
             continue;
         }
-
         headers.append(
             field,
             value_of(value).ok_or_else(|| format!("{name}: {value:?} is not the value of a field"))?,

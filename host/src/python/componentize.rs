@@ -65,7 +65,7 @@ impl Tools {
             "componentize-py is needed, and --offline forbids to install it; install it with `{by_hand}`"
         );
         let what = format_args!(
-            "Installing {COMPONENTIZE} and {CLOUDPICKLE} from PyPI, about 80 MB, into {}",
+            "Installing {COMPONENTIZE} and {CLOUDPICKLE} from PyPI, about 50 MB, into {}",
             folder.display()
         );
         say_while(what, || install(&folder))

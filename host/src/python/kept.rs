@@ -30,13 +30,14 @@ impl Kept {
 
     /// The component, if nothing that went into it has changed.
     pub fn find(&self, key: &str) -> Option<PathBuf> {
-        let made_of = fs::read(self.cache.path(&format!("{key}.json"))).ok()?;
-        let made_of: Value = serde_json::from_slice(&made_of).ok()?;
+        let name = format!("{key}.json");
+        let made_of: Value = serde_json::from_slice(&fs::read(self.cache.path(&name)).ok()?).ok()?;
         let files = made_of["files"].as_object()?;
         let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
         let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
         let component = made_of["component"].as_str()?;
-        (is_good && self.cache.note_use(component)).then(|| self.cache.path(component))
+        (is_good && self.cache.note_use(&name) && self.cache.note_use(component))
+            .then(|| self.cache.path(component))
     }
 
     /// Keeps a component that was begun at `start`. What was written since then may be

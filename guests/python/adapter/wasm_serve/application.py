@@ -31,7 +31,7 @@ def load():
     linecache.cache[settings.PATH] = (len(source), None, lines, settings.PATH)
     with report.noting_opened_files():
         exec(code, module.__dict__)
-    name = getattr(settings, "CALLABLE", "application")
+    name = settings.CALLABLE
     application = getattr(module, name, None)
     if application is None:
         raise AttributeError(f"{settings.PATH} has no {name!r}: name the WSGI callable with --callable")

@@ -56,7 +56,7 @@ CANCEL = _number(timers.cancel, 1)
 
 
 class Resource:
-    """A handle of the host's. Who holds it must `drop` it, or pass it on by `pass_on`."""
+    """A handle of the host's. Who holds it must `drop` it, or pass it on: then `finalizer` is `PASSED`."""
 
     __slots__ = ("handle", "finalizer")
 
@@ -90,8 +90,3 @@ def install():
 
 def drop(resource):
     drop_resource(int(resource.finalizer), resource.handle)
-
-
-def pass_on(resource):
-    resource.finalizer = PASSED
-    return resource

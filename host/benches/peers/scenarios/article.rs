@@ -1,8 +1,8 @@
 //! The article's run: `ab -n 10000 -c 100` against a program that reads a file
 //! before it answers, and one that reads it five seconds after, beside uWSGI with
 //! the article's own two files. uWSGI reads files in the thread that serves, and so
-//! does wasm-serve here by `--blocking-files`, where a row does not say otherwise. The CPU time counts
-//! until the last deferred read.
+//! does wasm-serve here by `--blocking-files`, where a row does not say otherwise.
+//! The CPU time counts until the last deferred read.
 
 use std::path::PathBuf;
 

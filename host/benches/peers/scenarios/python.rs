@@ -32,8 +32,8 @@ pub fn article(bench: &Bench) -> Result<Outcome> {
             ours(BLOCKING, "blocking.py", "--blocking-files"),
             ours("wasm-serve, blocking.py, files in threads", "blocking.py", ""),
             uwsgi_blocking(bench),
-            gunicorn(bench, "gunicorn, 2 workers, blocking.py", &blocking, numbers()),
-            granian(bench, "granian, 2 workers, blocking.py", &blocking, numbers()),
+            gunicorn(bench, "gunicorn, 2 workers, blocking.py", &blocking, numbers(), "--access-logfile -"),
+            granian(bench, "granian, 2 workers, blocking.py", &blocking, numbers(), "--access-log"),
         ],
     )?;
     let mut bars = Vec::new();
@@ -53,8 +53,8 @@ pub fn hello(bench: &Bench) -> Result<Outcome> {
         ours(FRESH, "--max-requests 1"),
         super::hello::uwsgi_by_its_router(bench),
         super::hello::uwsgi_by_two_connections(bench),
-        gunicorn(bench, "gunicorn, 2 workers, hello.py", &file, numbers()),
-        granian(bench, "granian, 2 workers, hello.py", &file, numbers()),
+        gunicorn(bench, "gunicorn, 2 workers, hello.py", &file, numbers(), ""),
+        granian(bench, "granian, 2 workers, hello.py", &file, numbers(), ""),
     ];
     let servers = lineup::present(bench, servers);
     let rows = rotate(bench, &servers, &Ask::get("/", "Hello World"))?;
