@@ -92,6 +92,8 @@ fn python(packages: &Path, file: &Path, folder: &Path) -> Result<Command> {
     path.push(file.parent().context("the file has a folder")?);
     let mut command = bounded("python3");
     command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(folder);
+    // As in uWSGI, so that each line can be counted when it was printed.
+    command.env("PYTHONUNBUFFERED", "1");
     Ok(command)
 }
 
