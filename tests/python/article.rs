@@ -78,6 +78,19 @@ fn warm_instances_answer_each_of_thousands_and_need_no_more_memory_for_more() {
     assert!(memory[2] < memory[1] + 4 * MEBIBYTE, "{memory:?}");
 }
 
+/// componentize-py's runtime never frees a list of bytes that is passed to the host.
+#[test]
+fn what_leaves_a_warm_instance_takes_none_of_its_memory() {
+    let server = faults("--cores 1 --memory-limit 48M");
+    let mut connection = Connection::open(server.address);
+    for path in ["/leaves-whole", "/leaves-in-pieces", "/leaves-as-a-header", "/leaves-as-a-payload"] {
+        for _ in 0..1000 {
+            assert_eq!(connection.get(&format!("{path}/60000")).status, 200, "{path}");
+        }
+        assert_eq!(server.figure("/instances_created"), 1, "{path}");
+    }
+}
+
 fn assert_hello(connection: &mut Connection) {
     let reply = connection.get("/");
     assert_eq!((reply.status, reply.text(), reply.complete), (200, "Hello World", true));

@@ -1,54 +1,102 @@
-//! `wasm-serve:gateway/http`: a request's head and a whole response in one call each.
+//! `wasm-serve:gateway/host`: what gateways such as WSGI's have beside `wasi:http`, in few
+//! calls, and with texts whose characters are bytes in the place of lists.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource, WasmList, WasmStr};
+use wasmtime::component::{Linker, Resource, WasmStr};
+use wasmtime_wasi::p2::{DynOutputStream, StreamError};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p2::types::HostResponseOutparam;
-use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, WasiHttpView};
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, FieldMap, WasiHttpView};
 
+use super::timers::{self, ScheduleError};
+use crate::clock::Nanos;
+use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::state::State;
 
 /// The name under which guests import it.
-pub const INTERFACE: &str = "wasm-serve:gateway/http@0.1.0";
+pub const INTERFACE: &str = "wasm-serve:gateway/host@0.1.0";
 
 /// A larger body is written in pieces, by which a client that is slow holds up the
 /// guest, and not the host's memory.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a response's head, as many as `wasi:http` takes.
-const HEAD_BYTES_MAX: usize = 128 << 10;
+/// Bytes of a response's fields, as many as `wasi:http` takes.
+const FIELDS_BYTES_MAX: usize = 128 << 10;
+
+type Store<'a> = StoreContextMut<'a, State>;
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut gateway = linker.instance(INTERFACE)?;
-    gateway.func_wrap("request", |store: StoreContextMut<'_, State>, ()| {
-        Ok((store.data().request.variables.clone(),))
-    })?;
-    gateway.func_wrap("respond", |store, (to, head, body)| respond(store, to, head, body))?;
+    gateway.func_wrap("request", |store: Store<'_>, ()| Ok((store.data().request.variables.clone(),)))?;
+    gateway.func_wrap("respond", |store, (to, head, body)| Ok((respond(store, to, head, body)?,)))?;
+    gateway.func_wrap("make-fields", |store, (text,)| Ok((fields(store, text)?,)))?;
+    gateway.func_wrap("write", |store, (to, text)| Ok((write(store, to, text)?,)))?;
+    gateway.func_wrap("call-later", |store, (delay, payload)| Ok((call_later(store, delay, payload)?,)))?;
     Ok(())
 }
 
 fn respond(
-    mut store: StoreContextMut<'_, State>,
+    mut store: Store<'_>,
     to: Resource<HostResponseOutparam>,
     head: WasmStr,
-    body: WasmList<u8>,
-) -> wasmtime::Result<(Result<(), String>,)> {
+    body: WasmStr,
+) -> wasmtime::Result<Result<(), String>> {
     let has_body = !store.data().request.is_head;
-    let response = response(&head.to_str(&store)?, body.as_le_slice(&store), has_body);
+    let response = response(&head.to_str(&store)?, &body.to_str(&store)?, has_body);
     let outparam = store.data_mut().http().table.delete(to)?;
     match response {
         Ok(response) => {
             (outparam.send)(Ok(response));
-            Ok((Ok(()),))
+            Ok(Ok(()))
         }
         Err(wrong) => {
             (outparam.send)(Ok(Failure::NoResponse.response::<String>().map(whole)));
-            Ok((Err(wrong),))
+            Ok(Err(wrong))
         }
     }
+}
+
+fn fields(mut store: Store<'_>, text: WasmStr) -> wasmtime::Result<Result<Resource<FieldMap>, String>> {
+    let headers = match headers(&text.to_str(&store)?) {
+        Ok(headers) => headers,
+        Err(wrong) => return Ok(Err(wrong)),
+    };
+    let http = store.data_mut().http();
+    Ok(Ok(http.table.push(FieldMap::new_immutable(http.hooks, headers))?))
+}
+
+fn write(
+    mut store: Store<'_>,
+    to: Resource<DynOutputStream>,
+    text: WasmStr,
+) -> wasmtime::Result<Result<(), ()>> {
+    let data = bytes_of(&text.to_str(&store)?).ok_or_else(no_byte)?;
+    match store.data_mut().http().table.get_mut(&to)?.write(data.into()) {
+        Ok(()) => Ok(Ok(())),
+        Err(StreamError::Closed | StreamError::LastOperationFailed(_)) => Ok(Err(())),
+        Err(StreamError::Trap(error)) => Err(error),
+    }
+}
+
+fn call_later(
+    mut store: Store<'_>,
+    delay: Nanos,
+    payload: WasmStr,
+) -> wasmtime::Result<Result<TimerId, ScheduleError>> {
+    let text = payload.to_str(&store)?;
+    let bytes = text.chars().count();
+    let is_small = bytes as u64 <= store.data().server.payload_bytes_max;
+    let payload = if is_small { bytes_of(&text).ok_or_else(no_byte)? } else { Vec::new() };
+    drop(text);
+    Ok(timers::call_later(&mut store, delay, bytes, |_| payload.into()))
+}
+
+/// The guest breaks the contract of this interface.
+fn no_byte() -> wasmtime::Error {
+    wasmtime::Error::msg("a text has a character that is no byte")
 }
 
 fn whole(body: impl Into<Bytes>) -> HyperOutgoingBody {
@@ -56,52 +104,53 @@ fn whole(body: impl Into<Bytes>) -> HyperOutgoingBody {
 }
 
 /// The error says what is wrong with it.
-fn response(head: &str, body: &[u8], has_body: bool) -> Result<Response<HyperOutgoingBody>, String> {
-    if head.len() > HEAD_BYTES_MAX {
-        return Err(format!("a head of over {HEAD_BYTES_MAX} bytes"));
-    }
+fn response(head: &str, body: &str, has_body: bool) -> Result<Response<HyperOutgoingBody>, String> {
+    let (status, fields) =
+        head.split_once('\n').map_or((head, ""), |(status, _)| (status, &head[status.len()..]));
+    let status =
+        StatusCode::from_bytes(status.as_bytes()).map_err(|_| format!("{status:?} is not a status"))?;
+    let headers = headers(fields)?;
+    let body = bytes_of(body).ok_or("the body has a character that is no byte")?;
     if body.len() > BODY_BYTES_MAX {
         return Err(format!("a body of over {BODY_BYTES_MAX} bytes must be written in pieces"));
     }
-    let parts = parse(head)?;
-    let has_body = has_body && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
-    let body_bytes = has_body.then_some(body.len());
-    check_length(&parts.headers, body_bytes)?;
-    Ok(Response::from_parts(parts, whole(Bytes::copy_from_slice(body))))
+    let has_body = has_body && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+    check_length(&headers, has_body.then_some(body.len()))?;
+    let mut response = Response::new(whole(body));
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Ok(response)
 }
 
-/// Reads a head. The error says what is wrong with it.
-fn parse(head: &str) -> Result<http::response::Parts, String> {
-    let mut lines = head.split('\n');
-    let first = lines.next().unwrap_or_default();
-    let status =
-        StatusCode::from_bytes(first.as_bytes()).map_err(|_| format!("{first:?} is not a status"))?;
+/// Reads fields. The error says what is wrong with them.
+fn headers(text: &str) -> Result<HeaderMap, String> {
+    if text.len() > FIELDS_BYTES_MAX {
+        return Err(format!("fields of over {FIELDS_BYTES_MAX} bytes"));
+    }
+    let mut lines = text.split('\n');
+    if lines.next() != Some("") {
+        return Err("a field does not begin with a line feed".to_owned());
+    }
     let mut headers = HeaderMap::new();
     while let Some(name) = lines.next() {
         let value = lines.next().ok_or_else(|| format!("the field {name:?} has no value"))?;
         let field = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("{name:?} is not the name of a field"))?;
+        let bytes = bytes_of(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        let value = bytes.ok_or_else(|| format!("{name}: {value:?} is not the value of a field"))?;
         // Those belong to the server.
-        if DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
-            continue;
+        if !DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
+            headers.append(field, value);
         }
-        headers.append(
-            field,
-            value_of(value).ok_or_else(|| format!("{name}: {value:?} is not the value of a field"))?,
-        );
     }
-    let (mut parts, ()) = Response::new(()).into_parts();
-    (parts.status, parts.headers) = (status, headers);
-    Ok(parts)
+    Ok(headers)
 }
 
-/// A value's characters are its bytes.
-fn value_of(text: &str) -> Option<HeaderValue> {
+/// The bytes that a text's characters are.
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
     if text.is_ascii() {
-        return HeaderValue::from_str(text).ok();
+        return Some(text.as_bytes().to_vec());
     }
-    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
-    HeaderValue::from_bytes(&bytes?).ok()
+    text.chars().map(|c| u8::try_from(c).ok()).collect()
 }
 
 /// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
@@ -125,14 +174,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_taken_as_it_is_or_not_at_all() {
-        let parts =
-            parse("404\nSet-Cookie\na=1\nset-cookie\nb=2\nX-Bytes\n\u{e9}\nConnection\nclose").unwrap();
-        assert_eq!(parts.status, StatusCode::NOT_FOUND);
-        let cookies: Vec<_> = parts.headers.get_all("set-cookie").iter().collect();
+    fn a_response_is_taken_as_it_is_or_not_at_all() {
+        let head = "404\nSet-Cookie\na=1\nset-cookie\nb=2\nX-Bytes\n\u{e9}\nConnection\nclose";
+        let good = response(head, "", true).unwrap();
+        assert_eq!(good.status(), StatusCode::NOT_FOUND);
+        let cookies: Vec<_> = good.headers().get_all("set-cookie").iter().collect();
         assert_eq!(cookies, ["a=1", "b=2"]);
-        assert_eq!(parts.headers["x-bytes"].as_bytes(), b"\xe9");
-        assert!(!parts.headers.contains_key("connection"));
+        assert_eq!(good.headers()["x-bytes"].as_bytes(), b"\xe9");
+        assert!(!good.headers().contains_key("connection"));
+        assert!(response("200", "abc", true).is_ok(), "no fields");
         for bad in [
             "",
             "99",
@@ -147,10 +197,12 @@ mod tests {
             "200\ncontent-length\n+3",
             "200\ncontent-length\n3\ncontent-length\n3",
         ] {
-            assert!(response(bad, b"abc", true).is_err(), "{bad:?}");
+            assert!(response(bad, "abc", true).is_err(), "{bad:?}");
         }
-        assert!(response("200\ncontent-length\n4", b"", false).is_ok(), "as for HEAD");
-        assert!(response("200\ncontent-length\nx", b"", false).is_err());
-        assert!(response(&format!("200\nname\n{}", "x".repeat(HEAD_BYTES_MAX)), b"", true).is_err());
+        assert!(response("200\ncontent-length\n4", "", false).is_ok(), "as for HEAD");
+        assert!(response("200\ncontent-length\nx", "", false).is_err());
+        assert!(response(&format!("200\nname\n{}", "x".repeat(FIELDS_BYTES_MAX)), "", true).is_err());
+        assert!(response("200", "\u{100}", true).is_err());
+        assert!(response("200\ncontent-length\n1", "\u{ff}", true).is_ok(), "a character is a byte");
     }
 }

@@ -14,7 +14,7 @@ pub const INTERFACE: &str = "wasm-serve:deferred/timers@0.1.0";
 /// `schedule-error` of the contract.
 #[derive(ComponentType, Lower)]
 #[component(variant)]
-enum ScheduleError {
+pub(super) enum ScheduleError {
     #[component(name = "payload-too-large")]
     PayloadTooLarge(u64),
     #[component(name = "too-many-pending")]
@@ -38,17 +38,22 @@ impl From<deferred::ScheduleError> for ScheduleError {
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut timers = linker.instance(INTERFACE)?;
-    timers.func_wrap("call-later", |store, (delay, payload)| Ok((call_later(store, delay, payload),)))?;
+    timers.func_wrap("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
+        let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
+        Ok((call_later(&mut store, delay, payload.len(), copy),))
+    })?;
     timers.func_wrap("cancel", |store, (id,)| Ok((cancel(store, id),)))?;
     Ok(())
 }
 
-fn call_later(
-    mut store: StoreContextMut<'_, State>,
+/// Schedules a call with a payload of so many bytes.
+pub(super) fn call_later(
+    store: &mut StoreContextMut<'_, State>,
     delay: Nanos,
-    payload: WasmList<u8>,
+    payload_bytes: usize,
+    payload: impl FnOnce(&StoreContextMut<'_, State>) -> Box<[u8]>,
 ) -> Result<TimerId, ScheduleError> {
-    let scheduled = schedule(&mut store, delay, payload);
+    let scheduled = schedule(store, delay, payload_bytes, payload);
     let stats = &store.data().server.stats;
     match &scheduled {
         Ok(_) => stats.deferred_scheduled.inc(),
@@ -60,18 +65,18 @@ fn call_later(
 fn schedule(
     store: &mut StoreContextMut<'_, State>,
     delay: Nanos,
-    payload: WasmList<u8>,
+    payload_bytes: usize,
+    payload: impl FnOnce(&StoreContextMut<'_, State>) -> Box<[u8]>,
 ) -> Result<TimerId, deferred::ScheduleError> {
     let server = store.data().server.clone();
     if store.data().deferred_scheduled >= server.deferred_per_call_max {
         return Err(deferred::ScheduleError::TooManyPending(server.deferred_per_call_max));
     }
     // Before the payload is copied out of the guest: it may be huge.
-    if payload.len() as u64 > server.payload_bytes_max {
+    if payload_bytes as u64 > server.payload_bytes_max {
         return Err(deferred::ScheduleError::PayloadTooLarge(server.payload_bytes_max));
     }
-    let payload = payload.as_le_slice(&*store).into();
-    let id = server.deferred.schedule(delay, payload)?;
+    let id = server.deferred.schedule(delay, payload(store))?;
     store.data_mut().deferred_scheduled += 1;
     Ok(id)
 }

@@ -4,13 +4,16 @@ componentize-py generates a class for each resource, with a `weakref.finalize` f
 each object, and a Python function around each import. Both cost more than the call.
 Here an import is its number in `call_import`, found out by calling the generated
 function once, and a resource is two slots, dropped by whoever holds it.
+
+No list of bytes may go to the host, since the runtime never frees it. Bytes go as text,
+a character each: that is what `data.decode("latin-1")` is.
 """
 
 import componentize_py_runtime as runtime
 import weakref
 import componentize_py_types as components
 from componentize_py_types import Err
-from wit_world.imports import http as gateway
+from wit_world.imports import host as gateway
 from wit_world.imports import poll, streams, timers
 from wit_world.imports import wasi_http_types as http
 
@@ -38,7 +41,7 @@ def _number(function, parameters):
 REQUEST = _number(gateway.request, 0)
 RESPOND = _number(gateway.respond, 3)
 CONSUME = _number(http.IncomingRequest.consume, 1)
-FIELDS = _number(http.Fields.from_list, 1)
+FIELDS = _number(gateway.make_fields, 1)
 RESPONSE = _number(http.OutgoingResponse.__init__, 2)
 SET_STATUS = _number(http.OutgoingResponse.set_status_code, 2)
 BODY = _number(http.OutgoingResponse.body, 1)
@@ -46,12 +49,12 @@ SET_RESPONSE = _number(http.ResponseOutparam.set, 2)
 BODY_WRITE = _number(http.OutgoingBody.write, 1)
 BODY_FINISH = _number(http.OutgoingBody.finish, 2)
 CHECK_WRITE = _number(streams.OutputStream.check_write, 1)
-WRITE = _number(streams.OutputStream.write, 2)
+WRITE = _number(gateway.write, 2)
 SUBSCRIBE = _number(streams.OutputStream.subscribe, 1)
 BLOCK = _number(poll.Pollable.block, 1)
 BODY_STREAM = _number(http.IncomingBody.stream, 1)
 READ = _number(streams.InputStream.blocking_read, 2)
-CALL_LATER = _number(timers.call_later, 2)
+CALL_LATER = _number(gateway.call_later, 2)
 CANCEL = _number(timers.cancel, 1)
 
 

@@ -174,7 +174,7 @@ def _defer(delay, callback, arguments, context):
     if context is not None:
         raise NotImplementedError("a context does not travel with a deferred call: pass values as arguments")
     nanoseconds = min(max(int(delay * 1e9), 0), NANOSECONDS_MAX)
-    result = host.call_import(host.CALL_LATER, [nanoseconds, payload_of(callback, arguments)])
+    result = host.call_import(host.CALL_LATER, [nanoseconds, payload_of(callback, arguments).decode("latin-1")])
     if isinstance(result, host.Err):
         raise _refused(result.value)
     return HostTimer(result.value, time.time() + delay, callback, arguments)

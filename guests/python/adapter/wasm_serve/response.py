@@ -6,11 +6,6 @@ from wasm_serve import host, streams_of_output
 WHOLE_BYTES_MAX = 65536
 CODES = {}
 CODES_MAX = 1000
-# PEP 3333 forbids them to applications, some of which send them all the same; the host refuses them.
-HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    "transfer-encoding upgrade http2-settings host".split()
-)
 
 
 class ClientGone(OSError):
@@ -56,18 +51,27 @@ class Response:
         if data and not self.bodiless:
             self.send(data)
 
-    def message(self):
-        """The host's response, with its head."""
+    def fields(self):
+        """The headers as the host takes them."""
         if self.status is None:
             raise AssertionError("the application gave its body before it called start_response")
+        lines = [""]
+        for name, value in self.headers:
+            lines += name, value
+        text = "\n".join(lines)
+        if text.count("\n") != len(lines) - 1:
+            raise ValueError(f"a line feed in a header: {self.headers!r}")
+        if not text.isascii():
+            # Raises an error for what is not latin-1, which the host would not take.
+            text.encode("latin-1")
+        return text
+
+    def message(self):
+        """The host's response, with its head."""
         call = host.call_import
-        entries = [(name, value.encode("latin-1")) for name, value in self.headers]
-        fields = call(host.FIELDS, [entries])
+        fields = call(host.FIELDS, [self.fields()])
         if isinstance(fields, host.Err):
-            entries = [(name, value) for name, value in entries if name.lower() not in HOP_BY_HOP]
-            fields = call(host.FIELDS, [entries])
-            if isinstance(fields, host.Err):
-                raise ValueError(f"a header is not valid in HTTP: {self.headers!r}")
+            raise ValueError(fields.value)
         fields = fields.value
         fields.finalizer = host.PASSED
         message = call(host.RESPONSE, [fields])
@@ -98,21 +102,12 @@ class Response:
             self.send_head()
             self.send(data)
             return self.finish()
-        if self.status is None:
-            raise AssertionError("the application gave its body before it called start_response")
-        lines = [self.status[:3]]
-        for name, value in self.headers:
-            lines += name, value
-        head = "\n".join(lines)
-        if head.count("\n") != len(lines) - 1:
-            raise ValueError(f"a line feed in a header: {self.headers!r}")
-        if not head.isascii():
-            # Raises an error for what is not latin-1, which the host would not take.
-            head.encode("latin-1")
+        fields = self.fields()
         # The host answers in any case: with a 500 if something in the head is not valid.
         self.head_sent = True
         self.outparam.finalizer = host.PASSED
-        result = host.call_import(host.RESPOND, (self.outparam, head, data))
+        head, body = self.status[:3] + fields, data.decode("latin-1")
+        result = host.call_import(host.RESPOND, (self.outparam, head, body))
         if isinstance(result, host.Err):
             raise ValueError(result.value)
 
@@ -143,11 +138,16 @@ class Response:
                 call(host.BLOCK, [pollable])
                 host.drop(pollable)
             elif offset == 0 and length <= room:
-                _checked(call(host.WRITE, [stream, data]))
+                self.write_now(data)
                 return
             else:
-                _checked(call(host.WRITE, [stream, data[offset : offset + room]]))
+                self.write_now(data[offset : offset + room])
                 offset += room
+
+    def write_now(self, data):
+        """A piece that the host has room for."""
+        if isinstance(host.call_import(host.WRITE, [self.stream, data.decode("latin-1")]), host.Err):
+            raise ClientGone("the client does not take more of the response")
 
     def finish(self):
         """The body is complete; without this its transfer breaks."""
