@@ -13,6 +13,7 @@ use wasmtime::{
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
+use crate::image::{self, Image};
 use crate::imports::{files, gateway, timers};
 use crate::logging::Log;
 use crate::memories::Memories;
@@ -30,8 +31,8 @@ const RESERVATION_BYTES: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
-/// Initial data of a guest that is copied into each instance. More of it is mapped
-/// instead, page by page as the guest touches it.
+/// Initial data of a guest that wasmtime copies into each instance. More of it is taken
+/// out of the guest, if possible.
 const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 
 /// What one worker needs of the guest.
@@ -71,6 +72,8 @@ pub struct Room {
 /// A guest that is checked and compiled.
 pub struct Guest {
     face: Face,
+    /// Initial data that is no longer in the code.
+    image: Option<Arc<Image>>,
     code: Code,
     room: Room,
     /// The option that named it, for errors.
@@ -81,12 +84,18 @@ impl Guest {
     /// Reads, checks and compiles the guest in `file`, which the option `name` named.
     /// Compiled code is kept in the folder `cache`. The error says what to change.
     pub fn load(name: String, file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
-        let face = Face::read(&bytes).with_context(|| name.clone())?;
+        let mut bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
+        let mut face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
+        let mut image = None;
+        if face.data_bytes > DATA_BYTES_COPIED_MAX
+            && let Some((left, taken)) = image::take(&bytes).with_context(|| name.clone())?
+        {
+            (bytes, image, face.data_bytes) = (left, Some(Arc::new(taken)), 0);
+        }
         let kept = cache.and_then(|folder| Kept::open(folder, log));
         let code = Code::compile(&bytes, &face, kept.as_ref(), room, log).with_context(|| name.clone())?;
-        Ok(Guest { face, code, room, name })
+        Ok(Guest { face, image, code, room, name })
     }
 
     /// Links it. A program has an engine, memories and stacks of its own, so that
@@ -104,7 +113,7 @@ impl Guest {
             // The cores' instances are spread over the programs, as a rule evenly.
             let instances = self.room.cores.div_ceil(self.room.programs) + 8;
             let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
-            config.with_host_memory(Arc::new(Memories::new(kept_max as usize)));
+            config.with_host_memory(Arc::new(Memories::new(self.image.clone(), kept_max as usize)));
             config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
         } else {
             let pool = pool(self.room, &self.code.needs, stacks_max);
@@ -123,7 +132,7 @@ impl Guest {
 struct Face {
     imports: Vec<String>,
     exports: Vec<String>,
-    /// What each instance's memories initially hold beside zeros.
+    /// What wasmtime writes into each instance's memories.
     data_bytes: u64,
 }
 
@@ -208,8 +217,8 @@ impl Face {
         self.exports.iter().any(|export| export == name)
     }
 
-    /// Copying its data costs less than mapping it: instances take their memories
-    /// from `memories`. Otherwise wasmtime's own pool maps the data copy-on-write.
+    /// wasmtime has little data to copy: instances take their memories from `memories`.
+    /// Otherwise its own pool maps the data copy-on-write.
     fn is_small(&self) -> bool {
         self.data_bytes <= DATA_BYTES_COPIED_MAX
     }
@@ -328,10 +337,7 @@ fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAlloca
         .table_elements(elements_max as usize)
         .total_stacks(stacks_max)
         .total_gc_heaps(room.cores)
-        // What an instance touched is found with one system call and put back as it
-        // was, so that the next one, which touches the same, has no page faults: the
-        // greatest single saving for fresh instances. wasmtime puts back at most 32
-        // ranges of pages, so that more bytes change nothing for CPython.
+        // As `memories` does it, but for 32 ranges of pages at most.
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);

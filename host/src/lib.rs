@@ -18,6 +18,7 @@ pub mod error;
 pub mod figures;
 pub mod guest;
 pub mod head;
+pub mod image;
 pub mod imports;
 pub mod instance;
 pub mod logging;

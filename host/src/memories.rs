@@ -1,14 +1,12 @@
 //! Linear memories, handed from one instance to the next.
 //!
-//! A fresh instance needs memory that is all zeros. Taking it from the system, or
-//! watching which pages the last instance wrote, changes page tables; a process
-//! with several threads pays for that on all of its CPUs. Here a memory keeps its
-//! pages: when an instance is gone, those that it touched are found with one
-//! system call and overwritten with zeros, and no page table changes. Only a
+//! A fresh instance needs memory that is all zeros, or the guest's initial data. Taking
+//! it from the system, or watching which pages the last instance wrote, changes page
+//! tables; a process with several threads pays for that on all of its CPUs. Here a
+//! memory keeps its pages: when an instance is gone, those that it touched are found
+//! with one system call and put back as they were, and no page table changes. Only a
 //! memory that grew is cut back to its initial size by the system, since what lies
 //! behind its end must trap.
-//!
-//! That suits guests that are small. For others see `guest`.
 
 use std::fs::File;
 use std::ptr::NonNull;
@@ -19,17 +17,24 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
+use crate::image::Image;
+
 /// Bytes of one memory that stay in place for the next instance; what was touched
 /// beyond them goes back to the system.
 const RESIDENT_BYTES_MAX: usize = 256 << 10;
+/// The same for memory with an image: an interpreter touches many pages in each call.
+const RESIDENT_IMAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Where instances take their memories from.
 pub struct Memories(Arc<Shared>);
 
 struct Shared {
-    /// All zeros; accessible are as many bytes as the memory had initially. The
-    /// one that was used last is taken first: its pages are in the CPU's caches.
+    /// As they are for a new instance; accessible are as many bytes as the memory had
+    /// initially. The one that was used last is taken first: its pages are in the CPU's
+    /// caches.
     free: Mutex<Vec<Mapping>>,
+    /// What memories of its size begin as; others, and all without it, are zeros.
+    image: Option<Arc<Image>>,
     /// `/proc/self/pagemap`; none where the system has no such thing.
     pagemap: Option<File>,
     /// Memories beyond this go back to the system.
@@ -37,10 +42,10 @@ struct Shared {
 }
 
 impl Memories {
-    /// Memories of which `kept_max` are kept for later instances.
-    pub fn new(kept_max: usize) -> Memories {
+    /// Memories that begin as `image`, of which `kept_max` are kept for later instances.
+    pub fn new(image: Option<Arc<Image>>, kept_max: usize) -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
-        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), pagemap, kept_max }))
+        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), image, pagemap, kept_max }))
     }
 }
 
@@ -67,7 +72,7 @@ unsafe impl MemoryCreator for Memories {
         };
         let mapping = match free {
             Some(mapping) => mapping,
-            None => Mapping::new(minimum, reserved, guard_size_in_bytes)
+            None => Mapping::new(minimum, reserved, guard_size_in_bytes, self.0.image.as_ref())
                 .map_err(|error| format!("no address space for a memory: {error}"))?,
         };
         Ok(Box::new(Memory { mapping: Some(mapping), bytes_min: minimum, shared: self.0.clone() }))
@@ -130,6 +135,8 @@ struct Mapping {
     bytes_accessible: usize,
     bytes_reserved: usize,
     bytes_mapped: usize,
+    /// What it begins as.
+    image: Option<Arc<Image>>,
 }
 
 // SAFETY: the address space belongs to this value alone.
@@ -138,14 +145,29 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(accessible: usize, reserved: usize, guard: usize) -> std::io::Result<Mapping> {
+    fn new(
+        accessible: usize,
+        reserved: usize,
+        guard: usize,
+        image: Option<&Arc<Image>>,
+    ) -> std::io::Result<Mapping> {
         let bytes_mapped = reserved + guard;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping, at a place that the system chooses.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes_mapped, ProtFlags::empty(), flags)? };
         let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
-        let mut mapping = Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped };
-        mapping.grow(accessible)?;
+        // A guest's only linear memory has the size of its image.
+        let image = image.filter(|image| image.content().len() == accessible).cloned();
+        let mut mapping =
+            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image };
+        match &mapping.image {
+            Some(image) => {
+                // SAFETY: the beginning of the mapping, which is longer.
+                unsafe { image.map_at(base.as_ptr())? };
+                mapping.bytes_accessible = accessible;
+            }
+            None => mapping.grow(accessible)?,
+        }
         Ok(mapping)
     }
 
@@ -179,50 +201,64 @@ impl Mapping {
         Ok(())
     }
 
-    /// Overwrites with zeros what is not zero.
+    /// Puts back what was written.
     fn clear(&mut self, pagemap: Option<&File>) -> std::io::Result<()> {
+        let Some(pagemap) = pagemap else { return self.discard(0, self.bytes_accessible) };
+        let resident_max = if self.image.is_some() { RESIDENT_IMAGE_BYTES_MAX } else { RESIDENT_BYTES_MAX };
         let mut regions = [Region::default(); 64];
-        let Some(touched) = pagemap.and_then(|pagemap| self.touched(pagemap, &mut regions)) else {
-            return self.discard(0, self.bytes_accessible);
-        };
-        let mut resident = 0;
-        for region in &regions[..touched.regions] {
-            let start = region.start as usize - self.base.as_ptr() as usize;
-            let bytes = (region.end - region.start) as usize;
-            resident += bytes;
-            if resident > RESIDENT_BYTES_MAX {
-                return self.discard(start, self.bytes_accessible - start);
+        let (mut seen, mut resident) = (0, 0);
+        while seen < self.bytes_accessible {
+            let Some(touched) = self.touched(pagemap, seen, &mut regions) else { break };
+            for region in &regions[..touched.regions] {
+                let start = region.start as usize - self.base.as_ptr() as usize;
+                let bytes = (region.end - region.start) as usize;
+                resident += bytes;
+                if resident > resident_max {
+                    return self.discard(start, self.bytes_accessible - start);
+                }
+                self.put_back(start, bytes);
             }
-            // SAFETY: the accessible part of a memory that no instance has.
-            unsafe { self.at(start).write_bytes(0, bytes) };
+            seen = touched.end as usize - self.base.as_ptr() as usize;
         }
-        let seen = touched.end as usize - self.base.as_ptr() as usize;
         self.discard(seen, self.bytes_accessible - seen)
     }
 
-    /// Gives pages back to the system; they are zeros when they are touched again.
+    /// Overwrites a part with what it was at the beginning.
+    fn put_back(&mut self, start: usize, bytes: usize) {
+        let content = self.image.as_ref().map_or(&[][..], |image| image.content());
+        let content = &content[start.min(content.len())..(start + bytes).min(content.len())];
+        // SAFETY: the accessible part of a memory that no instance has, and the image is
+        // a mapping of its own.
+        unsafe {
+            self.at(start).copy_from_nonoverlapping(content.as_ptr(), content.len());
+            self.at(start + content.len()).write_bytes(0, bytes - content.len());
+        }
+    }
+
+    /// Gives pages back to the system; they are as at the beginning when they are touched
+    /// again.
     fn discard(&mut self, start: usize, bytes: usize) -> std::io::Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        // SAFETY: private, anonymous pages of a memory that no instance has.
+        // SAFETY: private pages of a memory that no instance has.
         unsafe { Ok(madvise(self.at(start).cast(), bytes, Advice::LinuxDontNeed)?) }
     }
 
-    /// Finds the pages that the system holds for this memory, whether in place or
-    /// swapped out; none if it cannot tell (Linux can since 6.7).
-    fn touched(&self, pagemap: &File, regions: &mut [Region]) -> Option<Touched> {
-        let start = self.base.as_ptr() as u64;
-        let end = start + self.bytes_accessible as u64;
+    /// Finds the pages from `seen` on that the system holds for this memory alone, whether
+    /// in place or swapped out; none if it cannot tell (Linux can since 6.7).
+    fn touched(&self, pagemap: &File, seen: usize, regions: &mut [Region]) -> Option<Touched> {
+        let start = self.base.as_ptr() as u64 + seen as u64;
+        let end = self.base.as_ptr() as u64 + self.bytes_accessible as u64;
         let scan = PagemapScan(ScanArgument {
             size: size_of::<ScanArgument>() as u64,
             start,
             end,
             regions: regions.as_mut_ptr() as u64,
             regions_max: regions.len() as u64,
-            // All but the system's own page of zeros, which a read leaves.
-            category_inverted: PAGE_IS_PFNZERO,
-            category_mask: PAGE_IS_PFNZERO,
+            // A read leaves the system's own page of zeros, or the image's.
+            category_inverted: PAGE_IS_PFNZERO | PAGE_IS_FILE,
+            category_mask: PAGE_IS_PFNZERO | PAGE_IS_FILE,
             category_any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             return_mask: PAGE_IS_PRESENT,
             ..ScanArgument::default()
@@ -240,6 +276,7 @@ impl Drop for Mapping {
     }
 }
 
+const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
@@ -311,7 +348,7 @@ mod tests {
     const PAGE: usize = 64 << 10;
 
     fn memory(memories: &Memories, pages: usize) -> Memory {
-        let mapping = Mapping::new(pages * PAGE, 100 * PAGE, PAGE).unwrap();
+        let mapping = Mapping::new(pages * PAGE, 100 * PAGE, PAGE, memories.0.image.as_ref()).unwrap();
         Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() }
     }
 
@@ -325,17 +362,24 @@ mod tests {
         let mut next = Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() };
         assert_eq!(next.byte_size(), pages * PAGE);
         next.grow_to(50 * PAGE).unwrap();
-        assert!(bytes(&mut next).iter().all(|byte| *byte == 0));
+        let image = memories.0.image.as_ref().map_or(&[][..], |image| image.content());
+        let (initial, zeros) = bytes(&mut next).split_at(image.len());
+        assert!(initial == image);
+        assert!(zeros.iter().all(|byte| *byte == 0));
     }
 
-    fn both(test: impl Fn(Memories)) {
-        test(Memories::new(9));
-        test(Memories(Arc::new(Shared { free: Mutex::default(), pagemap: None, kept_max: 9 })));
+    /// With and without help of the system, and an image.
+    fn each(pages: usize, test: impl Fn(Memories)) {
+        let content = vec![5; pages * PAGE];
+        for image in [None, Some(Arc::new(Image::new(content.len(), &[(0, &content)]).unwrap()))] {
+            test(Memories::new(image.clone(), 9));
+            test(Memories(Arc::new(Shared { free: Mutex::default(), image, pagemap: None, kept_max: 9 })));
+        }
     }
 
     #[test]
-    fn a_memory_is_zeros_for_the_next_instance() {
-        both(|memories| {
+    fn a_memory_is_new_for_the_next_instance() {
+        each(3, |memories| {
             let mut memory = memory(&memories, 3);
             for at in [0, 5000, PAGE, 3 * PAGE - 1] {
                 bytes(&mut memory)[at] = 1;
@@ -346,26 +390,47 @@ mod tests {
     }
 
     /// Linux can since 6.7.
-    #[test]
-    fn the_system_tells_which_pages_were_touched() {
+    fn system_tells() -> bool {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-        if (numbers.next(), numbers.next()) < (Some(6), Some(7)) {
+        (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+    }
+
+    #[test]
+    fn the_system_tells_which_pages_were_touched() {
+        if !system_tells() {
             return;
         }
-        let memories = Memories::new(9);
+        let memories = Memories::new(None, 9);
         let mut memory = memory(&memories, 3);
         bytes(&mut memory)[2 * PAGE] = 1;
         let mut regions = [Region::default(); 4];
         let pagemap = memories.0.pagemap.as_ref().expect("there is a pagemap");
-        let touched = memory.mapping().touched(pagemap, &mut regions).expect("the system can tell");
+        let touched = memory.mapping().touched(pagemap, 0, &mut regions).expect("the system can tell");
         assert_eq!(touched.regions, 1);
         assert_eq!(regions[0].start, memory.as_ptr() as u64 + 2 * PAGE as u64);
     }
 
     #[test]
+    fn what_was_touched_stays_in_place() {
+        if !system_tells() {
+            return;
+        }
+        each(3, |memories| {
+            let mut memory = memory(&memories, 3);
+            bytes(&mut memory)[PAGE] = 1;
+            drop(memory);
+            let mapping = memories.0.free.lock().pop().expect("it came back");
+            let found = memories.0.pagemap.as_ref().map(|pagemap| {
+                mapping.touched(pagemap, 0, &mut [Region::default(); 4]).expect("the system can tell").regions
+            });
+            assert!(found.is_none_or(|regions| regions == 1));
+        });
+    }
+
+    #[test]
     fn no_memory_grows_beyond_its_reservation() {
-        let memories = Memories::new(9);
+        let memories = Memories::new(None, 9);
         let mut memory = memory(&memories, 1);
         assert!(memory.grow_to(101 * PAGE).is_err());
         assert_eq!(memory.byte_size(), PAGE);
@@ -373,14 +438,14 @@ mod tests {
 
     #[test]
     fn only_so_many_memories_are_kept() {
-        let memories = Memories::new(1);
+        let memories = Memories::new(None, 1);
         drop((memory(&memories, 1), memory(&memories, 1)));
         assert_eq!(memories.0.free.lock().len(), 1);
     }
 
     #[test]
-    fn a_memory_that_grew_is_cut_and_zeros() {
-        both(|memories| {
+    fn a_memory_that_grew_is_cut_and_new() {
+        each(1, |memories| {
             let mut memory = memory(&memories, 1);
             memory.grow_to(40 * PAGE).unwrap();
             bytes(&mut memory).fill(7);
@@ -390,8 +455,8 @@ mod tests {
     }
 
     #[test]
-    fn more_touched_pages_than_one_look_finds_are_cleared() {
-        both(|memories| {
+    fn more_touched_pages_than_one_look_finds_are_put_back() {
+        each(40, |memories| {
             let mut memory = memory(&memories, 40);
             for page in bytes(&mut memory).chunks_mut(8192) {
                 page[0] = 9;

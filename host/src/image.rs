@@ -1,0 +1,259 @@
+//! A guest's initial data, taken out of its module.
+//!
+//! wasmtime writes the data into each new instance, or maps it copy-on-write. For a
+//! guest with megabytes of it, such as an interpreter with its application, the first
+//! copies too much, and the second has a page fault for each page that a call writes.
+//! `memories` does better if it has the data itself: memory that was used once is put
+//! back as it was, page by page, and no page table changes.
+
+use std::fs::File;
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use wasm_encoder::Encode;
+use wasmparser::{BinaryReaderError, Data, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
+
+/// What the memory of each instance holds at the beginning.
+pub struct Image {
+    file: File,
+    /// The same bytes, to be read only.
+    data: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: nobody writes to the data once the image is made.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// An image of `bytes` bytes: zeros, but for the segments, each with its offset.
+    pub fn new(bytes: usize, segments: &[(usize, &[u8])]) -> std::io::Result<Image> {
+        let file = File::from(memfd_create("wasm-serve initial data", MemfdFlags::CLOEXEC)?);
+        file.set_len(bytes as u64)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at a place that the system chooses.
+        let data = unsafe { mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, &file, 0)? };
+        let data = NonNull::new(data.cast::<u8>()).expect("the system maps nothing at address 0");
+        let image = Image { file, data, bytes };
+        // SAFETY: as long as the file, and nobody else has it yet.
+        let content = unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) };
+        for (offset, segment) in segments {
+            content[*offset..][..segment.len()].copy_from_slice(segment);
+        }
+        Ok(image)
+    }
+
+    pub fn content(&self) -> &[u8] {
+        // SAFETY: mapped in this size until the image is dropped, and never written again.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.bytes) }
+    }
+
+    /// Maps a copy-on-write copy of it, readable and writable, in the place of what is
+    /// mapped there now.
+    ///
+    /// # Safety
+    /// As many bytes as the image has belong to the caller from `address` on.
+    pub unsafe fn map_at(&self, address: *mut u8) -> std::io::Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the caller's promise.
+        unsafe {
+            mmap(address.cast(), self.bytes, ProtFlags::READ | ProtFlags::WRITE, flags, &self.file, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped in this size, and what borrowed it is gone.
+        let unmapped = unsafe { munmap(self.data.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Takes the initial data out of a component: what is left behaves the same in memory
+/// that begins as the image. None if that cannot be had in advance: it can if one module
+/// has all memory and all data, at constant places, so that no other module sees the
+/// memory before its data is there.
+pub fn take(component: &[u8]) -> Result<Option<(Vec<u8>, Image)>> {
+    let Some((bytes, segments)) = find(component)? else { return Ok(None) };
+    let image = Image::new(bytes, &segments).context("no memory for the guest's initial data")?;
+    Ok(Some((without_data(component)?, image)))
+}
+
+type Found<'a> = (usize, Vec<(usize, &'a [u8])>);
+
+/// The size of the memory, and its data.
+fn find(component: &[u8]) -> Result<Option<Found<'_>>, BinaryReaderError> {
+    let mut memory = None;
+    let mut segments = Vec::new();
+    // The memory belongs to the module whose sections are being read, as number 0.
+    let (mut is_here, mut imports_memory) = (false, false);
+    for payload in Parser::new(0).parse_all(component) {
+        match payload? {
+            Payload::Version { .. } | Payload::End(_) => (is_here, imports_memory) = (false, false),
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    imports_memory |= matches!(import?.ty, TypeRef::Memory(_));
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for defined in memories {
+                    let defined = defined?;
+                    let is_plain = !defined.memory64 && !defined.shared && defined.page_size_log2.is_none();
+                    if memory.is_some() || !is_plain {
+                        return Ok(None);
+                    }
+                    memory = Some((defined.initial as usize) << 16);
+                    is_here = !imports_memory;
+                }
+            }
+            Payload::DataSection(data) => {
+                for segment in data {
+                    let segment = segment?;
+                    let DataKind::Active { memory_index, .. } = segment.kind else { continue };
+                    let offset = offset(&segment)?.filter(|_| is_here && memory_index == 0);
+                    let Some(offset) = offset else { return Ok(None) };
+                    segments.push((offset, segment.data));
+                }
+            }
+            _ => {}
+        }
+    }
+    let Some(bytes) = memory else { return Ok(None) };
+    // One that does not fit makes each instance fail; wasmtime says that.
+    let fits = |(offset, data): &(usize, &[u8])| offset + data.len() <= bytes;
+    Ok(segments.iter().all(fits).then_some((bytes, segments)))
+}
+
+/// Where an active segment goes, if its module says so with a constant.
+fn offset(segment: &Data<'_>) -> Result<Option<usize>, BinaryReaderError> {
+    let DataKind::Active { offset_expr, .. } = &segment.kind else { return Ok(None) };
+    let mut operators = offset_expr.get_operators_reader();
+    let constant = match operators.read()? {
+        Operator::I32Const { value } => value as u32 as usize,
+        _ => return Ok(None),
+    };
+    Ok(matches!(operators.read()?, Operator::End).then_some(constant))
+}
+
+/// The component with empty, passive segments in the place of its active ones.
+fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+    // The innermost component or module that is being read comes last.
+    let mut nested = Vec::new();
+    for payload in Parser::new(0).parse_all(component) {
+        let payload = payload?;
+        match &payload {
+            Payload::Version { encoding, range, .. } => {
+                nested.push((*encoding, component[range.clone()].to_vec()));
+            }
+            Payload::End(_) => {
+                let Some((encoding, done)) = nested.pop() else { break };
+                let Some((_, outer)) = nested.last_mut() else { return Ok(done) };
+                outer.push(match encoding {
+                    wasmparser::Encoding::Module => CORE_MODULE_SECTION,
+                    wasmparser::Encoding::Component => COMPONENT_SECTION,
+                });
+                done.encode(outer);
+            }
+            // Their content follows, payload by payload.
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {}
+            _ => {
+                let Some((id, range)) = payload.as_section() else { continue };
+                let Some((_, current)) = nested.last_mut() else { break };
+                current.push(id);
+                match &payload {
+                    Payload::DataSection(data) => emptied(data.clone())?.encode(current),
+                    _ => component[range].encode(current),
+                }
+            }
+        }
+    }
+    unreachable!("the reader ends with the end of the outermost component")
+}
+
+const CORE_MODULE_SECTION: u8 = 1;
+const COMPONENT_SECTION: u8 = 4;
+const PASSIVE: u8 = 1;
+
+/// A data section's content. Segments keep their numbers, and passive ones their bytes.
+fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
+    let mut content = Vec::new();
+    data.count().encode(&mut content);
+    for segment in data {
+        let segment = segment?;
+        let kept = match segment.kind {
+            DataKind::Passive => segment.data,
+            // Empty is what an active one is once its module is instantiated.
+            DataKind::Active { .. } => &[],
+        };
+        content.push(PASSIVE);
+        kept.encode(&mut content);
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(text: &str) -> Option<(Vec<u8>, Image)> {
+        let component = wat::parse_str(text).unwrap();
+        let taken = take(&component).unwrap();
+        if let Some((left, _)) = &taken {
+            wasmparser::Validator::new().validate_all(left).unwrap();
+        }
+        taken
+    }
+
+    #[test]
+    fn the_data_is_in_the_image_and_no_longer_in_the_component() {
+        let (left, image) = taken(
+            r#"(component
+                (core module $user (import "m" "memory" (memory 1)) (func nop))
+                (component (core module $owner
+                    (memory (export "memory") 2)
+                    (func (memory.init 1 (i32.const 0) (i32.const 0) (i32.const 7)))
+                    (data (i32.const 3) "abcdef")
+                    (data "passive")
+                    (data (i32.const 131071) "g")
+                    (data (i32.const 5) "XY"))))"#,
+        )
+        .unwrap();
+        let content = image.content();
+        assert_eq!(content.len(), 2 << 16);
+        assert_eq!(&content[..10], b"\0\0\0abXYef\0");
+        assert_eq!(content[131_071], b'g');
+        let has = |bytes: &[u8]| left.windows(bytes.len()).any(|window| window == bytes);
+        assert!(has(b"passive") && !has(b"abcdef"));
+        assert!(find(&left).unwrap().unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn data_whose_place_or_time_is_not_certain_stays() {
+        for modules in [
+            // Two memories.
+            r#"(core module (memory 1) (data (i32.const 0) "a")) (core module (memory 1))"#,
+            r#"(core module (memory 1) (memory 1) (data (i32.const 0) "a"))"#,
+            // Another module's memory.
+            r#"(core module (memory (export "m") 1))
+               (core module (import "m" "m" (memory 1)) (data (i32.const 0) "a"))"#,
+            r#"(core module (import "m" "m" (memory 1)) (memory 1) (data (i32.const 0) "a"))"#,
+            // A place that is known only to the instance.
+            r#"(core module (import "m" "g" (global i32)) (memory 1) (data (global.get 0) "a"))"#,
+            // A place outside.
+            r#"(core module (memory 1) (data (i32.const 65535) "ab"))"#,
+            r#"(core module (memory 1) (data (i32.const -1) "a"))"#,
+            // Sizes and sharing that `memories` does not have.
+            r#"(core module (memory i64 1) (data (i64.const 0) "a"))"#,
+            r#"(core module (memory 1 1 shared) (data (i32.const 0) "a"))"#,
+            // None at all.
+            "(core module)",
+        ] {
+            assert!(taken(&format!("(component {modules})")).is_none(), "{modules}");
+        }
+    }
+}
