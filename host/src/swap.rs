@@ -38,39 +38,31 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Current(Mutex<Programs>);
 
 struct Programs {
-    newest: Arc<Program>,
-    /// The newest that has a callback, or else the newest.
-    callbacks: Arc<Program>,
+    requests: Arc<Program>,
+    /// The newest that has a callback.
+    deferred: Option<Arc<Program>>,
 }
 
 impl Current {
     pub fn new(program: Program) -> Current {
-        let newest = Arc::new(program);
-        Current(Mutex::new(Programs { callbacks: newest.clone(), newest }))
+        let requests = Arc::new(program);
+        let deferred = requests.callback.is_some().then(|| requests.clone());
+        Current(Mutex::new(Programs { requests, deferred }))
     }
 
     /// What the next request runs in.
     pub fn for_request(&self) -> Arc<Program> {
-        self.0.lock().newest.clone()
+        self.0.lock().requests.clone()
     }
 
     /// What the next deferred call runs in.
     pub fn for_deferred(&self) -> Arc<Program> {
-        self.0.lock().callbacks.clone()
+        let deferred = self.0.lock().deferred.clone();
+        deferred.expect("a guest that schedules calls was checked to have a callback")
     }
 
     fn host(&self) -> Arc<Host> {
-        self.0.lock().newest.host.clone()
-    }
-
-    /// Gives what was there before; the caller drops it outside of the lock.
-    fn replace(&self, program: Program) -> [Arc<Program>; 2] {
-        let newest = Arc::new(program);
-        let mut programs = self.0.lock();
-        let callbacks = if newest.callback.is_some() { newest.clone() } else { programs.callbacks.clone() };
-        let Programs { newest, callbacks } =
-            std::mem::replace(&mut *programs, Programs { newest, callbacks });
-        [newest, callbacks]
+        self.0.lock().requests.host.clone()
     }
 }
 
@@ -176,12 +168,10 @@ impl Swapping {
         ensure!(!*stopping.borrow(), "the server stops");
         programs.iter().for_each(|program| epoch.drive(&program.engine));
         self.generation += 1;
-        for (current, program) in current.iter().zip(programs) {
-            for replaced in current.replace(program) {
-                let replaced = Arc::downgrade(&replaced);
-                if !self.old.iter().any(|old| old.ptr_eq(&replaced)) {
-                    self.old.push(replaced);
-                }
+        let replaced = hand_over(current, programs);
+        for program in replaced.iter().map(Arc::downgrade) {
+            if !self.old.iter().any(|old| old.ptr_eq(&program)) {
+                self.old.push(program);
             }
         }
         Ok(())
@@ -197,4 +187,21 @@ impl Swapping {
         drop(self.swapper.dispatch.take_idle(|instance| instance.generation() != generation));
         self.old.retain(|program| program.strong_count() > 0);
     }
+}
+
+/// Gives each worker its program, and to the caller what was there before. Deferred
+/// calls come first, for all workers: one that the new guest schedules may run on any
+/// of them.
+fn hand_over(workers: &[Arc<Current>], programs: Vec<Program>) -> Vec<Arc<Program>> {
+    let programs: Vec<Arc<Program>> = programs.into_iter().map(Arc::new).collect();
+    let mut replaced = Vec::new();
+    for (current, program) in workers.iter().zip(&programs) {
+        if program.callback.is_some() {
+            replaced.extend(current.0.lock().deferred.replace(program.clone()));
+        }
+    }
+    for (current, program) in workers.iter().zip(programs) {
+        replaced.push(std::mem::replace(&mut current.0.lock().requests, program));
+    }
+    replaced
 }
