@@ -26,6 +26,9 @@ mod clients;
 /// Stopping, and what a server does when the system gives it no more.
 mod shutdown;
 
+/// SIGHUP: another guest, without dropping a request.
+mod swap;
+
 /// Python applications: the article's two, every part of WSGI, timers, Flask, and
 /// how a file becomes the component that is served.
 mod python;

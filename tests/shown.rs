@@ -113,11 +113,3 @@ fn the_figures_are_shown_in_both_forms() {
     assert_eq!(client::get(server.stats_address, "/healthz").text(), "ok\n");
     assert_eq!(client::get(server.stats_address, "/other").status, 404);
 }
-
-#[test]
-fn a_reload_is_kept_for_later_and_does_no_harm() {
-    let server = setup(guest("hello")).start();
-    server.signal("HUP");
-    server.wait_for_line("SIGHUP");
-    assert_eq!(server.get("/").text(), "Hello World");
-}

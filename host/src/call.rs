@@ -140,7 +140,7 @@ impl Call {
             RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
         };
         let request = request.map(body);
-        let future = service.program.clone().handle(
+        let future = service.current.for_request().handle(
             core.take_instance(),
             deadline.clone(),
             request,

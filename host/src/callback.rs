@@ -39,7 +39,8 @@ pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Inst
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
     let running = Running::begin(stats.clone());
     let until = clock::after(limits.time_max);
-    let callback = service.program.clone().run_callback(core.take_instance(), Deadline::at(until), call);
+    let program = service.current.for_deferred();
+    let callback = program.run_callback(core.take_instance(), Deadline::at(until), call);
     let result = match tokio::time::timeout_at(clock::instant(until), callback).await {
         Ok(ended) => {
             // An error that the callback returned is its result; the instance is

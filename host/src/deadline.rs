@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use wasmtime::{Engine, EngineWeak};
 
 use crate::clock::Nanos;
@@ -14,21 +15,36 @@ use crate::clock::Nanos;
 /// deadline is looked at.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// Starts the clock of these engines; it runs as long as one of them is in use.
-pub fn start<'a>(engines: impl Iterator<Item = &'a Engine>) -> std::io::Result<()> {
-    let mut engines: Vec<EngineWeak> = engines.map(Engine::weak).collect();
-    let tick = move || {
-        while !engines.is_empty() {
-            engines.retain(|engine| {
-                let engine = engine.upgrade();
-                engine.iter().for_each(Engine::increment_epoch);
-                engine.is_some()
-            });
-            std::thread::sleep(TICK);
-        }
-    };
-    std::thread::Builder::new().name("epoch".into()).spawn(tick)?;
-    Ok(())
+/// What moves the epoch of engines, each for as long as it is in use.
+pub struct Epoch(Arc<Mutex<Vec<EngineWeak>>>);
+
+impl Epoch {
+    /// Starts the thread, which ends with the process.
+    pub fn start() -> std::io::Result<Epoch> {
+        let engines = Arc::new(Mutex::new(Vec::new()));
+        let of_thread = engines.clone();
+        let tick = move || {
+            loop {
+                move_all(&of_thread);
+                std::thread::sleep(TICK);
+            }
+        };
+        std::thread::Builder::new().name("epoch".into()).spawn(tick)?;
+        Ok(Epoch(engines))
+    }
+
+    /// Also moves the epoch of this one.
+    pub fn drive(&self, engine: &Engine) {
+        self.0.lock().push(engine.weak());
+    }
+}
+
+fn move_all(engines: &Mutex<Vec<EngineWeak>>) {
+    engines.lock().retain(|engine| {
+        let engine = engine.upgrade();
+        engine.iter().for_each(Engine::increment_epoch);
+        engine.is_some()
+    });
 }
 
 /// When a guest call must have ended. It is shared between the call, whose guest

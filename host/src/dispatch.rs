@@ -205,6 +205,14 @@ impl<I: Send + 'static> Dispatch<I> {
         self.state.lock().waiting
     }
 
+    /// Takes from the idle cores what `is_wanted` of what they keep between calls. The lock
+    /// is held for some nanoseconds a core.
+    pub fn take_idle(&self, is_wanted: impl Fn(&I) -> bool) -> Vec<I> {
+        let mut state = self.state.lock();
+        let cores = state.workers.iter_mut().flat_map(|worker| &mut worker.idle);
+        cores.filter_map(|core| core.instance.take_if(|instance| is_wanted(instance))).collect()
+    }
+
     /// Waits until no call holds a core.
     pub async fn idle(&self) {
         loop {

@@ -44,6 +44,8 @@ pub struct Program {
     pub(crate) host: Arc<Host>,
     /// It imports `imports::gateway`.
     pub(crate) is_gateway: bool,
+    /// Which guest it is made of: of 0 at the start, and one more after each swap.
+    pub(crate) generation: u64,
 }
 
 /// The export that answers requests.
@@ -100,9 +102,9 @@ impl Guest {
 
     /// Links it. A program has an engine, memories and stacks of its own, so that
     /// workers that have a program each meet nowhere.
-    pub fn program(&self, host: Arc<Host>) -> Result<Program> {
+    pub fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
         let component = self.component().with_context(|| self.name.clone())?;
-        link(component, &self.face, host).with_context(|| self.name.clone())
+        link(component, &self.face, generation, host).with_context(|| self.name.clone())
     }
 
     fn component(&self) -> Result<Component> {
@@ -288,7 +290,7 @@ impl Code {
     }
 }
 
-fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
+fn link(component: Component, face: &Face, generation: u64, host: Arc<Host>) -> Result<Program> {
     let engine = component.engine().clone();
     let linker = linker(&engine, face.is_concurrent())?;
     let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
@@ -305,7 +307,7 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
         Some(Callback { run, is_async })
     });
     let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
-    Ok(Program { engine, pre, handler, callback, host, is_gateway })
+    Ok(Program { engine, pre, handler, callback, host, is_gateway, generation })
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {

@@ -95,7 +95,8 @@ impl Program {
         instance: Option<Instance>,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
-        let mut instance = match instance {
+        // One of an older guest is dropped here.
+        let mut instance = match instance.filter(|instance| instance.generation() == self.generation) {
             Some(mut instance) => {
                 instance.begin(deadline);
                 instance
@@ -135,6 +136,11 @@ impl Program {
 }
 
 impl Instance {
+    /// See `Program::generation`.
+    pub(crate) fn generation(&self) -> u64 {
+        self.program.generation
+    }
+
     fn begin(&mut self, deadline: Arc<Deadline>) {
         self.store.data_mut().begin_call(deadline);
         self.store.set_epoch_deadline(1);

@@ -14,16 +14,16 @@ use crate::connection::Client;
 use crate::cores::CoreGuard;
 use crate::dispatch::Worker;
 use crate::error::{Failure, Level};
-use crate::guest::Program;
 use crate::head;
 use crate::instance::Instance;
 use crate::record::{Book, Record};
 use crate::request_body;
 use crate::response::ResponseBody;
+use crate::swap::Current;
 
 /// Everything that a worker needs to answer requests.
 pub struct Service {
-    pub program: Arc<Program>,
+    pub current: Arc<Current>,
     pub dispatch: Arc<Worker<Instance>>,
     pub book: Arc<Book>,
     pub limits: Limits,

@@ -2,7 +2,6 @@
 //! other, and stopped.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +11,24 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Bound;
 use crate::activity::Patience;
-use crate::config::{Options, Source};
+use crate::config::Options;
 use crate::connection;
+use crate::deadline::Epoch;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
 use crate::figures::{self, Figures};
-use crate::guest::{Guest, Program, Room};
+use crate::guest::Program;
 use crate::instance::Instance;
+use crate::loader::Loader;
 use crate::logging::{Log, say};
 use crate::record::Book;
 use crate::request::{self, Service};
 use crate::shutdown::{Drain, Signals};
 use crate::state::Host;
 use crate::stats::Stats;
+use crate::swap::{Current, Swapper, Swaps};
 use crate::worker::{Connections, Worker};
-use crate::{callback, deadline, python, request_body};
+use crate::{callback, request_body};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
@@ -49,12 +51,13 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         stats: Arc::new(Stats::new()),
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
     };
-    let programs = programs(options, &shared)?;
+    let loader = Loader::new(options, log.clone());
+    let programs = programs(options, &shared, &loader)?;
     // The server's own thread waits for signals and shows figures; it runs no
     // guest, so that none can hold it up.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the server cannot be started")?.block_on(async {
-        let server = Server::start(options, &shared, programs)?;
+        let server = Server::start(options, &shared, loader, programs)?;
         server.announce(options);
         server.serve_until_stopped(options).await
     })
@@ -67,40 +70,12 @@ struct Shared {
     deferred: Arc<Deferred>,
 }
 
-/// A program for each worker, made side by side.
-fn programs(options: &Options, shared: &Shared) -> Result<Vec<Program>> {
-    let count = options.threads().get();
-    let room = Room { cores: options.cores.get(), programs: count, memory_bytes_max: options.memory_limit.0 };
-    let cache = options.cache.folder();
-    let source = options.source();
-    let file = guest_file(&source, cache.as_deref())?;
-    let guest = Guest::load(source.option(), &file, cache.as_deref(), room, &shared.log)?;
-    let program = || {
-        let Shared { log, stats, deferred } = shared;
-        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone())?;
-        guest.program(Arc::new(host))
-    };
-    // What is wrong with the guest shows in the first one.
-    let first = program()?;
-    let mut programs = vec![first];
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..count).map(|_| scope.spawn(program)).collect();
-        for other in others {
-            programs.push(other.join().expect("making a program does not panic")?);
-        }
-        Ok(programs)
-    })
-}
-
-/// The component: the one that was named, or the one of a Python application.
-fn guest_file(source: &Source, cache: Option<&Path>) -> Result<PathBuf> {
-    match source {
-        Source::Component(file) => Ok(file.clone()),
-        Source::Python(application, tools) => {
-            let cache = cache.context("--wsgi-file needs --cache DIR here: the user has no such folder")?;
-            python::component(application, tools, cache)
-        }
-    }
+/// A program for each worker, with a host of its own.
+fn programs(options: &Options, shared: &Shared, loader: &Loader) -> Result<Vec<Program>> {
+    let Shared { log, stats, deferred } = shared;
+    let host = |_| Host::new(options, log.clone(), stats.clone(), deferred.clone()).map(Arc::new);
+    let hosts: Result<Vec<_>> = (0..options.threads().get()).map(host).collect();
+    loader.load(0, hosts?)
 }
 
 struct Server {
@@ -108,12 +83,18 @@ struct Server {
     stats_url: Option<String>,
     drain: Drain,
     signals: Signals,
+    swaps: Swaps,
     /// The workers end when this is dropped.
     _workers: watch::Sender<()>,
 }
 
 impl Server {
-    fn start(options: &Options, shared: &Shared, mut programs: Vec<Program>) -> Result<Server> {
+    fn start(
+        options: &Options,
+        shared: &Shared,
+        loader: Loader,
+        mut programs: Vec<Program>,
+    ) -> Result<Server> {
         let Shared { log, stats, deferred } = shared;
         let signals = Signals::listen().context("signals cannot be received")?;
         let bound = Bound::many(&options.http_socket, options.listen, programs.len())?;
@@ -123,8 +104,8 @@ impl Server {
         };
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));
         tell_address(&bound[0], &mut programs);
-        deadline::start(programs.iter().map(|program| &program.engine))
-            .context("the thread for deadlines cannot be started")?;
+        let epoch = Epoch::start().context("the thread for deadlines cannot be started")?;
+        programs.iter().for_each(|program| epoch.drive(&program.engine));
         let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
         let (stopping, stop) = watch::channel(false);
         let (accepting, accepts) = watch::channel(());
@@ -137,9 +118,10 @@ impl Server {
         };
         let (workers, server) = watch::channel(());
         let mut ready = Vec::new();
-        for (number, (program, bound)) in programs.into_iter().zip(bound).enumerate() {
+        let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
+        for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
             let service = Service {
-                program: Arc::new(program),
+                current: current.clone(),
                 dispatch: dispatch.worker(number),
                 book: Arc::new(Book {
                     log: log.clone(),
@@ -164,6 +146,17 @@ impl Server {
         }
         start_timer(dispatch.clone(), deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
+        let swapper = Swapper {
+            loader,
+            current,
+            epoch,
+            dispatch: dispatch.clone(),
+            deferred: deferred.clone(),
+            stopping: stop.clone(),
+            log: log.clone(),
+            stats: stats.clone(),
+        };
+        let swaps = swapper.start().context("the thread for swaps cannot be started")?;
         if let Some(bound) = stats_bound {
             let figures = Figures {
                 stats: stats.clone(),
@@ -188,7 +181,7 @@ impl Server {
             stats: stats.clone(),
         };
         drop(connections);
-        Ok(Server { url, stats_url, drain, signals, _workers: workers })
+        Ok(Server { url, stats_url, drain, signals, swaps, _workers: workers })
     }
 
     /// The first lines on standard error.
@@ -224,11 +217,13 @@ impl Server {
     }
 
     async fn serve_until_stopped(mut self, options: &Options) -> Result<ExitCode> {
-        self.signals.stop(&self.drain.log).await;
+        let log = &self.drain.log;
+        self.signals.stop(log, || self.swaps.ask()).await;
         let drained = self.drain.run(options.grace.0);
+        let ignored = || log.server("SIGHUP: ignored, since the server stops");
         let code = tokio::select! {
             () = drained => ExitCode::SUCCESS,
-            () = self.signals.stop(&self.drain.log) => {
+            () = self.signals.stop(log, ignored) => {
                 self.drain.cut_short();
                 ExitCode::FAILURE
             }

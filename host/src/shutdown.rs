@@ -47,7 +47,7 @@ impl Signals {
 
     /// Waits until the server is asked to stop, and does meanwhile what else is
     /// asked.
-    pub async fn stop(&mut self, log: &Log) {
+    pub async fn stop(&mut self, log: &Log, reload: impl Fn()) {
         loop {
             let asked = tokio::select! {
                 _ = self.terminate.recv() => Asked::Stop,
@@ -58,10 +58,7 @@ impl Signals {
             match asked {
                 Asked::Stop => return,
                 Asked::ReopenLog => log.reopen(),
-                // Kept for it, so that nobody gets used to another meaning.
-                Asked::Reload => {
-                    log.server("SIGHUP: reloading the guest is not supported yet; nothing was done")
-                }
+                Asked::Reload => reload(),
             }
         }
     }

@@ -97,6 +97,8 @@ pub struct Stats {
     pub deferred_dropped: Counter,
     pub deferred_lateness_seconds: Histogram,
     pub tails_stopped: Counter,
+    pub swaps_done: Counter,
+    pub swaps_refused: Counter,
     levels: Levels,
     shown: Mutex<Option<Arc<Registry>>>,
 }
@@ -176,6 +178,7 @@ impl Stats {
             },
             "instances_created": self.instances_created.get(),
             "tails_stopped": self.tails_stopped.get(),
+            "swaps": { "done": self.swaps_done.get(), "refused": self.swaps_refused.get() },
             "deferred": {
                 "scheduled": self.deferred_scheduled.get(),
                 "refused": self.deferred_refused.get(),
@@ -235,6 +238,8 @@ impl Stats {
             "Tails that trapped or were stopped at their deadline",
             self.tails_stopped.clone(),
         );
+        r.register("swaps_done", "Times that the guest was swapped", self.swaps_done.clone());
+        r.register("swaps_refused", "Swaps of the guest that were refused", self.swaps_refused.clone());
         r.register("deferred_scheduled", "Deferred calls accepted", self.deferred_scheduled.clone());
         r.register("deferred_refused", "Deferred calls refused at a limit", self.deferred_refused.clone());
         r.register(

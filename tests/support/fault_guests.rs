@@ -56,6 +56,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | path | what happens |
 /// |---|---|
 /// | `/later/MS/PAYLOAD` | schedules; the id, or the error and its value, such as `payload-too-large 65536` |
+/// | `/later-than-body/MS/PAYLOAD` | the same, when the request's whole body has come |
 /// | `/delay/NANOSECONDS/PAYLOAD` | the same, for delays of any size |
 /// | `/payload/BYTES` | the same, with a payload of that size, in an hour |
 /// | `/many/CALLS/MS/PAYLOAD` | schedules so many, or until one is refused; the last id, or the error. Without a payload, `count` |

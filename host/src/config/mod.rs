@@ -393,5 +393,6 @@ Examples: wasm-serve --guest hello.wasm --cores 2
           wasm-serve --wsgi-file app.py --http-socket :9090
 
 Signals: SIGTERM and SIGINT stop when the work in hand is done, a second one at
-once; SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a
-usage error, 1 otherwise.";
+once; SIGHUP loads the guest's file anew and swaps it without dropping a request;
+SIGUSR1 reopens the log file. Exit codes: 0 after a clean stop, 64 for a usage
+error, 1 otherwise.";

@@ -1,0 +1,62 @@
+//! From what was named on the command line to a program for each worker: at the
+//! start, and anew at each swap.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Options, Source};
+use crate::guest::{Guest, Program, Room};
+use crate::logging::Log;
+use crate::python;
+use crate::state::Host;
+
+/// What programs are made of.
+pub struct Loader {
+    source: Source,
+    cache: Option<PathBuf>,
+    room: Room,
+    log: Log,
+}
+
+impl Loader {
+    pub fn new(options: &Options, log: Log) -> Loader {
+        let room = Room {
+            cores: options.cores.get(),
+            programs: options.threads().get(),
+            memory_bytes_max: options.memory_limit.0,
+        };
+        Loader { source: options.source(), cache: options.cache.folder(), room, log }
+    }
+
+    /// Reads the guest as it is now, and makes a program for each of the hosts, side by
+    /// side. The error says what to change.
+    pub fn load(&self, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
+        let cache = self.cache.as_deref();
+        let file = guest_file(&self.source, cache)?;
+        let guest = Guest::load(self.source.option(), &file, cache, self.room, &self.log)?;
+        let program = |host| guest.program(generation, host);
+        let mut hosts = hosts.into_iter();
+        // What is wrong with the guest shows in the first one.
+        let mut programs: Vec<Program> = hosts.next().map(program).transpose()?.into_iter().collect();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = hosts.map(|host| scope.spawn(move || program(host))).collect();
+            for other in others {
+                programs.push(other.join().expect("making a program does not panic")?);
+            }
+            Ok(programs)
+        })
+    }
+}
+
+/// The component: the one that was named, or the one of a Python application.
+fn guest_file(source: &Source, cache: Option<&Path>) -> Result<PathBuf> {
+    match source {
+        Source::Component(file) => Ok(file.clone()),
+        Source::Python(application, tools) => {
+            let cache = cache.context("--wsgi-file needs --cache DIR here: the user has no such folder")?;
+            python::component(application, tools, cache)
+        }
+    }
+}

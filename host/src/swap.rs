@@ -1,0 +1,207 @@
+//! Swapping the guest while it serves, without dropping a request. The new one is
+//! loaded in a thread that serves nobody, then each worker takes its new program:
+//! calls that begin from then on run in it, calls under way end where they began,
+//! and what the old guest has left on idle cores is dropped.
+//!
+//! No call is without a program that can run it. A guest without a callback is
+//! refused while deferred calls are pending; the last one with a callback stays
+//! loaded behind it, since its requests under way may still schedule calls.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::deadline::Epoch;
+use crate::deferred::Deferred;
+use crate::dispatch::Dispatch;
+use crate::guest::Program;
+use crate::instance::Instance;
+use crate::loader::Loader;
+use crate::logging::Log;
+use crate::state::Host;
+use crate::stats::Stats;
+
+/// Old programs of one worker that may still have calls under way. A swap waits for
+/// them, so that swaps in a row do not fill the memory.
+const OLD_MAX: usize = 8;
+/// How often idle cores are looked at, as long as something old is left.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The program in which a worker's calls begin. The lock is the worker's own: it
+/// meets nobody there but a swap. The alignment keeps it from sharing a cache line
+/// with that of another worker.
+#[repr(align(128))]
+pub struct Current(Mutex<Programs>);
+
+struct Programs {
+    requests: Arc<Program>,
+    /// The newest that has a callback.
+    deferred: Option<Arc<Program>>,
+}
+
+impl Current {
+    pub fn new(program: Program) -> Current {
+        let requests = Arc::new(program);
+        let deferred = requests.callback.is_some().then(|| requests.clone());
+        Current(Mutex::new(Programs { requests, deferred }))
+    }
+
+    /// What the next request runs in.
+    pub fn for_request(&self) -> Arc<Program> {
+        self.0.lock().requests.clone()
+    }
+
+    /// What the next deferred call runs in.
+    pub fn for_deferred(&self) -> Arc<Program> {
+        let deferred = self.0.lock().deferred.clone();
+        deferred.expect("a guest that schedules calls was checked to have a callback")
+    }
+
+    fn host(&self) -> Arc<Host> {
+        self.0.lock().requests.host.clone()
+    }
+}
+
+/// Asks for swaps.
+pub struct Swaps(SyncSender<()>);
+
+impl Swaps {
+    /// The guest's file has changed. If a swap is under way, which may have read the
+    /// file before, one more comes after it.
+    pub fn ask(&self) {
+        // Full: the swap that waits there will see this change too.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Whoever swaps.
+pub struct Swapper {
+    pub loader: Loader,
+    /// In the order of the workers.
+    pub current: Vec<Arc<Current>>,
+    pub epoch: Epoch,
+    pub dispatch: Arc<Dispatch<Instance>>,
+    pub deferred: Arc<Deferred>,
+    pub stopping: watch::Receiver<bool>,
+    pub log: Log,
+    pub stats: Arc<Stats>,
+}
+
+impl Swapper {
+    /// Starts the thread, which ends when nobody can ask any more.
+    pub fn start(self) -> std::io::Result<Swaps> {
+        let (ask, asked) = sync_channel(1);
+        let swapping = Swapping { generation: 0, old: Vec::new(), swapper: self };
+        std::thread::Builder::new().name("swap".into()).spawn(move || swapping.run(&asked))?;
+        Ok(Swaps(ask))
+    }
+}
+
+struct Swapping {
+    swapper: Swapper,
+    /// Of the guest that is served, from 0.
+    generation: u64,
+    /// Programs that were replaced, and may still be in use.
+    old: Vec<Weak<Program>>,
+}
+
+impl Swapping {
+    fn run(mut self, asked: &Receiver<()>) {
+        loop {
+            let asked = match self.old.is_empty() {
+                true => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => asked.recv_timeout(SWEEP),
+            };
+            match asked {
+                Ok(()) => self.swap(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.sweep();
+        }
+    }
+
+    fn swap(&mut self) {
+        self.wait_for_old();
+        let start = Instant::now();
+        let swapped = self.try_swap();
+        let Swapper { log, stats, .. } = &self.swapper;
+        match swapped {
+            Ok(()) => {
+                stats.swaps_done.inc();
+                let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+                log.server(format_args!("swapped the guest, in {milliseconds:.1} ms"));
+            }
+            Err(error) => {
+                stats.swaps_refused.inc();
+                log.server(format_args!("did not swap the guest, the old one stays: {error:#}"));
+            }
+        }
+    }
+
+    fn wait_for_old(&mut self) {
+        let Swapper { current, log, .. } = &self.swapper;
+        let old_max = OLD_MAX * current.len();
+        if self.old.len() >= old_max {
+            log.server(format_args!("the swap waits: {OLD_MAX} earlier guests have calls under way"));
+        }
+        while self.old.len() >= old_max {
+            std::thread::sleep(SWEEP);
+            self.sweep();
+        }
+    }
+
+    fn try_swap(&mut self) -> Result<()> {
+        let Swapper { loader, current, epoch, deferred, stopping, .. } = &self.swapper;
+        let hosts = current.iter().map(|current| current.host()).collect();
+        let programs = loader.load(self.generation + 1, hosts)?;
+        // A call that is scheduled after this look runs in the old guest.
+        let pending = deferred.pending();
+        ensure!(
+            pending == 0 || programs.iter().all(|program| program.callback.is_some()),
+            "the new one has no callback, and {pending} deferred calls are pending"
+        );
+        ensure!(!*stopping.borrow(), "the server stops");
+        programs.iter().for_each(|program| epoch.drive(&program.engine));
+        self.generation += 1;
+        let replaced = hand_over(current, programs);
+        for program in replaced.iter().map(Arc::downgrade) {
+            if !self.old.iter().any(|old| old.ptr_eq(&program)) {
+                self.old.push(program);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the instances that older guests have left on idle cores. A core that is
+    /// busy meanwhile is looked at the next time, or by the call that takes it.
+    fn sweep(&mut self) {
+        if self.old.is_empty() {
+            return;
+        }
+        let generation = self.generation;
+        drop(self.swapper.dispatch.take_idle(|instance| instance.generation() != generation));
+        self.old.retain(|program| program.strong_count() > 0);
+    }
+}
+
+/// Gives each worker its program, and to the caller what was there before. Deferred
+/// calls come first, for all workers: one that the new guest schedules may run on any
+/// of them.
+fn hand_over(workers: &[Arc<Current>], programs: Vec<Program>) -> Vec<Arc<Program>> {
+    let programs: Vec<Arc<Program>> = programs.into_iter().map(Arc::new).collect();
+    let mut replaced = Vec::new();
+    for (current, program) in workers.iter().zip(&programs) {
+        if program.callback.is_some() {
+            replaced.extend(current.0.lock().deferred.replace(program.clone()));
+        }
+    }
+    for (current, program) in workers.iter().zip(programs) {
+        replaced.push(std::mem::replace(&mut current.0.lock().requests, program));
+    }
+    replaced
+}
