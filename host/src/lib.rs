@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod deferred;
 pub mod dispatch;
 pub mod error;
+pub mod face;
 pub mod figures;
 pub mod guest;
 pub mod head;
