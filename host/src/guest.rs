@@ -5,18 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
+    Config, Enabled, Engine, InstanceAllocationStrategy, Module, PoolingAllocationConfig, ResourcesRequired,
 };
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
-use crate::face::{CALLBACK, CALLBACK_ASYNC, Face};
+use crate::face::{self, CALLBACK, CALLBACK_ASYNC, Face};
 use crate::image::{self, Image};
 use crate::imports::{files, gateway, timers};
 use crate::logging::Log;
 use crate::memories::Memories;
+use crate::offer::{self, Missing};
+use crate::rewrite;
 use crate::stacks::Stacks;
 use crate::state::{ELEMENT_BYTES, Host, State};
 
@@ -77,7 +80,7 @@ impl Guest {
     /// Reads, checks and compiles the guest in `file`, which the option `name` named.
     /// Compiled code is kept in the folder `cache`. The error says what to change.
     pub fn load(name: String, file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let mut bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
+        let mut bytes = face::content(file).with_context(|| name.clone())?;
         let mut face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
         let mut image = None;
@@ -134,14 +137,7 @@ impl Code {
     fn compile(bytes: &[u8], face: &Face, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
         let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, log)?;
         let needs = &code.needs;
-        let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
-        let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
-        let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
-        ensure!(
-            bytes_min <= room.memory_bytes_max as u64,
-            "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {}",
-            room.memory_bytes_max
-        );
+        check_size(needs, room.memory_bytes_max)?;
         let memories =
             u64::from(needs.num_memories.max(1)) * u64::from(room.cores) * u64::from(room.programs);
         if memories.saturating_mul(RESERVATION_BYTES) <= ADDRESS_SPACE_BYTES {
@@ -170,24 +166,87 @@ impl Code {
         let (compiled, component) = compiled::compile(&engine, bytes, kept, log)
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        let needs = component
-            .resources_required()
-            .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
+        let needs = needs(&component)?;
         Ok(Code { compiled, needs, reservation_bytes })
     }
+}
+
+/// What an instance needs.
+fn needs(component: &Component) -> Result<ResourcesRequired> {
+    component
+        .resources_required()
+        .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))
+}
+
+/// An instance can be made within the limit.
+pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<()> {
+    let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+    let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
+    let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
+    ensure!(
+        bytes_min <= memory_bytes_max as u64,
+        "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {memory_bytes_max}"
+    );
+    Ok(())
+}
+
+/// A guest whose code is left out, which is compiled in no time and, for the rest, is
+/// checked and linked as one that is served.
+pub struct Outline {
+    component: Component,
+    linker: Linker<State>,
+}
+
+impl Outline {
+    pub fn read(bytes: &[u8], face: &Face) -> Result<Outline> {
+        let engine = Engine::new(&config(face, RESERVATION_BYTES))?;
+        let component = match has_valid_code(&engine, bytes) {
+            true => Component::new(&engine, rewrite::outline(bytes)?),
+            false => Err(wasmtime::Error::msg("a function is not valid")),
+        };
+        // The guest itself is refused before anything of it is compiled, and for the same
+        // reason, but tells where in the file that is.
+        let component = component
+            .or_else(|_| Component::new(&engine, bytes))
+            .map_err(anyhow::Error::from)
+            .context("cannot be compiled")?;
+        let linker = linker(&engine, face.is_concurrent())?;
+        Ok(Outline { component, linker })
+    }
+
+    pub fn needs(&self) -> Result<ResourcesRequired> {
+        needs(&self.component)
+    }
+
+    pub fn missing(&self) -> Vec<Missing> {
+        offer::missing(&self.linker, &self.component)
+    }
+
+    /// All that it imports is there.
+    pub fn link_imports(&self) -> Result<()> {
+        link_imports(&self.linker, &self.component).map(drop)
+    }
+
+    /// Its exports are there, too.
+    pub fn link(&self, face: &Face) -> Result<()> {
+        handler(&link_imports(&self.linker, &self.component)?, face).map(drop)
+    }
+}
+
+fn has_valid_code(engine: &Engine, component: &[u8]) -> bool {
+    Parser::new(0).parse_all(component).all(|payload| match payload {
+        Ok(Payload::ModuleSection { unchecked_range, .. }) => {
+            Module::validate(engine, &component[unchecked_range]).is_ok()
+        }
+        _ => true,
+    })
 }
 
 fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
     let engine = component.engine().clone();
     let linker = linker(&engine, face.is_concurrent())?;
-    let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
-        format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`", timers::INTERFACE, gateway::INTERFACE)
-    })?;
-    let handler = if face.is_p3() {
-        Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
-    } else {
-        Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
-    };
+    let pre = link_imports(&linker, &component)?;
+    let handler = handler(&pre, face)?;
     let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
         let interface = component.get_export_index(None, name)?;
         let run = component.get_export_index(Some(&interface), "run")?;
@@ -195,6 +254,21 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
     });
     let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
     Ok(Program { engine, pre, handler, callback, host, is_gateway })
+}
+
+fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
+    linker.instantiate_pre(component).map_err(|error| match offer::refusal(linker, component) {
+        Some(refusal) => anyhow!(refusal),
+        None => anyhow::Error::from(error).context("cannot be linked"),
+    })
+}
+
+fn handler(pre: &InstancePre<State>, face: &Face) -> Result<Handler> {
+    Ok(if face.is_p3() {
+        Handler::P3(p3::bindings::ServiceIndices::new(pre)?)
+    } else {
+        Handler::P2(p2::bindings::ProxyIndices::new(pre)?)
+    })
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {
