@@ -4,25 +4,24 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use wasmparser::{DataKind, Encoding, Parser, Payload};
+use anyhow::{Context, Result, anyhow, ensure};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
+    Config, Enabled, Engine, InstanceAllocationStrategy, Module, PoolingAllocationConfig, ResourcesRequired,
 };
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
+use crate::face::{self, CALLBACK, CALLBACK_ASYNC, Face};
 use crate::image::{self, Image};
 use crate::imports::{files, gateway, timers};
 use crate::logging::Log;
 use crate::memories::Memories;
+use crate::offer::{self, Missing};
+use crate::rewrite;
 use crate::stacks::Stacks;
 use crate::state::{ELEMENT_BYTES, Host, State};
-
-/// The export that runs deferred calls, for WASI 0.2 and for 0.3.
-const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
-const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.
@@ -31,9 +30,6 @@ const RESERVATION_BYTES: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
-/// Initial data of a guest that wasmtime copies into each instance. More of it is taken
-/// out of the guest, if possible.
-const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 
 /// What one worker needs of the guest.
 pub struct Program {
@@ -86,11 +82,11 @@ impl Guest {
     /// Reads, checks and compiles the guest in `file`, which the option `name` named.
     /// Compiled code is kept in the folder `cache`. The error says what to change.
     pub fn load(name: String, file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let mut bytes = std::fs::read(file).with_context(|| format!("{name}: cannot be read"))?;
+        let mut bytes = face::content(file).with_context(|| name.clone())?;
         let mut face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
         let mut image = None;
-        if face.data_bytes > DATA_BYTES_COPIED_MAX
+        if !face.is_small()
             && let Some((left, taken)) = image::take(&bytes).with_context(|| name.clone())?
         {
             (bytes, image, face.data_bytes) = (left, Some(Arc::new(taken)), 0);
@@ -129,110 +125,6 @@ impl Guest {
     }
 }
 
-/// What is known of a component before it is compiled: the names of its imports
-/// and exports, and how much data comes with it.
-struct Face {
-    imports: Vec<String>,
-    exports: Vec<String>,
-    /// What wasmtime writes into each instance's memories.
-    data_bytes: u64,
-}
-
-impl Face {
-    fn read(bytes: &[u8]) -> Result<Face> {
-        if !bytes.starts_with(b"\0asm") {
-            if bytes.trim_ascii_start().starts_with(b"(") {
-                bail!(
-                    "is WebAssembly in text form; make the binary form of it, for example with `wasm-tools parse`"
-                );
-            }
-            bail!("is not WebAssembly");
-        }
-        let mut face = Face { imports: Vec::new(), exports: Vec::new(), data_bytes: 0 };
-        let mut nested = 0;
-        for payload in Parser::new(0).parse_all(bytes) {
-            match payload.context("is not valid WebAssembly")? {
-                Payload::Version { encoding: Encoding::Module, .. } if nested == 0 => {
-                    bail!(
-                        "is a core module, not a component; make a component of it, for example with `wasm-tools component new`, or build for the target `wasm32-wasip2`"
-                    );
-                }
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => nested += 1,
-                Payload::End(_) if nested > 0 => nested -= 1,
-                Payload::ComponentImportSection(imports) if nested == 0 => {
-                    for import in imports {
-                        face.imports.push(import?.name.name.to_owned());
-                    }
-                }
-                Payload::ComponentExportSection(exports) if nested == 0 => {
-                    for export in exports {
-                        face.exports.push(export?.name.name.to_owned());
-                    }
-                }
-                Payload::DataSection(segments) => {
-                    for segment in segments {
-                        let segment = segment?;
-                        if matches!(segment.kind, DataKind::Active { .. }) {
-                            face.data_bytes += segment.data.len() as u64;
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(face)
-    }
-
-    fn check(&self) -> Result<()> {
-        let handlers = self.is_p2() as u32 + self.is_p3() as u32;
-        if handlers == 0 {
-            let exports =
-                if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
-            bail!(
-                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3), but {exports}; build it for the world `wasi:http/proxy` or `wasi:http/service`"
-            );
-        }
-        ensure!(
-            handlers == 1,
-            "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
-        );
-        let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
-        ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
-        let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
-        ensure!(
-            callbacks == 1 || !schedules,
-            "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
-            timers::INTERFACE
-        );
-        Ok(())
-    }
-
-    fn is_p2(&self) -> bool {
-        self.exports.iter().any(|export| export.starts_with("wasi:http/incoming-handler@0.2."))
-    }
-
-    fn is_p3(&self) -> bool {
-        self.exports.iter().any(|export| export.starts_with("wasi:http/handler@0.3."))
-    }
-
-    fn has_export(&self, name: &str) -> bool {
-        self.exports.iter().any(|export| export == name)
-    }
-
-    /// wasmtime has little data to copy: instances take their memories from `memories`.
-    /// Otherwise its own pool maps the data copy-on-write.
-    fn is_small(&self) -> bool {
-        self.data_bytes <= DATA_BYTES_COPIED_MAX
-    }
-
-    /// The guest needs tasks that run concurrently. An engine without them is
-    /// faster, and the choice stands before anything is compiled.
-    fn is_concurrent(&self) -> bool {
-        let mut names = self.imports.iter().chain(&self.exports);
-        names.any(|name| name.contains("@0.3.") || name == CALLBACK_ASYNC)
-    }
-}
-
 /// Compiled code, for engines that differ by nothing but where their instances
 /// take memory from: what an instance needs is known only after compiling, and
 /// the pool belongs to the engine.
@@ -247,14 +139,7 @@ impl Code {
     fn compile(bytes: &[u8], face: &Face, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
         let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, log)?;
         let needs = &code.needs;
-        let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
-        let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
-        let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
-        ensure!(
-            bytes_min <= room.memory_bytes_max as u64,
-            "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {}",
-            room.memory_bytes_max
-        );
+        check_size(needs, room.memory_bytes_max)?;
         let memories =
             u64::from(needs.num_memories.max(1)) * u64::from(room.cores) * u64::from(room.programs);
         if memories.saturating_mul(RESERVATION_BYTES) <= ADDRESS_SPACE_BYTES {
@@ -283,24 +168,87 @@ impl Code {
         let (compiled, component) = compiled::compile(&engine, bytes, kept, log)
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        let needs = component
-            .resources_required()
-            .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
+        let needs = needs(&component)?;
         Ok(Code { compiled, needs, reservation_bytes })
     }
+}
+
+/// What an instance needs.
+fn needs(component: &Component) -> Result<ResourcesRequired> {
+    component
+        .resources_required()
+        .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))
+}
+
+/// An instance can be made within the limit.
+pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<()> {
+    let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+    let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
+    let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
+    ensure!(
+        bytes_min <= memory_bytes_max as u64,
+        "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {memory_bytes_max}"
+    );
+    Ok(())
+}
+
+/// A guest whose code is left out, which is compiled in no time and, for the rest, is
+/// checked and linked as one that is served.
+pub struct Outline {
+    component: Component,
+    linker: Linker<State>,
+}
+
+impl Outline {
+    pub fn read(bytes: &[u8], face: &Face) -> Result<Outline> {
+        let engine = Engine::new(&config(face, RESERVATION_BYTES))?;
+        let component = match has_valid_code(&engine, bytes) {
+            true => Component::new(&engine, rewrite::outline(bytes)?),
+            false => Err(wasmtime::Error::msg("a function is not valid")),
+        };
+        // The guest itself is refused before anything of it is compiled, and for the same
+        // reason, but tells where in the file that is.
+        let component = component
+            .or_else(|_| Component::new(&engine, bytes))
+            .map_err(anyhow::Error::from)
+            .context("cannot be compiled")?;
+        let linker = linker(&engine, face.is_concurrent())?;
+        Ok(Outline { component, linker })
+    }
+
+    pub fn needs(&self) -> Result<ResourcesRequired> {
+        needs(&self.component)
+    }
+
+    pub fn missing(&self) -> Vec<Missing> {
+        offer::missing(&self.linker, &self.component)
+    }
+
+    /// All that it imports is there.
+    pub fn link_imports(&self) -> Result<()> {
+        link_imports(&self.linker, &self.component).map(drop)
+    }
+
+    /// Its exports are there, too.
+    pub fn link(&self, face: &Face) -> Result<()> {
+        handler(&link_imports(&self.linker, &self.component)?, face).map(drop)
+    }
+}
+
+fn has_valid_code(engine: &Engine, component: &[u8]) -> bool {
+    Parser::new(0).parse_all(component).all(|payload| match payload {
+        Ok(Payload::ModuleSection { unchecked_range, .. }) => {
+            Module::validate(engine, &component[unchecked_range]).is_ok()
+        }
+        _ => true,
+    })
 }
 
 fn link(component: Component, face: &Face, generation: u64, host: Arc<Host>) -> Result<Program> {
     let engine = component.engine().clone();
     let linker = linker(&engine, face.is_concurrent())?;
-    let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
-        format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`", timers::INTERFACE, gateway::INTERFACE)
-    })?;
-    let handler = if face.is_p3() {
-        Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
-    } else {
-        Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
-    };
+    let pre = link_imports(&linker, &component)?;
+    let handler = handler(&pre, face)?;
     let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
         let interface = component.get_export_index(None, name)?;
         let run = component.get_export_index(Some(&interface), "run")?;
@@ -308,6 +256,21 @@ fn link(component: Component, face: &Face, generation: u64, host: Arc<Host>) -> 
     });
     let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
     Ok(Program { engine, pre, handler, callback, host, is_gateway, generation })
+}
+
+fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
+    linker.instantiate_pre(component).map_err(|error| match offer::refusal(linker, component) {
+        Some(refusal) => anyhow!(refusal),
+        None => anyhow::Error::from(error).context("cannot be linked"),
+    })
+}
+
+fn handler(pre: &InstancePre<State>, face: &Face) -> Result<Handler> {
+    Ok(if face.is_p3() {
+        Handler::P3(p3::bindings::ServiceIndices::new(pre)?)
+    } else {
+        Handler::P2(p2::bindings::ProxyIndices::new(pre)?)
+    })
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {

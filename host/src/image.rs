@@ -15,6 +15,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wasm_encoder::Encode;
 use wasmparser::{BinaryReaderError, Data, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
 
+use crate::rewrite;
+
 /// What the memory of each instance holds at the beginning.
 pub struct Image {
     file: File,
@@ -142,45 +144,16 @@ fn offset(segment: &Data<'_>) -> Result<Option<usize>, BinaryReaderError> {
 
 /// The component with empty, passive segments in the place of its active ones.
 fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
-    // The innermost component or module that is being read comes last.
-    let mut nested = Vec::new();
-    for payload in Parser::new(0).parse_all(component) {
-        let payload = payload?;
-        match &payload {
-            Payload::Version { encoding, range, .. } => {
-                nested.push((*encoding, component[range.clone()].to_vec()));
-            }
-            Payload::End(_) => {
-                let Some((encoding, done)) = nested.pop() else { break };
-                let Some((_, outer)) = nested.last_mut() else { return Ok(done) };
-                outer.push(match encoding {
-                    wasmparser::Encoding::Module => CORE_MODULE_SECTION,
-                    wasmparser::Encoding::Component => COMPONENT_SECTION,
-                });
-                done.encode(outer);
-            }
-            // Their content follows, payload by payload.
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {}
-            _ => {
-                let Some((id, range)) = payload.as_section() else { continue };
-                let Some((_, current)) = nested.last_mut() else { break };
-                current.push(id);
-                match &payload {
-                    Payload::DataSection(data) => emptied(data.clone())?.encode(current),
-                    _ => component[range].encode(current),
-                }
-            }
-        }
-    }
-    unreachable!("the reader ends with the end of the outermost component")
+    rewrite::sections(component, |payload, content| match payload {
+        Payload::DataSection(data) => Ok(Some(emptied(data.clone())?.into())),
+        _ => Ok(Some(content.into())),
+    })
 }
 
-const CORE_MODULE_SECTION: u8 = 1;
-const COMPONENT_SECTION: u8 = 4;
 const PASSIVE: u8 = 1;
 
 /// A data section's content. Segments keep their numbers, and passive ones their bytes.
-fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
+pub fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
     let mut content = Vec::new();
     data.count().encode(&mut content);
     for segment in data {

@@ -270,7 +270,7 @@ pub fn say_while<T>(what: impl std::fmt::Display, work: impl FnOnce() -> T) -> T
 
 /// `lines` with each control character but tab and line feed written as `\xNN`,
 /// so that a guest cannot steer the operator's terminal.
-fn escape(lines: &[u8]) -> Vec<u8> {
+pub fn escape(lines: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(lines.len());
     for &byte in lines {
         match byte {

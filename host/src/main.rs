@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 use wasm_serve::config::{Build, CommandLine, Task};
-use wasm_serve::{python, server};
+use wasm_serve::{inspect, python, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let CommandLine { task, serve } = command_line;
     let checked = match &task {
         Some(Task::Build(build)) => build.check(),
+        Some(Task::Inspect(_)) => Ok(()),
         None => serve.check(),
     };
     if let Err(error) = checked {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     }
     let done = match task {
         Some(Task::Build(build)) => make(&build),
+        Some(Task::Inspect(options)) => Ok(inspect::run(&options)),
         None => server::run(&serve),
     };
     done.unwrap_or_else(|error| {

@@ -16,6 +16,9 @@ pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::deferred;
 use crate::python::{Application, Tools};
 
+/// Unless another one is given.
+const MEMORY_LIMIT: &str = "128M";
+
 /// Serve HTTP with a WebAssembly guest, each call behind a wall of its own.
 #[derive(Parser, Debug)]
 #[command(
@@ -40,6 +43,21 @@ pub struct CommandLine {
 pub enum Task {
     /// Make a component of a Python file, and do not serve it.
     Build(Build),
+    /// Tell what a file is, what it needs and would get, and whether it can be served.
+    Inspect(Inspect),
+}
+
+/// What is to be told about.
+#[derive(Args, Debug)]
+#[command(after_help = "Exit codes: 0 if the file can be served, 1 if not, 64 for a usage error.")]
+pub struct Inspect {
+    /// Any file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// The memory that one instance is to have, in bytes; K, M and G multiply by 1024.
+    #[arg(long, value_name = "BYTES", default_value = MEMORY_LIMIT)]
+    pub memory_limit: Bytes,
 }
 
 /// What a guest is made of.
@@ -123,7 +141,7 @@ pub struct Options {
     pub max_requests: Option<u32>,
 
     /// Memory of one instance, in bytes; K, M and G multiply by 1024.
-    #[arg(long, value_name = "BYTES", default_value = "128M", help_heading = "Cores")]
+    #[arg(long, value_name = "BYTES", default_value = MEMORY_LIMIT, help_heading = "Cores")]
     pub memory_limit: Bytes,
 
     /// Requests that wait for a core; one more is answered 503.

@@ -1,0 +1,276 @@
+//! What is known of a guest before it is compiled, and whether that will do.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use wasmparser::{ComponentExternalKind, DataKind, Encoding, Parser, Payload};
+
+use crate::imports::timers;
+
+/// The export that runs deferred calls, for WASI 0.2 and for 0.3.
+pub const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
+pub const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
+
+/// Initial data of a guest that wasmtime copies into each instance. More of it is taken
+/// out of the guest, if possible.
+const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
+
+/// What every WebAssembly file begins with.
+const MAGIC: &[u8] = b"\0asm";
+/// No guest is larger.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// As much of a file that is not WebAssembly is read, to say what it is instead.
+const OTHER_FILE_BYTES: u64 = 4096;
+
+/// The content of the guest's file; of one that is not WebAssembly, the beginning.
+pub fn content(file: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut read = || {
+        let mut file = File::open(file)?;
+        file.by_ref().take(OTHER_FILE_BYTES).read_to_end(&mut bytes)?;
+        if bytes.starts_with(MAGIC) {
+            file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    read().context("cannot be read")?;
+    ensure!(bytes.len() as u64 <= FILE_BYTES_MAX, "is larger than {} GiB", FILE_BYTES_MAX >> 30);
+    Ok(bytes)
+}
+
+/// What kind of WebAssembly a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Component,
+    /// A component that only describes interfaces and worlds.
+    WitPackage,
+    /// A core module that is a WASI command (preview 1).
+    Command,
+    /// A core module with the description of a component that is to be made of it.
+    UnfinishedComponent,
+    /// A core module with imports that JavaScript has to provide.
+    ForJavaScript,
+    /// Any other core module.
+    Module,
+}
+
+/// What is known of a guest before it is compiled: the names of its imports and
+/// exports, and how much data comes with it.
+#[derive(Debug)]
+pub struct Face {
+    pub kind: Kind,
+    /// Of a core module, `MODULE NAME`.
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// What wasmtime writes into each instance's memories.
+    pub data_bytes: u64,
+}
+
+impl Face {
+    pub fn read(bytes: &[u8]) -> Result<Face> {
+        if !bytes.starts_with(MAGIC) {
+            bail!("{}", other_kind(bytes));
+        }
+        let (mut imports, mut exports) = (Vec::new(), Vec::new());
+        let mut data_bytes = 0;
+        let mut encoding = Encoding::Component;
+        let (mut has_code, mut exports_types, mut describes_component) = (false, true, false);
+        let mut nested = 0;
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload.map_err(|error| invalid(bytes, &error))? {
+                Payload::Version { encoding: outermost, .. } if nested == 0 => encoding = outermost,
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                    has_code = true;
+                    nested += 1;
+                }
+                Payload::End(_) if nested > 0 => nested -= 1,
+                Payload::ComponentImportSection(section) if nested == 0 => {
+                    for import in section {
+                        imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(section) if nested == 0 => {
+                    for export in section {
+                        let export = export?;
+                        exports_types &= export.kind == ComponentExternalKind::Type;
+                        exports.push(export.name.name.to_owned());
+                    }
+                }
+                Payload::ImportSection(section) if nested == 0 => {
+                    for import in section.into_imports() {
+                        let import = import?;
+                        imports.push(format!("{} {}", import.module, import.name));
+                    }
+                }
+                Payload::ExportSection(section) if nested == 0 => {
+                    for export in section {
+                        exports.push(export?.name.to_owned());
+                    }
+                }
+                Payload::CustomSection(section) if nested == 0 => {
+                    describes_component |= section.name().starts_with("component-type");
+                }
+                Payload::DataSection(segments) => {
+                    for segment in segments {
+                        let segment = segment?;
+                        if matches!(segment.kind, DataKind::Active { .. }) {
+                            data_bytes += segment.data.len() as u64;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let imports_from = |modules: &[&str]| {
+            imports
+                .iter()
+                .any(|import: &String| modules.contains(&import.split(' ').next().unwrap_or_default()))
+        };
+        let kind = match encoding {
+            Encoding::Component if exports_types && !has_code && !exports.is_empty() => Kind::WitPackage,
+            Encoding::Component => Kind::Component,
+            Encoding::Module if describes_component => Kind::UnfinishedComponent,
+            Encoding::Module if imports_from(&["wbg", "__wbindgen_placeholder__", "gojs", "go"]) => {
+                Kind::ForJavaScript
+            }
+            Encoding::Module if exports.iter().any(|export| export == "_start") => Kind::Command,
+            Encoding::Module => Kind::Module,
+        };
+        Ok(Face { kind, imports, exports, data_bytes })
+    }
+
+    pub fn check(&self) -> Result<()> {
+        self.check_kind()?;
+        let handlers = self.is_p2() as u32 + self.is_p3() as u32;
+        if handlers == 0 {
+            let exports =
+                if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
+            bail!(
+                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3), but {exports}; build it for the world `wasi:http/proxy` or `wasi:http/service`"
+            );
+        }
+        ensure!(
+            handlers == 1,
+            "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
+        );
+        let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
+        ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
+        let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
+        ensure!(
+            callbacks == 1 || !schedules,
+            "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
+            timers::INTERFACE
+        );
+        Ok(())
+    }
+
+    fn check_kind(&self) -> Result<()> {
+        match self.kind {
+            Kind::Component => Ok(()),
+            Kind::WitPackage => bail!(
+                "is a WIT package: it describes interfaces and has no code; build a program for one of its worlds"
+            ),
+            Kind::UnfinishedComponent => bail!(
+                "is a core module, not yet a component, but says of which interfaces one is to be made; run `wasm-tools component new FILE -o OUT`"
+            ),
+            Kind::ForJavaScript => bail!(
+                "is a core module that JavaScript has to load; build it for WASI, such as for Rust's target `wasm32-wasip2` or with `GOOS=wasip1`, and make a component of it"
+            ),
+            Kind::Command | Kind::Module => bail!(
+                "is a core module, not a component; make a component of it, for example with `wasm-tools component new`, or build for the target `wasm32-wasip2`"
+            ),
+        }
+    }
+
+    /// The export that answers requests.
+    pub fn handler(&self) -> Option<&str> {
+        self.exports.iter().map(String::as_str).find(|export| is_p2(export) || is_p3(export))
+    }
+
+    /// The export that runs deferred calls.
+    pub fn callback(&self) -> Option<&str> {
+        [CALLBACK, CALLBACK_ASYNC].into_iter().find(|callback| self.has_export(callback))
+    }
+
+    fn is_p2(&self) -> bool {
+        self.exports.iter().any(|export| is_p2(export))
+    }
+
+    pub fn is_p3(&self) -> bool {
+        self.exports.iter().any(|export| is_p3(export))
+    }
+
+    fn has_export(&self, name: &str) -> bool {
+        self.exports.iter().any(|export| export == name)
+    }
+
+    /// wasmtime has little data to copy: instances take their memories from `memories`.
+    /// Otherwise its own pool maps the data copy-on-write.
+    pub fn is_small(&self) -> bool {
+        self.data_bytes <= DATA_BYTES_COPIED_MAX
+    }
+
+    /// The guest needs tasks that run concurrently. An engine without them is
+    /// faster, and the choice stands before anything is compiled.
+    pub fn is_concurrent(&self) -> bool {
+        let mut names = self.imports.iter().chain(&self.exports);
+        names.any(|name| name.contains("@0.3.") || name == CALLBACK_ASYNC)
+    }
+}
+
+fn is_p2(export: &str) -> bool {
+    export.starts_with("wasi:http/incoming-handler@0.2.")
+}
+
+fn is_p3(export: &str) -> bool {
+    export.starts_with("wasi:http/handler@0.3.")
+}
+
+/// Says what is wrong with a file that begins as WebAssembly does.
+fn invalid(bytes: &[u8], error: &wasmparser::BinaryReaderError) -> anyhow::Error {
+    if error.message().contains("unexpected end") {
+        let end = bytes.len();
+        return anyhow::anyhow!(
+            "is not valid WebAssembly: it is cut off, or damaged: it ends at byte {end}, within a section; copy it again, or build it again"
+        );
+    }
+    anyhow::anyhow!("is not valid WebAssembly: {error}; copy it again, or build it again")
+}
+
+/// Says what a file is that does not begin as WebAssembly does, with what to do.
+fn other_kind(bytes: &[u8]) -> &'static str {
+    if bytes.is_empty() {
+        return "is not WebAssembly: it is empty";
+    }
+    if MAGIC.starts_with(bytes) {
+        return "is not WebAssembly: it is cut off; copy it again, or build it again";
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return "is not WebAssembly: it is machine code; take the `.wasm` that it was made of, or build its source for WebAssembly";
+    }
+    if bytes.starts_with(b"\x1f\x8b")
+        || bytes.starts_with(b"PK\x03\x04")
+        || bytes.starts_with(b"\x28\xb5\x2f\xfd")
+    {
+        return "is not WebAssembly: it is compressed; unpack it";
+    }
+    let is_text = |bytes: &[u8]| !bytes.iter().any(|byte| *byte < b' ' && !b"\t\n\x0c\r".contains(byte));
+    if !is_text(bytes) {
+        return "is not WebAssembly";
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match lines.find(|line| !["//", ";;", "#"].iter().any(|comment| line.starts_with(comment))) {
+        Some(line) if line.starts_with('(') => {
+            "is WebAssembly in text form; make the binary form of it, for example with `wasm-tools parse`"
+        }
+        Some(line) if line.starts_with("package ") && line.contains(':') => {
+            "is not WebAssembly: it is WIT, which describes interfaces; build a program for one of its worlds"
+        }
+        _ => {
+            "is not WebAssembly: it is a text; a Python application is served with `--wsgi-file`, other sources have to be compiled first"
+        }
+    }
+}

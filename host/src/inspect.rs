@@ -1,0 +1,158 @@
+//! `wasm-serve inspect FILE`: what a file is, what it needs of the server and what it
+//! would get, and whether it can be served. What is asked of a guest is in `face`,
+//! `guest` and `offer`, as loading asks it; here it is only told.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+
+use crate::config::Inspect;
+use crate::face::{self, Face, Kind};
+use crate::guest::{self, Outline};
+use crate::logging::escape;
+use crate::offer;
+
+/// Tells it on standard output. The exit code says whether the file can be served.
+pub fn run(options: &Inspect) -> ExitCode {
+    let mut report = Report::default();
+    report.file(&options.file, options.memory_limit.0);
+    let is_good = report.problems.is_empty();
+    // Who reads no further has seen enough.
+    let _ = std::io::stdout().write_all(&escape(report.text().as_bytes()));
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Default)]
+struct Report {
+    lines: Vec<(&'static str, String)>,
+    /// Each says what to change.
+    problems: Vec<String>,
+}
+
+impl Report {
+    fn file(&mut self, file: &Path, memory_bytes_max: usize) {
+        self.line("file", file.display());
+        let Some(content) = self.good(content(file)) else { return };
+        let Some(face) = self.good(Face::read(&content)) else { return };
+        self.face(&face, content.len());
+        let is_served = self.good(face.check()).is_some();
+        if face.kind != Kind::Component {
+            self.imports(&face, None);
+            return;
+        }
+        let outline = self.good(Outline::read(&content, &face));
+        self.imports(&face, outline.as_ref());
+        let Some(outline) = outline else { return };
+        if let Some(needs) = self.good(outline.needs()) {
+            let per_memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+            self.line(
+                "memory",
+                format_args!(
+                    "{} of at most {} at the beginning, {} of initial data (--memory-limit: {})",
+                    needs.num_memories,
+                    bytes(per_memory),
+                    bytes(face.data_bytes),
+                    bytes(memory_bytes_max as u64)
+                ),
+            );
+            self.good(guest::check_size(&needs, memory_bytes_max));
+        }
+        // One that has no handler is linked only as far as its imports go.
+        match is_served {
+            true => self.good(outline.link(&face)),
+            false => self.good(outline.link_imports()),
+        };
+    }
+
+    fn face(&mut self, face: &Face, size: usize) {
+        let kind = match face.kind {
+            Kind::Component => "component",
+            Kind::WitPackage => "WIT package: interfaces and worlds, no code",
+            Kind::Command => "core module: a command",
+            Kind::UnfinishedComponent => "core module that is to become a component",
+            Kind::ForJavaScript => "core module for JavaScript",
+            Kind::Module => "core module",
+        };
+        self.line("kind", format_args!("{kind}, {}", bytes(size as u64)));
+        self.line("WASI", versions(face));
+        if face.kind == Kind::Component {
+            self.line("handler", face.handler().unwrap_or("none"));
+            self.line("callback", face.callback().unwrap_or("none: it has no deferred calls"));
+        }
+        for export in &face.exports {
+            self.line("export", export);
+        }
+    }
+
+    fn imports(&mut self, face: &Face, outline: Option<&Outline>) {
+        let Some(missing) = outline.map(Outline::missing) else {
+            face.imports.iter().for_each(|import| self.line("import", import));
+            return;
+        };
+        let width = face.imports.iter().map(String::len).max().unwrap_or(0);
+        for import in &face.imports {
+            match missing.iter().find(|missing| missing.import == *import) {
+                Some(missing) => {
+                    self.line("import", format_args!("{import:width$}  not offered: {}", missing.what));
+                }
+                None => self.line("import", format_args!("{import:width$}  {}", offer::grant(import))),
+            }
+        }
+    }
+
+    fn line(&mut self, label: &'static str, text: impl Display) {
+        self.lines.push((label, text.to_string()));
+    }
+
+    /// Notes what is wrong, if something is.
+    fn good<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.problems.push(format!("{error:#}"))).ok()
+    }
+
+    /// The whole, with the verdict as the last line.
+    fn text(&self) -> String {
+        let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+        let mut text = String::new();
+        for (label, line) in &self.lines {
+            text.push_str(&format!("{label:<9} {}\n", one_line(line)));
+        }
+        let Some((first, others)) = self.problems.split_first() else { return text + "can be served\n" };
+        for problem in others {
+            text.push_str(&format!("{:<9} {}\n", "problem", one_line(problem)));
+        }
+        text + &format!("cannot be served: {}\n", one_line(first))
+    }
+}
+
+fn content(file: &Path) -> Result<Vec<u8>> {
+    ensure!(file != Path::new("-"), "standard input is not read; name a file");
+    face::content(file)
+}
+
+/// The versions of WASI that the names of imports and exports have.
+fn versions(face: &Face) -> String {
+    let names = || face.imports.iter().chain(&face.exports);
+    let mut versions: BTreeSet<&str> = names()
+        .filter(|name| name.starts_with("wasi:"))
+        .filter_map(|name| Some(name.split_once('@')?.1))
+        .collect();
+    if names().any(|name| name.starts_with("wasi_snapshot_preview1 ")) {
+        versions.insert("0.1 (preview 1)");
+    }
+    match versions.is_empty() {
+        true => "none".to_owned(),
+        false => versions.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_240 => format!("{count} bytes"),
+        10_240..10_485_760 => format!("{} KiB", count >> 10),
+        _ => format!("{} MiB", count >> 20),
+    }
+}

@@ -1,0 +1,198 @@
+//! What the server offers to guests. Whether it has an import is asked of the linker
+//! that serving uses; what an import grants, and what to do without one, is here.
+
+use wasm_encoder::{
+    ComponentImportSection, ComponentTypeRef, ComponentTypeSection, InstanceType, TypeBounds,
+};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
+
+use crate::imports::{gateway, timers};
+use crate::state::State;
+
+/// An import that the server does not have as the guest wants it.
+pub struct Missing {
+    pub import: String,
+    /// What of it.
+    pub what: String,
+}
+
+/// The imports of `component` for which `linker` has nothing that fits.
+pub fn missing(linker: &Linker<State>, component: &Component) -> Vec<Missing> {
+    let (engine, ty) = (component.engine(), component.component_type());
+    let mut completed = linker.clone();
+    completed.allow_shadowing(true);
+    let mut missing: Vec<Missing> = Vec::new();
+    // The linker names the first import that it cannot provide; with something that fits
+    // in its place, the next.
+    while let Err(error) = completed.instantiate_pre(component) {
+        let message = error.to_string();
+        let mut earlier = Vec::new();
+        let named = ty.imports(engine).find(|(name, import)| {
+            let is_named = message.contains(&format!("`{name}`"));
+            if !is_named {
+                resources(&import.ty, component, &mut earlier);
+            }
+            is_named
+        });
+        let Some((name, import)) = named else { break };
+        if missing.iter().any(|known| known.import == name) {
+            break;
+        }
+        missing.push(Missing { import: name.to_owned(), what: what(&error) });
+        let stand_in = StandIn { linker, component, earlier };
+        if stand_in.define(&mut completed.root(), None, name, &import.ty).is_err() {
+            break;
+        }
+    }
+    missing
+}
+
+/// Why `component` cannot be linked, if that is for its imports.
+pub fn refusal(linker: &Linker<State>, component: &Component) -> Option<String> {
+    let missing = missing(linker, component);
+    if missing.is_empty() {
+        return None;
+    }
+    let each: Vec<String> = missing
+        .iter()
+        .map(|Missing { import, what }| format!("`{import}` ({what}; {})", advice(import)))
+        .collect();
+    Some(format!(
+        "needs what this server does not offer: {}. It offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`",
+        each.join(", "),
+        timers::INTERFACE,
+        gateway::INTERFACE
+    ))
+}
+
+/// What the linker says about the import that it cannot provide.
+fn what(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    let within = |cause: &String| {
+        let item = cause.strip_prefix("instance export ")?.strip_suffix(" has the wrong type")?;
+        Some(item.to_owned())
+    };
+    let item = causes.iter().rev().find_map(within);
+    let last = causes.last().map_or("", String::as_str);
+    match (item, last.ends_with("implementation is missing")) {
+        (Some(item), true) => format!("{item} is not there"),
+        (None, true) => "is not there".to_owned(),
+        (Some(item), false) => format!("{item} is of another type: {last}"),
+        (None, false) => format!("is of another type: {last}"),
+    }
+}
+
+/// Something that fits an import, in the place of what the server does not have.
+struct StandIn<'a> {
+    linker: &'a Linker<State>,
+    component: &'a Component,
+    /// The resources of the imports before it.
+    earlier: Vec<ResourceType>,
+}
+
+/// The host's side of resources that the server does not have.
+struct Nothing;
+
+impl StandIn<'_> {
+    fn define(
+        &self,
+        place: &mut LinkerInstance<'_, State>,
+        interface: Option<&str>,
+        name: &str,
+        item: &ComponentItem,
+    ) -> wasmtime::Result<()> {
+        match item {
+            ComponentItem::ComponentFunc(function) if function.async_() => {
+                place.func_new_concurrent(name, |_, _, _, _| Box::pin(async { Ok(()) }))
+            }
+            ComponentItem::ComponentFunc(_) => place.func_new(name, |_, _, _, _| Ok(())),
+            ComponentItem::ComponentInstance(instance) => {
+                let mut inner = place.instance(name)?;
+                for (export, item) in instance.exports(self.component.engine()) {
+                    self.define(&mut inner, Some(name), export, &item.ty)?;
+                }
+                Ok(())
+            }
+            ComponentItem::Resource(resource) if self.earlier.contains(resource) => Ok(()),
+            // The server's own, if it has it: further imports may be about it.
+            ComponentItem::Resource(_) => {
+                let offered = interface.and_then(|interface| self.offered(interface, name));
+                let resource = offered.unwrap_or_else(ResourceType::host::<Nothing>);
+                place.resource(name, resource, |_, _| Ok(()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The server's own resource, asked for by a component that imports nothing else.
+    fn offered(&self, interface: &str, resource: &str) -> Option<ResourceType> {
+        let mut instance = InstanceType::new();
+        instance.export(resource, ComponentTypeRef::Type(TypeBounds::SubResource));
+        let (mut types, mut imports) = (ComponentTypeSection::new(), ComponentImportSection::new());
+        types.instance(&instance);
+        imports.import(interface, ComponentTypeRef::Instance(0));
+        let mut asking = wasm_encoder::Component::new();
+        asking.section(&types).section(&imports);
+        let engine = self.component.engine();
+        let asking = Component::new(engine, asking.finish()).ok()?;
+        let answer = self.linker.substituted_component_type(&asking).ok()?;
+        let ComponentItem::ComponentInstance(answer) = answer.get_import(engine, interface)?.ty else {
+            return None;
+        };
+        match answer.get_export(engine, resource)?.ty {
+            ComponentItem::Resource(resource) => Some(resource),
+            _ => None,
+        }
+    }
+}
+
+/// Adds the resources of an import to those that were found.
+fn resources(item: &ComponentItem, component: &Component, found: &mut Vec<ResourceType>) {
+    match item {
+        ComponentItem::Resource(resource) => found.push(*resource),
+        ComponentItem::ComponentInstance(instance) => {
+            for (_, export) in instance.exports(component.engine()) {
+                resources(&export.ty, component, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a guest gets by an import that is offered.
+pub fn grant(import: &str) -> &'static str {
+    const GRANTS: [(&str, &str); 16] = [
+        ("wasi:cli/environment@", "the variables of --env, and no others"),
+        ("wasi:cli/exit@", "ends the call"),
+        ("wasi:cli/stdin@", "always at its end"),
+        ("wasi:cli/stdout@", "to the log"),
+        ("wasi:cli/stderr@", "to the log"),
+        ("wasi:cli/terminal-", "never a terminal"),
+        ("wasi:clocks/", "the system's clocks"),
+        ("wasi:filesystem/", "the folders of --dir, and no others"),
+        ("wasi:http/types@", "requests and responses"),
+        ("wasi:http/outgoing-handler@", "every request is denied"),
+        ("wasi:http/client@", "every request is denied"),
+        ("wasi:http/handler@", "every request is denied"),
+        ("wasi:random/", "the system's random numbers"),
+        ("wasi:sockets/", "every use is denied"),
+        ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
+        ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
+    ];
+    let grant = GRANTS.iter().find(|(prefix, _)| import.starts_with(prefix));
+    grant.map_or("without limits of its own", |(_, grant)| grant)
+}
+
+/// What to do about an import that is not offered.
+pub fn advice(import: &str) -> &'static str {
+    let offered = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
+    let package = import.strip_prefix("wasi:").and_then(|rest| rest.split('/').next());
+    if import.starts_with("wasm-serve:") {
+        return "build it with the folder `wit` of this version of the server";
+    }
+    if package.is_some_and(|package| offered.contains(&package)) {
+        return "build it with tools for WASI 0.2 or for WASI 0.3.0, not for a draft of them";
+    }
+    "build it without, or compose it with a component that exports this, for example with `wac plug`"
+}
