@@ -26,6 +26,9 @@ mod clients;
 /// Stopping, and what a server does when the system gives it no more.
 mod shutdown;
 
+/// Programs that serve by CGI.
+mod programs;
+
 /// Python applications: the article's two, every part of WSGI, timers, Flask, and
 /// how a file becomes the component that is served.
 mod python;

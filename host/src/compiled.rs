@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::Cache;
 use crate::logging::{Log, say_while};
@@ -18,21 +18,67 @@ const FILES_MAX: usize = 32;
 const LARGE_BYTES: usize = 1 << 20;
 
 /// A guest's code, for all engines that compile alike.
-pub enum Code {
+pub struct Code {
+    kind: Kind,
+    place: Place,
+}
+
+/// What a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Component,
+    /// A core module.
+    Module,
+}
+
+enum Place {
     File(PathBuf),
     /// No file could be written.
     Memory(Vec<u8>),
 }
 
-impl Code {
-    /// The code as a component of `engine`.
-    pub fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        // SAFETY: this process made it with `precompile_component`, or another one of the
-        // same user, since nobody else can write into the cache; wasmtime checks that its
-        // own version and the engine's settings are the same.
+/// Code that an engine has taken over.
+pub enum Loaded {
+    Component(Component),
+    Module(Module),
+}
+
+impl Loaded {
+    /// None for a component that imports core modules or instances.
+    pub fn resources_required(&self) -> Option<ResourcesRequired> {
         match self {
-            Code::File(file) => unsafe { Component::deserialize_file(engine, file) },
-            Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
+            Loaded::Component(component) => component.resources_required(),
+            Loaded::Module(module) => Some(module.resources_required()),
+        }
+    }
+}
+
+impl Code {
+    /// The code as it is for `engine`.
+    pub fn load(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
+        // SAFETY: this process compiled it, or another one of the same user, since nobody
+        // else can write into the cache; wasmtime checks that its own version and the
+        // engine's settings are the same, and that it is of this kind.
+        unsafe {
+            Ok(match (self.kind, &self.place) {
+                (Kind::Component, Place::File(file)) => {
+                    Loaded::Component(Component::deserialize_file(engine, file)?)
+                }
+                (Kind::Component, Place::Memory(code)) => {
+                    Loaded::Component(Component::deserialize(engine, code)?)
+                }
+                (Kind::Module, Place::File(file)) => Loaded::Module(Module::deserialize_file(engine, file)?),
+                (Kind::Module, Place::Memory(code)) => Loaded::Module(Module::deserialize(engine, code)?),
+            })
+        }
+    }
+}
+
+impl Kind {
+    fn compile(self, engine: &Engine, guest: &[u8]) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Kind::Component => engine.precompile_component(guest),
+            Kind::Module => engine.precompile_module(guest),
         }
     }
 }
@@ -56,16 +102,16 @@ impl Kept {
         }
     }
 
-    fn find(&self, name: &str) -> Option<Code> {
-        self.cache.note_use(name).then(|| Code::File(self.cache.path(name)))
+    fn find(&self, name: &str) -> Option<Place> {
+        self.cache.note_use(name).then(|| Place::File(self.cache.path(name)))
     }
 
-    fn keep(&self, name: &str, code: Vec<u8>, log: &Log) -> Code {
+    fn keep(&self, name: &str, code: Vec<u8>, log: &Log) -> Place {
         match self.cache.keep(name, &code) {
-            Ok(path) => Code::File(path),
+            Ok(path) => Place::File(path),
             Err(error) => {
                 cannot_be_used(&self.folder, &error, log);
-                Code::Memory(code)
+                Place::Memory(code)
             }
         }
     }
@@ -81,27 +127,30 @@ fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
 /// Compiles `guest`, unless it is kept.
 pub fn compile(
     engine: &Engine,
+    kind: Kind,
     guest: &[u8],
     kept: Option<&Kept>,
     log: &Log,
-) -> wasmtime::Result<(Code, Component)> {
+) -> wasmtime::Result<(Code, Loaded)> {
     let name = name(engine, guest);
-    if let Some(code) = kept.and_then(|kept| kept.find(&name)) {
+    if let Some(place) = kept.and_then(|kept| kept.find(&name)) {
         // One that does not fit, or is damaged so that wasmtime sees it, is made anew.
-        if let Ok(component) = code.component(engine) {
-            return Ok((code, component));
+        let code = Code { kind, place };
+        if let Ok(loaded) = code.load(engine) {
+            return Ok((code, loaded));
         }
     }
     let code = match guest.len() {
-        0..LARGE_BYTES => engine.precompile_component(guest)?,
-        _ => say_while("Compiling the guest, some seconds", || engine.precompile_component(guest))?,
+        0..LARGE_BYTES => kind.compile(engine, guest)?,
+        _ => say_while("Compiling the guest, some seconds", || kind.compile(engine, guest))?,
     };
-    let code = match kept {
+    let place = match kept {
         Some(kept) => kept.keep(&name, code, log),
-        None => Code::Memory(code),
+        None => Place::Memory(code),
     };
-    let component = code.component(engine)?;
-    Ok((code, component))
+    let code = Code { kind, place };
+    let loaded = code.load(engine)?;
+    Ok((code, loaded))
 }
 
 /// A file's name is made of everything that its content depends on.
@@ -124,8 +173,8 @@ mod tests {
         let kept = Kept::open(folder.path(), &log);
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();
-        let compiled = || compile(&engine, &guest, kept.as_ref(), &log).unwrap().0;
-        let Code::File(path) = compiled() else { panic!("it was not kept") };
+        let compiled = || compile(&engine, Kind::Component, &guest, kept.as_ref(), &log).unwrap().0;
+        let Place::File(path) = compiled().place else { panic!("it was not kept") };
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         compiled();

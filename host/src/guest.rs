@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use wasmparser::{DataKind, Encoding, Parser, Payload};
+use wasmparser::{DataKind, Parser, Payload};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
+    Config, Enabled, Engine, InstanceAllocationStrategy, Module, PoolingAllocationConfig, ResourcesRequired,
 };
 use wasmtime_wasi_http::{p2, p3};
 
-use crate::compiled::{self, Kept};
+use crate::cgi::Command;
+use crate::compiled::{self, Kept, Kind, Loaded};
 use crate::image::{self, Image};
 use crate::imports::{files, gateway, timers};
 use crate::logging::Log;
@@ -38,10 +39,21 @@ const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 /// What one worker needs of the guest.
 pub struct Program {
     pub(crate) engine: Engine,
+    pub(crate) entry: Entry,
+    pub(crate) host: Arc<Host>,
+}
+
+/// How a guest is called.
+pub(crate) enum Entry {
+    Proxy(Arc<Proxy>),
+    Command(Command),
+}
+
+/// A component that answers requests itself, by `wasi:http`.
+pub(crate) struct Proxy {
     pub(crate) pre: InstancePre<State>,
     pub(crate) handler: Handler,
     pub(crate) callback: Option<Callback>,
-    pub(crate) host: Arc<Host>,
     /// It imports `imports::gateway`.
     pub(crate) is_gateway: bool,
 }
@@ -101,11 +113,18 @@ impl Guest {
     /// Links it. A program has an engine, memories and stacks of its own, so that
     /// workers that have a program each meet nowhere.
     pub fn program(&self, host: Arc<Host>) -> Result<Program> {
-        let component = self.component().with_context(|| self.name.clone())?;
-        link(component, &self.face, host).with_context(|| self.name.clone())
+        let made = || -> Result<Program> {
+            let (engine, code) = self.loaded()?;
+            let entry = match code {
+                Loaded::Component(component) => link(&component, &self.face)?,
+                Loaded::Module(module) => Entry::Command(link_module(&module)?),
+            };
+            Ok(Program { engine, entry, host })
+        };
+        made().with_context(|| self.name.clone())
     }
 
-    fn component(&self) -> Result<Component> {
+    fn loaded(&self) -> Result<(Engine, Loaded)> {
         let mut config = config(&self.face, self.code.reservation_bytes);
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
@@ -123,13 +142,16 @@ impl Guest {
             let Room { cores, memory_bytes_max, .. } = self.room;
             format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}, once a thread")
         })?;
-        Ok(self.code.compiled.component(&engine)?)
+        let code = self.code.compiled.load(&engine)?;
+        Ok((engine, code))
     }
 }
 
-/// What is known of a component before it is compiled: the names of its imports
-/// and exports, and how much data comes with it.
+/// What is known of a guest before it is compiled: the names of its imports and
+/// exports, and how much data comes with it.
 struct Face {
+    kind: Kind,
+    /// Of a core module, the modules that it imports from.
     imports: Vec<String>,
     exports: Vec<String>,
     /// What wasmtime writes into each instance's memories.
@@ -146,14 +168,20 @@ impl Face {
             }
             bail!("is not WebAssembly");
         }
-        let mut face = Face { imports: Vec::new(), exports: Vec::new(), data_bytes: 0 };
+        let kind = if Parser::is_core_wasm(bytes) { Kind::Module } else { Kind::Component };
+        let mut face = Face { kind, imports: Vec::new(), exports: Vec::new(), data_bytes: 0 };
         let mut nested = 0;
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.context("is not valid WebAssembly")? {
-                Payload::Version { encoding: Encoding::Module, .. } if nested == 0 => {
-                    bail!(
-                        "is a core module, not a component; make a component of it, for example with `wasm-tools component new`, or build for the target `wasm32-wasip2`"
-                    );
+                Payload::ImportSection(imports) if nested == 0 => {
+                    for import in imports.into_imports() {
+                        face.imports.push(import?.module.to_owned());
+                    }
+                }
+                Payload::ExportSection(exports) if nested == 0 => {
+                    for export in exports {
+                        face.exports.push(export?.name.to_owned());
+                    }
                 }
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => nested += 1,
                 Payload::End(_) if nested > 0 => nested -= 1,
@@ -182,23 +210,31 @@ impl Face {
     }
 
     fn check(&self) -> Result<()> {
+        if self.kind == Kind::Module {
+            ensure!(
+                self.has_export("_start"),
+                "is a core module without `_start`, which is where a program begins; build a command, not a library, or make a component of it, for example with `wasm-tools component new`"
+            );
+            return Ok(());
+        }
         let handlers = self.is_p2() as u32 + self.is_p3() as u32;
-        if handlers == 0 {
+        if handlers == 0 && self.command().is_none() {
             let exports =
                 if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
             bail!(
-                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3), but {exports}; build it for the world `wasi:http/proxy` or `wasi:http/service`"
+                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3) nor `wasi:cli/run`, but {exports}; build it for the world `wasi:http/proxy`, `wasi:http/service` or `wasi:cli/command`"
             );
         }
         ensure!(
-            handlers == 1,
+            handlers < 2,
             "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
         );
         let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
         ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
         let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
+        // A program is run again for a deferred call.
         ensure!(
-            callbacks == 1 || !schedules,
+            callbacks == 1 || handlers == 0 || !schedules,
             "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
             timers::INTERFACE
         );
@@ -211,6 +247,18 @@ impl Face {
 
     fn is_p3(&self) -> bool {
         self.exports.iter().any(|export| export.starts_with("wasi:http/handler@0.3."))
+    }
+
+    /// The version of `wasi:cli/run` that makes it a program; a handler goes before.
+    fn command(&self) -> Option<CommandVersion> {
+        if self.is_p2() || self.is_p3() {
+            return None;
+        }
+        let exports = |start: &str| self.exports.iter().any(|export| export.starts_with(start));
+        if exports("wasi:cli/run@0.2.") {
+            return Some(CommandVersion::P2);
+        }
+        exports("wasi:cli/run@0.3.").then_some(CommandVersion::P3)
     }
 
     fn has_export(&self, name: &str) -> bool {
@@ -229,6 +277,11 @@ impl Face {
         let mut names = self.imports.iter().chain(&self.exports);
         names.any(|name| name.contains("@0.3.") || name == CALLBACK_ASYNC)
     }
+}
+
+enum CommandVersion {
+    P2,
+    P3,
 }
 
 /// Compiled code, for engines that differ by nothing but where their instances
@@ -278,26 +331,32 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let engine = Engine::new(&config(face, reservation_bytes))?;
-        let (compiled, component) = compiled::compile(&engine, bytes, kept, log)
+        let (compiled, code) = compiled::compile(&engine, face.kind, bytes, kept, log)
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        let needs = component
+        let needs = code
             .resources_required()
             .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))?;
         Ok(Code { compiled, needs, reservation_bytes })
     }
 }
 
-fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
-    let engine = component.engine().clone();
-    let linker = linker(&engine, face.is_concurrent())?;
-    let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from).with_context(|| {
+fn link(component: &Component, face: &Face) -> Result<Entry> {
+    let linker = linker(component.engine(), face.is_concurrent())?;
+    let pre = linker.instantiate_pre(component).map_err(anyhow::Error::from).with_context(|| {
         format!("needs something that this server does not offer; it offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`", timers::INTERFACE, gateway::INTERFACE)
     })?;
-    let handler = if face.is_p3() {
-        Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
-    } else {
-        Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
+    let handler = match face.command() {
+        Some(CommandVersion::P2) => {
+            let indices = wasmtime_wasi::p2::bindings::CommandIndices::new(&pre)?;
+            return Ok(Entry::Command(Command::P2(pre, indices)));
+        }
+        Some(CommandVersion::P3) => {
+            let indices = wasmtime_wasi::p3::bindings::CommandIndices::new(&pre)?;
+            return Ok(Entry::Command(Command::P3(pre, indices)));
+        }
+        None if face.is_p3() => Handler::P3(p3::bindings::ServiceIndices::new(&pre)?),
+        None => Handler::P2(p2::bindings::ProxyIndices::new(&pre)?),
     };
     let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
         let interface = component.get_export_index(None, name)?;
@@ -305,7 +364,17 @@ fn link(component: Component, face: &Face, host: Arc<Host>) -> Result<Program> {
         Some(Callback { run, is_async })
     });
     let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
-    Ok(Program { engine, pre, handler, callback, host, is_gateway })
+    Ok(Entry::Proxy(Arc::new(Proxy { pre, handler, callback, is_gateway })))
+}
+
+fn link_module(module: &Module) -> Result<Command> {
+    let mut linker = wasmtime::Linker::new(module.engine());
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, State::preview1)?;
+    timers::add_to_module_linker(&mut linker)?;
+    let pre = linker.instantiate_pre(module).map_err(anyhow::Error::from).with_context(|| {
+        format!("needs something that this server does not offer; it offers a core module WASI 0.1 (`wasi_snapshot_preview1`) and `{}`", timers::MODULE)
+    })?;
+    Ok(Command::Module(pre))
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {

@@ -6,6 +6,7 @@ pub mod activity;
 pub mod cache;
 pub mod call;
 pub mod callback;
+pub mod cgi;
 pub mod clock;
 pub mod compiled;
 pub mod config;
