@@ -29,6 +29,9 @@ mod shutdown;
 /// SIGHUP: another guest, without dropping a request.
 mod swap;
 
+/// Programs that serve by CGI.
+mod programs;
+
 /// Python applications: the article's two, every part of WSGI, timers, Flask, and
 /// how a file becomes the component that is served.
 mod python;

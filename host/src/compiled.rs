@@ -6,9 +6,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
+use wasmparser::{Encoding, Parser};
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::Cache;
 use crate::logging::{Log, say_while};
@@ -18,21 +20,54 @@ const FILES_MAX: usize = 32;
 const LARGE_BYTES: usize = 1 << 20;
 
 /// A guest's code, for all engines that compile alike.
-pub enum Code {
+pub struct Code {
+    encoding: Encoding,
+    place: Place,
+}
+
+enum Place {
     File(PathBuf),
     /// No file could be written.
     Memory(Vec<u8>),
 }
 
-impl Code {
-    /// The code as a component of `engine`.
-    pub fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        // SAFETY: this process made it with `precompile_component`, or another one of the
-        // same user, since nobody else can write into the cache; wasmtime checks that its
-        // own version and the engine's settings are the same.
+/// Code that an engine has taken over.
+pub enum Loaded {
+    Component(Component),
+    Module(Module),
+}
+
+impl Loaded {
+    /// What an instance needs.
+    pub fn needs(&self) -> Result<ResourcesRequired> {
         match self {
-            Code::File(file) => unsafe { Component::deserialize_file(engine, file) },
-            Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
+            Loaded::Component(component) => component
+                .resources_required()
+                .context("imports core modules or instances, which is not supported"),
+            Loaded::Module(module) => Ok(module.resources_required()),
+        }
+    }
+}
+
+impl Code {
+    /// The code as it is for `engine`.
+    pub fn load(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
+        // SAFETY: this process compiled it, or another one of the same user, since nobody
+        // else can write into the cache; wasmtime checks that its own version and the
+        // engine's settings are the same, and that it is of this kind.
+        unsafe {
+            Ok(match (self.encoding, &self.place) {
+                (Encoding::Component, Place::File(file)) => {
+                    Loaded::Component(Component::deserialize_file(engine, file)?)
+                }
+                (Encoding::Component, Place::Memory(code)) => {
+                    Loaded::Component(Component::deserialize(engine, code)?)
+                }
+                (Encoding::Module, Place::File(file)) => {
+                    Loaded::Module(Module::deserialize_file(engine, file)?)
+                }
+                (Encoding::Module, Place::Memory(code)) => Loaded::Module(Module::deserialize(engine, code)?),
+            })
         }
     }
 }
@@ -56,16 +91,16 @@ impl Kept {
         }
     }
 
-    fn find(&self, name: &str) -> Option<Code> {
-        self.cache.note_use(name).then(|| Code::File(self.cache.path(name)))
+    fn find(&self, name: &str) -> Option<Place> {
+        self.cache.note_use(name).then(|| Place::File(self.cache.path(name)))
     }
 
-    fn keep(&self, name: &str, code: Vec<u8>, log: &Log) -> Code {
+    fn keep(&self, name: &str, code: Vec<u8>, log: &Log) -> Place {
         match self.cache.keep(name, &code) {
-            Ok(path) => Code::File(path),
+            Ok(path) => Place::File(path),
             Err(error) => {
                 cannot_be_used(&self.folder, &error, log);
-                Code::Memory(code)
+                Place::Memory(code)
             }
         }
     }
@@ -84,24 +119,31 @@ pub fn compile(
     guest: &[u8],
     kept: Option<&Kept>,
     log: &Log,
-) -> wasmtime::Result<(Code, Component)> {
+) -> wasmtime::Result<(Code, Loaded)> {
     let name = name(engine, guest);
-    if let Some(code) = kept.and_then(|kept| kept.find(&name)) {
+    let encoding = if Parser::is_core_wasm(guest) { Encoding::Module } else { Encoding::Component };
+    if let Some(place) = kept.and_then(|kept| kept.find(&name)) {
         // One that does not fit, or is damaged so that wasmtime sees it, is made anew.
-        if let Ok(component) = code.component(engine) {
-            return Ok((code, component));
+        let code = Code { encoding, place };
+        if let Ok(loaded) = code.load(engine) {
+            return Ok((code, loaded));
         }
     }
+    let compile = || match encoding {
+        Encoding::Component => engine.precompile_component(guest),
+        Encoding::Module => engine.precompile_module(guest),
+    };
     let code = match guest.len() {
-        0..LARGE_BYTES => engine.precompile_component(guest)?,
-        _ => say_while("Compiling the guest, some seconds", || engine.precompile_component(guest))?,
+        0..LARGE_BYTES => compile()?,
+        _ => say_while("Compiling the guest, some seconds", compile)?,
     };
-    let code = match kept {
+    let place = match kept {
         Some(kept) => kept.keep(&name, code, log),
-        None => Code::Memory(code),
+        None => Place::Memory(code),
     };
-    let component = code.component(engine)?;
-    Ok((code, component))
+    let code = Code { encoding, place };
+    let loaded = code.load(engine)?;
+    Ok((code, loaded))
 }
 
 /// A file's name is made of everything that its content depends on.
@@ -125,7 +167,7 @@ mod tests {
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();
         let compiled = || compile(&engine, &guest, kept.as_ref(), &log).unwrap().0;
-        let Code::File(path) = compiled() else { panic!("it was not kept") };
+        let Place::File(path) = compiled().place else { panic!("it was not kept") };
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         compiled();

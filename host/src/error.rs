@@ -37,6 +37,8 @@ pub enum Failure {
     Trap(wasmtime::Error),
     /// The guest ended without a response.
     NoResponse,
+    /// The program ended with this status, which is not 0.
+    ExitStatus(i32),
     /// The guest answered with an error code of `wasi:http`.
     GuestError(String),
     /// The callback of a deferred call returned an error.
@@ -44,7 +46,7 @@ pub enum Failure {
 }
 
 /// Every name that `Failure::metric` gives.
-pub const METRICS: [&str; 11] = [
+pub const METRICS: [&str; 12] = [
     "bad_request",
     "body_too_large",
     "body_timeout",
@@ -54,6 +56,7 @@ pub const METRICS: [&str; 11] = [
     "instantiation",
     "trap",
     "no_response",
+    "exit_status",
     "guest_error",
     "callback_error",
 ];
@@ -83,6 +86,14 @@ impl Failure {
         }
     }
 
+    /// Why there is no instance.
+    pub fn from_instantiation(error: wasmtime::Error) -> Failure {
+        match Failure::from_trap(error) {
+            Failure::Trap(error) => Failure::Instantiation(error),
+            deadline => deadline,
+        }
+    }
+
     fn row(&self) -> Row {
         let row = |status, level, metric| Row { status, level, metric };
         match self {
@@ -99,6 +110,7 @@ impl Failure {
             Failure::Instantiation(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "instantiation"),
             Failure::Trap(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "trap"),
             Failure::NoResponse => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "no_response"),
+            Failure::ExitStatus(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "exit_status"),
             Failure::GuestError(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "guest_error"),
             Failure::CallbackError(_) => {
                 row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "callback_error")
@@ -158,6 +170,7 @@ impl std::fmt::Display for Failure {
             Failure::Instantiation(error) => write!(f, "no instance of the guest could be made: {error:#}"),
             Failure::Trap(error) => write!(f, "the guest trapped: {error:#}"),
             Failure::NoResponse => f.write_str("the guest ended without a response"),
+            Failure::ExitStatus(status) => write!(f, "the program ended with status {status}"),
             Failure::GuestError(code) => write!(f, "the guest answered with an error: {}", quote(code)),
             Failure::CallbackError(message) => {
                 write!(f, "the callback returned an error: {}", quote(message))

@@ -46,7 +46,7 @@ pub enum Kind {
     Component,
     /// A component that only describes interfaces and worlds.
     WitPackage,
-    /// A core module that is a WASI command (preview 1).
+    /// A core module that is a program (a WASI 0.1 command).
     Command,
     /// A core module with the description of a component that is to be made of it.
     UnfinishedComponent,
@@ -54,6 +54,13 @@ pub enum Kind {
     ForJavaScript,
     /// Any other core module.
     Module,
+}
+
+/// The version of `wasi:cli/run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandVersion {
+    P2,
+    P3,
 }
 
 /// What is known of a guest before it is compiled: the names of its imports and
@@ -143,23 +150,27 @@ impl Face {
 
     pub fn check(&self) -> Result<()> {
         self.check_kind()?;
+        if self.kind == Kind::Command {
+            return Ok(());
+        }
         let handlers = self.is_p2() as u32 + self.is_p3() as u32;
-        if handlers == 0 {
+        if handlers == 0 && self.command().is_none() {
             let exports =
                 if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
             bail!(
-                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3), but {exports}; build it for the world `wasi:http/proxy` or `wasi:http/service`"
+                "exports neither `wasi:http/incoming-handler` (0.2) nor `wasi:http/handler` (0.3) nor `wasi:cli/run`, but {exports}; build it for the world `wasi:http/proxy`, `wasi:http/service` or `wasi:cli/command`"
             );
         }
         ensure!(
-            handlers == 1,
+            handlers < 2,
             "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
         );
         let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
         ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
         let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
+        // A program is run again for a deferred call.
         ensure!(
-            callbacks == 1 || !schedules,
+            callbacks == 1 || handlers == 0 || !schedules,
             "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
             timers::INTERFACE
         );
@@ -168,7 +179,7 @@ impl Face {
 
     fn check_kind(&self) -> Result<()> {
         match self.kind {
-            Kind::Component => Ok(()),
+            Kind::Component | Kind::Command => Ok(()),
             Kind::WitPackage => bail!(
                 "is a WIT package: it describes interfaces and has no code; build a program for one of its worlds"
             ),
@@ -178,8 +189,8 @@ impl Face {
             Kind::ForJavaScript => bail!(
                 "is a core module that JavaScript has to load; build it for WASI, such as for Rust's target `wasm32-wasip2` or with `GOOS=wasip1`, and make a component of it"
             ),
-            Kind::Command | Kind::Module => bail!(
-                "is a core module, not a component; make a component of it, for example with `wasm-tools component new`, or build for the target `wasm32-wasip2`"
+            Kind::Module => bail!(
+                "is a core module without `_start`, which is where a program begins; build a command, not a library, or make a component of it, for example with `wasm-tools component new`"
             ),
         }
     }
@@ -192,6 +203,19 @@ impl Face {
     /// The export that runs deferred calls.
     pub fn callback(&self) -> Option<&str> {
         [CALLBACK, CALLBACK_ASYNC].into_iter().find(|callback| self.has_export(callback))
+    }
+
+    /// The version of `wasi:cli/run` that makes a component a program; a handler goes
+    /// before.
+    pub fn command(&self) -> Option<CommandVersion> {
+        if self.handler().is_some() {
+            return None;
+        }
+        let exports = |start: &str| self.exports.iter().any(|export| export.starts_with(start));
+        if exports("wasi:cli/run@0.2.") {
+            return Some(CommandVersion::P2);
+        }
+        exports("wasi:cli/run@0.3.").then_some(CommandVersion::P3)
     }
 
     fn is_p2(&self) -> bool {

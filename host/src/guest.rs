@@ -4,24 +4,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use wasmparser::{Parser, Payload};
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+use anyhow::{Context, Result, ensure};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, Module, PoolingAllocationConfig, ResourcesRequired,
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
 };
-use wasmtime_wasi_http::{p2, p3};
 
 use crate::compiled::{self, Kept};
-use crate::face::{self, CALLBACK, CALLBACK_ASYNC, Face};
+use crate::face::{self, Face};
 use crate::image::{self, Image};
-use crate::imports::{files, gateway, timers};
+use crate::link::Entry;
 use crate::logging::Log;
 use crate::memories::Memories;
-use crate::offer::{self, Missing};
-use crate::rewrite;
 use crate::stacks::Stacks;
-use crate::state::{ELEMENT_BYTES, Host, State};
+use crate::state::{ELEMENT_BYTES, Host};
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.
@@ -34,28 +29,10 @@ const TABLE_ELEMENTS_MAX: u64 = 100_000;
 /// What one worker needs of the guest.
 pub struct Program {
     pub(crate) engine: Engine,
-    pub(crate) pre: InstancePre<State>,
-    pub(crate) handler: Handler,
-    pub(crate) callback: Option<Callback>,
+    pub(crate) entry: Entry,
     pub(crate) host: Arc<Host>,
-    /// It imports `imports::gateway`.
-    pub(crate) is_gateway: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
-}
-
-/// The export that answers requests.
-pub(crate) enum Handler {
-    /// `wasi:http/incoming-handler` 0.2.
-    P2(p2::bindings::ProxyIndices),
-    /// `wasi:http/handler` 0.3.
-    P3(p3::bindings::ServiceIndices),
-}
-
-/// The export that runs deferred calls.
-pub(crate) struct Callback {
-    pub(crate) run: ComponentExportIndex,
-    pub(crate) is_async: bool,
 }
 
 /// How many instances there are at once, and how large they may be.
@@ -99,11 +76,15 @@ impl Guest {
     /// Links it. A program has an engine, memories and stacks of its own, so that
     /// workers that have a program each meet nowhere.
     pub fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
-        let component = self.component().with_context(|| self.name.clone())?;
-        link(component, &self.face, generation, host).with_context(|| self.name.clone())
+        let made = || -> Result<Program> {
+            let engine = self.engine()?;
+            let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
+            Ok(Program { engine, entry, host, generation })
+        };
+        made().with_context(|| self.name.clone())
     }
 
-    fn component(&self) -> Result<Component> {
+    fn engine(&self) -> Result<Engine> {
         let mut config = config(&self.face, self.code.reservation_bytes);
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
@@ -117,11 +98,10 @@ impl Guest {
             let pool = pool(self.room, &self.code.needs, stacks_max);
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         }
-        let engine = Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
+        Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
             let Room { cores, memory_bytes_max, .. } = self.room;
             format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}, once a thread")
-        })?;
-        Ok(self.code.compiled.component(&engine)?)
+        })
     }
 }
 
@@ -165,19 +145,12 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let engine = Engine::new(&config(face, reservation_bytes))?;
-        let (compiled, component) = compiled::compile(&engine, bytes, kept, log)
+        let (compiled, code) = compiled::compile(&engine, bytes, kept, log)
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        let needs = needs(&component)?;
+        let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes })
     }
-}
-
-/// What an instance needs.
-fn needs(component: &Component) -> Result<ResourcesRequired> {
-    component
-        .resources_required()
-        .ok_or_else(|| anyhow!("imports core modules or instances, which is not supported"))
 }
 
 /// An instance can be made within the limit.
@@ -192,85 +165,9 @@ pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<
     Ok(())
 }
 
-/// A guest whose code is left out, which is compiled in no time and, for the rest, is
-/// checked and linked as one that is served.
-pub struct Outline {
-    component: Component,
-    linker: Linker<State>,
-}
-
-impl Outline {
-    pub fn read(bytes: &[u8], face: &Face) -> Result<Outline> {
-        let engine = Engine::new(&config(face, RESERVATION_BYTES))?;
-        let component = match has_valid_code(&engine, bytes) {
-            true => Component::new(&engine, rewrite::outline(bytes)?),
-            false => Err(wasmtime::Error::msg("a function is not valid")),
-        };
-        // The guest itself is refused before anything of it is compiled, and for the same
-        // reason, but tells where in the file that is.
-        let component = component
-            .or_else(|_| Component::new(&engine, bytes))
-            .map_err(anyhow::Error::from)
-            .context("cannot be compiled")?;
-        let linker = linker(&engine, face.is_concurrent())?;
-        Ok(Outline { component, linker })
-    }
-
-    pub fn needs(&self) -> Result<ResourcesRequired> {
-        needs(&self.component)
-    }
-
-    pub fn missing(&self) -> Vec<Missing> {
-        offer::missing(&self.linker, &self.component)
-    }
-
-    /// All that it imports is there.
-    pub fn link_imports(&self) -> Result<()> {
-        link_imports(&self.linker, &self.component).map(drop)
-    }
-
-    /// Its exports are there, too.
-    pub fn link(&self, face: &Face) -> Result<()> {
-        handler(&link_imports(&self.linker, &self.component)?, face).map(drop)
-    }
-}
-
-fn has_valid_code(engine: &Engine, component: &[u8]) -> bool {
-    Parser::new(0).parse_all(component).all(|payload| match payload {
-        Ok(Payload::ModuleSection { unchecked_range, .. }) => {
-            Module::validate(engine, &component[unchecked_range]).is_ok()
-        }
-        _ => true,
-    })
-}
-
-fn link(component: Component, face: &Face, generation: u64, host: Arc<Host>) -> Result<Program> {
-    let engine = component.engine().clone();
-    let linker = linker(&engine, face.is_concurrent())?;
-    let pre = link_imports(&linker, &component)?;
-    let handler = handler(&pre, face)?;
-    let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
-        let interface = component.get_export_index(None, name)?;
-        let run = component.get_export_index(Some(&interface), "run")?;
-        Some(Callback { run, is_async })
-    });
-    let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
-    Ok(Program { engine, pre, handler, callback, host, is_gateway, generation })
-}
-
-fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
-    linker.instantiate_pre(component).map_err(|error| match offer::refusal(linker, component) {
-        Some(refusal) => anyhow!(refusal),
-        None => anyhow::Error::from(error).context("cannot be linked"),
-    })
-}
-
-fn handler(pre: &InstancePre<State>, face: &Face) -> Result<Handler> {
-    Ok(if face.is_p3() {
-        Handler::P3(p3::bindings::ServiceIndices::new(pre)?)
-    } else {
-        Handler::P2(p2::bindings::ProxyIndices::new(pre)?)
-    })
+/// One that compiles a guest as serving would, for those who do not serve it.
+pub fn engine_for_checks(face: &Face) -> Result<Engine> {
+    Ok(Engine::new(&config(face, RESERVATION_BYTES))?)
 }
 
 fn config(face: &Face, reservation_bytes: u64) -> Config {
@@ -307,18 +204,4 @@ fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAlloca
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
     pool
-}
-
-fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    p2::add_only_http_to_linker_async(&mut linker)?;
-    if is_concurrent {
-        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-        p3::add_to_linker(&mut linker)?;
-    }
-    files::add_to_linker(&mut linker)?;
-    gateway::add_to_linker(&mut linker)?;
-    timers::add_to_linker(&mut linker)?;
-    Ok(linker)
 }

@@ -12,9 +12,10 @@ use anyhow::{Result, ensure};
 
 use crate::config::Inspect;
 use crate::face::{self, Face, Kind};
-use crate::guest::{self, Outline};
+use crate::guest;
 use crate::logging::escape;
-use crate::offer;
+use crate::offer::{self, Missing};
+use crate::outline::Outline;
 
 /// Tells it on standard output. The exit code says whether the file can be served.
 pub fn run(options: &Inspect) -> ExitCode {
@@ -40,12 +41,13 @@ impl Report {
         let Some(face) = self.good(Face::read(&content)) else { return };
         self.face(&face, content.len());
         let is_served = self.good(face.check()).is_some();
-        if face.kind != Kind::Component {
+        if !matches!(face.kind, Kind::Component | Kind::Command) {
             self.imports(&face, None);
             return;
         }
         let outline = self.good(Outline::read(&content, &face));
-        self.imports(&face, outline.as_ref());
+        let missing = outline.as_ref().and_then(|outline| self.good(outline.missing()));
+        self.imports(&face, missing.as_deref());
         let Some(outline) = outline else { return };
         if let Some(needs) = self.good(outline.needs()) {
             let per_memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
@@ -63,23 +65,26 @@ impl Report {
         }
         // One that has no handler is linked only as far as its imports go.
         match is_served {
-            true => self.good(outline.link(&face)),
+            true => self.good(outline.link()),
             false => self.good(outline.link_imports()),
         };
     }
 
     fn face(&mut self, face: &Face, size: usize) {
         let kind = match face.kind {
+            Kind::Component if face.command().is_some() => "component: a program, to be served by CGI",
             Kind::Component => "component",
             Kind::WitPackage => "WIT package: interfaces and worlds, no code",
-            Kind::Command => "core module: a command",
+            Kind::Command => "core module: a program, to be served by CGI",
             Kind::UnfinishedComponent => "core module that is to become a component",
             Kind::ForJavaScript => "core module for JavaScript",
             Kind::Module => "core module",
         };
         self.line("kind", format_args!("{kind}, {}", bytes(size as u64)));
         self.line("WASI", versions(face));
-        if face.kind == Kind::Component {
+        if face.kind == Kind::Command || face.command().is_some() {
+            self.line("callback", "the program itself, with the payload on standard input");
+        } else if face.kind == Kind::Component {
             self.line("handler", face.handler().unwrap_or("none"));
             self.line("callback", face.callback().unwrap_or("none: it has no deferred calls"));
         }
@@ -88,8 +93,8 @@ impl Report {
         }
     }
 
-    fn imports(&mut self, face: &Face, outline: Option<&Outline>) {
-        let Some(missing) = outline.map(Outline::missing) else {
+    fn imports(&mut self, face: &Face, missing: Option<&[Missing]>) {
+        let Some(missing) = missing else {
             face.imports.iter().for_each(|import| self.line("import", import));
             return;
         };

@@ -8,13 +8,16 @@ use http::{Method, Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::{Accessor, ComponentType, Lower};
+use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
+use crate::cgi;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::guest::{Handler, Program};
+use crate::guest::Program;
+use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::meta_variables;
 use crate::response::Link;
 use crate::state::{self, RequestHead, State};
@@ -31,6 +34,8 @@ pub struct Instance {
     store: Store<State>,
     exports: wasmtime::component::Instance,
     handler: Exports,
+    callback: Option<Callback>,
+    is_gateway: bool,
     /// Guest calls that it has begun.
     pub calls: u32,
 }
@@ -63,7 +68,14 @@ impl Program {
         head: oneshot::Sender<Head>,
         link: Arc<Link>,
     ) -> Ended {
-        let mut instance = match self.ready(instance, deadline).await {
+        let proxy = match &self.entry {
+            Entry::Proxy(proxy) => proxy,
+            Entry::Command(command) => {
+                let result = cgi::handle(&self, command, deadline, request, head).await;
+                return Ended { instance: None, result };
+            }
+        };
+        let mut instance = match self.ready(proxy, instance, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
@@ -78,7 +90,14 @@ impl Program {
         deadline: Arc<Deadline>,
         call: Call,
     ) -> Ended {
-        let mut instance = match self.ready(instance, deadline).await {
+        let proxy = match &self.entry {
+            Entry::Proxy(proxy) => proxy,
+            Entry::Command(command) => {
+                let result = cgi::run_callback(&self, command, deadline, call).await;
+                return Ended { instance: None, result };
+            }
+        };
+        let mut instance = match self.ready(proxy, instance, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
@@ -92,6 +111,7 @@ impl Program {
 
     async fn ready(
         self: &Arc<Self>,
+        proxy: &Proxy,
         instance: Option<Instance>,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
@@ -101,28 +121,39 @@ impl Program {
                 instance.begin(deadline);
                 instance
             }
-            None => self.instantiate(deadline).await.map_err(|error| match Failure::from_trap(error) {
-                Failure::Trap(error) => Failure::Instantiation(error),
-                deadline => deadline,
-            })?,
+            None => {
+                let instance = self.instantiate(proxy, deadline).await;
+                instance.map_err(Failure::from_instantiation)?
+            }
         };
         instance.calls += 1;
         Ok(instance)
     }
 
-    async fn instantiate(self: &Arc<Self>, deadline: Arc<Deadline>) -> wasmtime::Result<Instance> {
-        let mut store = self.store(deadline);
-        let exports = self.pre.instantiate_async(&mut store).await?;
-        let handler = match &self.handler {
+    async fn instantiate(
+        self: &Arc<Self>,
+        proxy: &Proxy,
+        deadline: Arc<Deadline>,
+    ) -> wasmtime::Result<Instance> {
+        let mut store = self.store(deadline, false, |_| {});
+        let exports = proxy.pre.instantiate_async(&mut store).await?;
+        let handler = match &proxy.handler {
             Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
             Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
         };
-        self.host.stats.instances_created.inc();
-        Ok(Instance { program: self.clone(), store, exports, handler, calls: 0 })
+        let &Proxy { callback, is_gateway, .. } = proxy;
+        Ok(Instance { program: self.clone(), store, exports, handler, callback, is_gateway, calls: 0 })
     }
 
-    fn store(&self, deadline: Arc<Deadline>) -> Store<State> {
-        let state = State::new(self.host.clone(), deadline, RESOURCES_MAX);
+    /// A store for one instance, of a component or of a core module. `set` changes what
+    /// all instances are given.
+    pub(crate) fn store(
+        &self,
+        deadline: Arc<Deadline>,
+        is_module: bool,
+        set: impl FnOnce(&mut WasiCtxBuilder),
+    ) -> Store<State> {
+        let state = State::new(self.host.clone(), deadline, RESOURCES_MAX, is_module, set);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.epoch_deadline_callback(state::at_epoch);
@@ -131,6 +162,7 @@ impl Program {
         if let Some(table) = store.concurrent_resource_table() {
             table.set_max_capacity(RESOURCES_MAX);
         }
+        self.host.stats.instances_created.inc();
         store
     }
 }
@@ -157,10 +189,11 @@ impl Instance {
         head: oneshot::Sender<Head>,
         link: Arc<Link>,
     ) -> wasmtime::Result<()> {
-        if self.program.is_gateway {
-            let variables = meta_variables::joined(&request, &self.program.host.address);
+        if self.is_gateway {
+            let state = self.store.data_mut();
+            let variables = meta_variables::joined(&request, &state.server.address);
             let is_head = request.method() == Method::HEAD;
-            self.store.data_mut().request = RequestHead { variables, is_head };
+            state.request = RequestHead { variables, is_head };
         }
         match &self.handler {
             Exports::P2(proxy) => {
@@ -181,8 +214,7 @@ impl Instance {
     }
 
     async fn run(&mut self, call: Call) -> wasmtime::Result<Result<(), String>> {
-        let callback = self.program.callback.as_ref();
-        let callback = callback.expect("a guest that schedules calls was checked to have a callback");
+        let callback = self.callback.expect("a guest that schedules calls was checked to have a callback");
         let run = self
             .exports
             .get_typed_func::<(DeferredCall,), (Result<(), String>,)>(&mut self.store, callback.run)?;

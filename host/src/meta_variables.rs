@@ -21,16 +21,21 @@ pub const SEPARATOR: char = '\u{2028}';
 /// Names and values in turn.
 pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
     let mut joined = String::with_capacity(1024);
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut add = |name: &str, value: &[u8]| {
+    each(request, server, |name, value| {
         if !joined.is_empty() {
             joined.push(SEPARATOR);
         }
         joined.push_str(name);
         joined.push(SEPARATOR);
         joined.extend(value.iter().map(|&byte| char::from(byte)));
-    };
+    });
+    joined
+}
+
+/// Calls `add` with the name and the value of each.
+pub fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut(&str, &[u8])) {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     add("REQUEST_METHOD", request.method().as_str().as_bytes());
     add("REQUEST_URI", target.as_bytes());
     add("PATH_INFO", &percent_decoded(path));
@@ -50,7 +55,6 @@ pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
     // A client of a Unix socket has no address.
     add("REMOTE_ADDR", if client == b"unix" { b"" } else { client });
     add_fields(request.headers(), &mut add);
-    joined
 }
 
 /// A field for each name: values of one that is repeated are joined (RFC 9110, 5.3, and

@@ -6,6 +6,7 @@ use wasm_encoder::{
 };
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
+use wasmtime::{Caller, ExternType, ImportType, Module, UnknownImportError, Val};
 
 use crate::imports::{gateway, timers};
 use crate::state::State;
@@ -48,9 +49,36 @@ pub fn missing(linker: &Linker<State>, component: &Component) -> Vec<Missing> {
     missing
 }
 
-/// Why `component` cannot be linked, if that is for its imports.
-pub fn refusal(linker: &Linker<State>, component: &Component) -> Option<String> {
-    let missing = missing(linker, component);
+/// The imports of a core module for which `linker` has nothing that fits.
+pub fn missing_of_module(linker: &wasmtime::Linker<State>, module: &Module) -> Vec<Missing> {
+    let mut completed = linker.clone();
+    let mut missing = Vec::new();
+    // As above.
+    while let Err(error) = completed.instantiate_pre(module) {
+        let Some(unknown) = error.downcast_ref::<UnknownImportError>() else {
+            let named = |import: &ImportType<'_>| {
+                error.to_string().contains(&format!("`{}::{}`", import.module(), import.name()))
+            };
+            let Some(import) = module.imports().find(named) else { break };
+            let what = format!("is of another type: {}", error.root_cause());
+            missing.push(Missing { import: format!("{} {}", import.module(), import.name()), what });
+            break;
+        };
+        missing.push(Missing {
+            import: format!("{} {}", unknown.module(), unknown.name()),
+            what: "is not there".to_owned(),
+        });
+        let ExternType::Func(ty) = unknown.ty() else { break };
+        let trap = |_: Caller<'_, State>, _: &[Val], _: &mut [Val]| Ok(());
+        if completed.func_new(unknown.module(), unknown.name(), ty, trap).is_err() {
+            break;
+        }
+    }
+    missing
+}
+
+/// Why a guest cannot be linked, if something is missing.
+pub fn refusal(missing: &[Missing]) -> Option<String> {
     if missing.is_empty() {
         return None;
     }
@@ -59,10 +87,11 @@ pub fn refusal(linker: &Linker<State>, component: &Component) -> Option<String> 
         .map(|Missing { import, what }| format!("`{import}` ({what}; {})", advice(import)))
         .collect();
     Some(format!(
-        "needs what this server does not offer: {}. It offers WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`",
+        "needs what this server does not offer: {}. It offers components WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
         each.join(", "),
         timers::INTERFACE,
-        gateway::INTERFACE
+        gateway::INTERFACE,
+        timers::MODULE
     ))
 }
 
@@ -162,7 +191,11 @@ fn resources(item: &ComponentItem, component: &Component, found: &mut Vec<Resour
 
 /// What a guest gets by an import that is offered.
 pub fn grant(import: &str) -> &'static str {
-    const GRANTS: [(&str, &str); 16] = [
+    const GRANTS: [(&str, &str); 18] = [
+        (
+            "wasi_snapshot_preview1 ",
+            "WASI 0.1: the folders of --dir, the variables of --env, clocks, random numbers",
+        ),
         ("wasi:cli/environment@", "the variables of --env, and no others"),
         ("wasi:cli/exit@", "ends the call"),
         ("wasi:cli/stdin@", "always at its end"),
@@ -177,6 +210,7 @@ pub fn grant(import: &str) -> &'static str {
         ("wasi:http/handler@", "every request is denied"),
         ("wasi:random/", "the system's random numbers"),
         ("wasi:sockets/", "every use is denied"),
+        ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
     ];
@@ -188,6 +222,13 @@ pub fn grant(import: &str) -> &'static str {
 pub fn advice(import: &str) -> &'static str {
     let offered = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
     let package = import.strip_prefix("wasi:").and_then(|rest| rest.split('/').next());
+    if let Some((module, _)) = import.split_once(' ') {
+        return match module {
+            "wasi_snapshot_preview1" | "wasm_serve" => "check its name and type",
+            "wasi_unstable" => "build it with tools of today, for `wasi_snapshot_preview1`",
+            _ => "build it without, such as for the target `wasm32-wasip1`",
+        };
+    }
     if import.starts_with("wasm-serve:") {
         return "build it with the folder `wit` of this version of the server";
     }

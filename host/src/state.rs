@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::filesystem::{FsPerms, WasiFilesystemCtx};
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock;
@@ -64,14 +65,28 @@ impl Host {
             files: open_folders(&options.folders(), options.blocking_files)?,
         })
     }
+}
 
-    fn wasi(&self, stdout: &Output, stderr: &Output) -> WasiCtx {
-        let mut builder = WasiCtx::builder();
-        builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&self.arguments).envs(&self.environment);
-        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-        let mut wasi = builder.build();
-        *wasi.filesystem() = self.files.clone();
-        wasi
+/// What an instance has of WASI.
+enum Wasi {
+    Component { wasi: WasiCtx, table: ResourceTable },
+    Module(WasiP1Ctx),
+}
+
+impl Wasi {
+    fn new(builder: &mut WasiCtxBuilder, is_module: bool) -> Wasi {
+        if is_module {
+            Wasi::Module(builder.build_p1())
+        } else {
+            Wasi::Component { wasi: builder.build(), table: ResourceTable::new() }
+        }
+    }
+
+    fn view(&mut self) -> WasiCtxView<'_> {
+        match self {
+            Wasi::Component { wasi, table } => WasiCtxView { ctx: wasi, table },
+            Wasi::Module(wasi) => wasi.ctx(),
+        }
     }
 }
 
@@ -100,8 +115,7 @@ pub struct State {
     /// Deferred calls that the guest call under way has scheduled.
     pub(crate) deferred_scheduled: u64,
     deadline: Arc<Deadline>,
-    table: ResourceTable,
-    wasi: WasiCtx,
+    wasi: Wasi,
     http: WasiHttpCtx,
     hooks: Hooks,
     stdout: Output,
@@ -111,13 +125,13 @@ pub struct State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        self.wasi.view()
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.hooks, table: self.wasi.view().table, ctx: &mut self.http }
     }
 }
 
@@ -149,24 +163,44 @@ fn fits(desired: usize, maximum: Option<usize>) -> bool {
 }
 
 impl State {
-    /// The state of a fresh instance, which may hold `resources_max` resources.
-    pub fn new(server: Arc<Host>, deadline: Arc<Deadline>, resources_max: usize) -> State {
+    /// The state of a fresh instance, which may hold `resources_max` resources, of a
+    /// component or of a core module. `set` changes what all instances are given.
+    pub fn new(
+        server: Arc<Host>,
+        deadline: Arc<Deadline>,
+        resources_max: usize,
+        is_module: bool,
+        set: impl FnOnce(&mut WasiCtxBuilder),
+    ) -> State {
         let (stdout, stderr) = (Output::new(server.log.clone()), Output::new(server.log.clone()));
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(resources_max);
-        let wasi = server.wasi(&stdout, &stderr);
+        let mut builder = WasiCtx::builder();
+        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&server.arguments);
+        set(&mut builder);
+        builder.envs(&server.environment);
+        let mut wasi = Wasi::new(&mut builder, is_module);
+        let view = wasi.view();
+        view.table.set_max_capacity(resources_max);
+        *view.ctx.filesystem() = server.files.clone();
         State {
             server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
             deadline,
-            table,
             wasi,
             http: WasiHttpCtx::new(),
             hooks: Hooks,
             stdout,
             stderr,
             memory_bytes: 0,
+        }
+    }
+
+    /// What a core module has of WASI.
+    pub fn preview1(&mut self) -> &mut WasiP1Ctx {
+        match &mut self.wasi {
+            Wasi::Module(wasi) => wasi,
+            Wasi::Component { .. } => unreachable!("a component's imports are not those of a core module"),
         }
     }
 

@@ -68,6 +68,28 @@ const TEXTS: Range<usize> = 1024..8192;
 /// `again` and `double` (schedules itself with delay 0, once or twice). It prints
 /// any other payload, which may have 4096 bytes, as a line.
 ///
+/// `program`, a core module, and `program-0.2`, a component, serve by CGI:
+///
+/// | path | what happens |
+/// |---|---|
+/// | `/env` | the environment, each variable ended by a zero |
+/// | `/echo` | the request's body, piece by piece |
+/// | `/teapot` and any other | status 418 with `X-Tea: green` |
+/// | `/redirect` | `Location: /elsewhere`, and no status |
+/// | `/sized` | `half`, with its Content-Length |
+/// | `/big` | 32 MiB |
+/// | `/nonsense` | what is no head |
+/// | `/silent`, `/exit` | nothing, and ends with 0 or 3 |
+/// | `/half`, `/zero` | `half`, and ends with 4 or 0 |
+/// | `/trap`, `/spin` | traps, computes for ever |
+/// | `/error` | prints `the error` to standard error |
+/// | `/later` | schedules the request's body in 100 ms; the id, or an error below zero |
+/// | `/cancel` | cancels the id in the request's body; 1 or 0 |
+/// | `/outside` | schedules a payload that is not in its memory |
+///
+/// Called back, it prints `deferred ` and the payload, and ends with 7 if that starts
+/// with `!`.
+///
 /// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
 /// ten million elements and uses them at `/fill`; the rest is refused at start-up:
 /// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
@@ -98,7 +120,8 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
             include_str!("../fixtures/unknown-import.wat"),
             Some("include wasi:http/proxy@0.2.12; import example:unknown/thing@1.0.0;"),
         ),
-        "wrong-world" => (include_str!("../fixtures/wrong-world.wat"), Some("export wasi:cli/run@0.2.12;")),
+        "wrong-world" => (include_str!("../fixtures/wrong-world.wat"), Some("export run: func();")),
+        "program" | "program-0.2" => (include_str!("../fixtures/program.wat"), None),
         "core-module" => (include_str!("../fixtures/core-module.wat"), None),
         _ => panic!("there is no guest of this name"),
     }
@@ -106,6 +129,9 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
 
 fn make(name: &str) -> Result<Vec<u8>> {
     let (text, world) = source(name);
+    if name == "program-0.2" {
+        return program_component(text);
+    }
     let mut module = wat::parse_str(expand(text))?;
     let Some(world) = world else { return Ok(module) };
     let mut wit = Resolve::default();
@@ -121,6 +147,26 @@ fn make(name: &str) -> Result<Vec<u8>> {
     let world = wit.select_world(&[package], Some("guest"))?;
     embed_component_metadata(&mut module, &wit, world, StringEncoding::UTF8)?;
     ComponentEncoder::default().validate(true).module(&module)?.encode()
+}
+
+/// A program as a component, which has no way to defer by what core modules import.
+fn program_component(text: &str) -> Result<Vec<u8>> {
+    let without = |text: &str, name: &str, body: &str| {
+        let import = format!("(import \"wasm_serve\" \"{name}\" (func ");
+        let (before, after) = text.split_once(&import).expect("it is imported");
+        let (kind, after) = after.split_once("))\n").expect("it has a type");
+        format!("{before}{after}").replacen(
+            "\n  (global ",
+            &format!("\n  (func {kind} {body})\n  (global "),
+            1,
+        )
+    };
+    let text = without(text, "call_later", "(i64.const -4)");
+    let text = without(&text, "cancel", "(i32.const 0)");
+    let module = wat::parse_str(text)?;
+    let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER;
+    let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+    ComponentEncoder::default().module(&module)?.adapter(name, adapter)?.encode()
 }
 
 /// Puts the file in its place at once: other threads and other processes may be

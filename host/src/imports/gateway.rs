@@ -155,7 +155,7 @@ fn bytes_of(text: &str) -> Option<Vec<u8>> {
 
 /// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
 /// says that nothing has changed, may have the length of a body that it does not have.
-fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<(), String> {
+pub fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<(), String> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
     let digits = length.to_str().ok().filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));

@@ -1,8 +1,8 @@
 //! `wasm-serve:deferred/timers`: `call-later` and `cancel`. Neither waits, and
 //! neither traps: every limit is an error value.
 
-use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
+use wasmtime::{AsContextMut, Caller, StoreContextMut};
 
 use crate::clock::Nanos;
 use crate::deferred::{self, TimerId};
@@ -44,6 +44,45 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     })?;
     timers.func_wrap("cancel", |store, (id,)| Ok((cancel(store, id),)))?;
     Ok(())
+}
+
+/// The module from which core modules import the same.
+pub const MODULE: &str = "wasm_serve";
+
+/// `call_later(delay_ns: i64, payload: i32, payload_bytes: i32) -> i64` gives the id, or
+/// an error below zero. `cancel(id: i64) -> i32` gives 1 if the call will never run.
+pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
+    linker.func_wrap(
+        MODULE,
+        "call_later",
+        |mut caller: Caller<'_, State>, delay: u64, at: u32, bytes: u32| {
+            let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
+            let memory = memory.ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
+            let range = at as usize..at as usize + bytes as usize;
+            if range.end > memory.data_size(&caller) {
+                return Err(wasmtime::Error::msg("a payload that is not in the memory"));
+            }
+            let copy = |store: &StoreContextMut<'_, State>| memory.data(store)[range].into();
+            let scheduled = call_later(&mut caller.as_context_mut(), delay, bytes as usize, copy);
+            Ok(scheduled.map_or_else(|error| error.number(), |id| id as i64))
+        },
+    )?;
+    linker.func_wrap(MODULE, "cancel", |mut caller: Caller<'_, State>, id: u64| {
+        i32::from(cancel(caller.as_context_mut(), id))
+    })?;
+    Ok(())
+}
+
+impl ScheduleError {
+    /// As core modules see it.
+    fn number(&self) -> i64 {
+        match self {
+            ScheduleError::PayloadTooLarge(_) => -1,
+            ScheduleError::TooManyPending(_) => -2,
+            ScheduleError::DelayTooLong(_) => -3,
+            ScheduleError::Unavailable(_) => -4,
+        }
+    }
 }
 
 /// Schedules a call with a payload of so many bytes.

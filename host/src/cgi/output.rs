@@ -1,0 +1,421 @@
+//! A program's standard output: the head of a response, an empty line, and its body
+//! (RFC 3875, 6).
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error};
+
+use crate::error::Failure;
+use crate::imports::gateway::check_length;
+use crate::instance::Head;
+
+/// Bytes of a response's head, as many as `wasi:http` takes.
+const HEAD_BYTES_MAX: usize = 128 << 10;
+/// Bytes of the body that wait for the client. A program that writes more waits, too.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Clones write to the same response.
+#[derive(Clone)]
+pub struct Output(Arc<Shared>);
+
+struct Shared {
+    content: Mutex<Content>,
+    /// There is room again, or nobody reads any more.
+    room: Arc<Notify>,
+}
+
+struct Content {
+    /// Some as long as the head is not complete.
+    head: Option<oneshot::Sender<Head>>,
+    /// What is written of the head, then what is not read of the body.
+    bytes: BytesMut,
+    /// Some while the client waits for more.
+    reader: Option<Waker>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The program may write more.
+    Open,
+    /// The program has ended, and nothing is missing.
+    Complete,
+    /// The program has gone without that.
+    Broken,
+    /// Nobody reads what it writes.
+    Unread,
+}
+
+/// The response that a program writes. If this is dropped before it is finished,
+/// something is missing, and the client learns of that.
+pub struct Answer(Output);
+
+impl Answer {
+    pub fn new(head: oneshot::Sender<Head>) -> Answer {
+        let content = Content { head: Some(head), bytes: BytesMut::new(), reader: None, state: State::Open };
+        let shared = Shared { content: Mutex::new(content), room: Arc::new(Notify::new()) };
+        Answer(Output(Arc::new(shared)))
+    }
+
+    pub fn output(&self) -> Output {
+        self.0.clone()
+    }
+
+    /// The program has ended, and wrote all that it wanted to write.
+    pub fn finish(self) -> Result<(), Failure> {
+        let mut content = self.0.0.content.lock();
+        match content.head.take() {
+            None => content.end(State::Complete),
+            Some(_) if content.bytes.is_empty() => return Err(Failure::NoResponse),
+            Some(head) => {
+                let _ = head.send(Err("the output ends in the head of the response".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.0.0.content.lock().end(State::Broken);
+    }
+}
+
+impl Output {
+    fn write(&self, bytes: &[u8]) {
+        let mut content = self.0.content.lock();
+        if content.state != State::Open {
+            return;
+        }
+        content.bytes.extend_from_slice(bytes);
+        if content.head.is_some() {
+            self.complete_head(&mut content);
+        } else if let Some(reader) = content.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Sends the head, if all of it is there.
+    fn complete_head(&self, content: &mut Content) {
+        let result = match end_of_head(&content.bytes) {
+            Some(end) => parse(&content.bytes.split_to(end)),
+            None if content.bytes.len() > HEAD_BYTES_MAX => {
+                Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes"))
+            }
+            None => return,
+        };
+        let Some(head) = content.head.take() else { return };
+        if result.is_err() {
+            content.state = State::Unread;
+        }
+        let response = result.map(|head| head.map(|()| Reader(self.0.clone()).boxed_unsync()));
+        let _ = head.send(response);
+    }
+
+    /// Bytes that may be written now.
+    fn room(&self) -> Result<usize, Closed> {
+        let content = self.0.content.lock();
+        match content.state {
+            State::Unread => Err(Closed),
+            _ if content.head.is_some() => Ok(BODY_BYTES_MAX),
+            _ => Ok(BODY_BYTES_MAX.saturating_sub(content.bytes.len())),
+        }
+    }
+}
+
+/// Nobody reads what the program writes.
+struct Closed;
+
+impl Content {
+    fn end(&mut self, state: State) {
+        if self.state == State::Open {
+            self.state = state;
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// The body of the response.
+struct Reader(Arc<Shared>);
+
+impl Body for Reader {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut content = self.0.content.lock();
+        if !content.bytes.is_empty() {
+            let bytes = content.bytes.split().freeze();
+            self.0.room.notify_one();
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        match content.state {
+            State::Open => {
+                content.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            State::Complete => Poll::Ready(None),
+            State::Broken | State::Unread => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let content = self.0.content.lock();
+        content.state == State::Complete && content.bytes.is_empty()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.content.lock().state = State::Unread;
+        self.0.room.notify_one();
+    }
+}
+
+/// The end of the empty line that ends a head. Lines end with a line feed, before which
+/// a carriage return may be.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
+        let line = &bytes[start..start + length];
+        start += length + 1;
+        if line.is_empty() || line == b"\r" {
+            return Some(start);
+        }
+    }
+    None
+}
+
+/// Reads a head. The error says what is wrong with it.
+fn parse(head: &[u8]) -> Result<Response<()>, String> {
+    let mut status = None;
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let line = line.trim_ascii_end();
+        if line.is_empty() {
+            continue;
+        }
+        let wrong = || format!("{:?} is not a line of a response's head", String::from_utf8_lossy(line));
+        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(wrong)?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"status") {
+            // A reason may follow, which HTTP/2 no longer has.
+            let code = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+            status = Some(StatusCode::from_bytes(code).map_err(|_| wrong())?);
+            continue;
+        }
+        let name = HeaderName::from_bytes(name).map_err(|_| wrong())?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| wrong())?;
+        // Those belong to the server.
+        if !DEFAULT_FORBIDDEN_HEADERS.contains(&name) {
+            headers.append(name, value);
+        }
+    }
+    if status.is_none() && headers.is_empty() {
+        return Err("the head of the response is empty".to_owned());
+    }
+    check_length(&headers, None)?;
+    let redirects = headers.contains_key(header::LOCATION);
+    let status = status.unwrap_or(if redirects { StatusCode::FOUND } else { StatusCode::OK });
+    if status.is_informational() {
+        return Err(format!("{status} is not the status of a response"));
+    }
+    let mut response = Response::new(());
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Ok(response)
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Writer { output: self.clone(), waiting: None })
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+/// For WASI 0.1 and 0.2.
+#[async_trait]
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        Output::write(self, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.room().map_err(|Closed| StreamError::Closed)
+    }
+}
+
+#[async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {
+        while matches!(self.room(), Ok(0)) {
+            self.0.room.notified().await;
+        }
+    }
+}
+
+/// For WASI 0.3.
+struct Writer {
+    output: Output,
+    waiting: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(room) = &mut self.waiting {
+                ready!(room.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match self.output.room() {
+                Err(Closed) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                Ok(0) => self.waiting = Some(Box::pin(self.output.0.room.clone().notified_owned())),
+                Ok(room) => {
+                    let bytes = &bytes[..bytes.len().min(room)];
+                    self.output.write(bytes);
+                    return Poll::Ready(Ok(bytes.len()));
+                }
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Heads = oneshot::Receiver<Head>;
+
+    fn answer() -> (Answer, Output, Heads) {
+        let (sender, head) = oneshot::channel();
+        let answer = Answer::new(sender);
+        let output = answer.output();
+        (answer, output, head)
+    }
+
+    async fn whole(mut head: Heads) -> (http::response::Parts, Result<Bytes, Error>) {
+        let (parts, body) = head.try_recv().unwrap().unwrap().into_parts();
+        (parts, body.collect().await.map(|body| body.to_bytes()))
+    }
+
+    #[tokio::test]
+    async fn head_and_body_come_in_any_pieces() {
+        let text = b"Status: 404 Not Found\r\nContent-Type: text/plain\nX-A: 1\r\nx-a:2\nConnection: close\n\r\n\nbody\n";
+        for size in 1..=text.len() {
+            let (answer, output, head) = answer();
+            for piece in text.chunks(size) {
+                output.write(piece);
+            }
+            answer.finish().unwrap();
+            let (parts, body) = whole(head).await;
+            assert_eq!(parts.status, StatusCode::NOT_FOUND);
+            assert_eq!(parts.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+            assert!(!parts.headers.contains_key("connection"));
+            assert_eq!(body.unwrap(), &b"\nbody\n"[..]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_an_error() {
+        for bad in [
+            "\n",
+            "hello\n\n",
+            "Status: abc\n\n",
+            "Status: 101 Switching\n\n",
+            "A B: c\n\n",
+            "Content-Length: 1\nContent-Length: 2\n\n",
+            "X: a\x01\n\n",
+        ] {
+            let (_answer, output, mut head) = answer();
+            output.write(bad.as_bytes());
+            assert!(head.try_recv().unwrap().is_err(), "{bad:?}");
+            assert!(output.room().is_err(), "nobody reads more");
+        }
+        let (_answer, output, mut head) = answer();
+        output.write(&vec![b'x'; HEAD_BYTES_MAX + 1]);
+        assert!(head.try_recv().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_program_that_ends_too_early_has_no_response() {
+        let (answer, _output, mut head) = answer();
+        assert!(matches!(answer.finish(), Err(Failure::NoResponse)));
+        assert!(head.try_recv().is_err());
+        let (answer, output, mut head) = self::answer();
+        output.write(b"Content-Type: text/plain\n");
+        answer.finish().unwrap();
+        assert!(head.try_recv().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_location_alone_redirects() {
+        let (_answer, output, mut head) = answer();
+        output.write(b"Location: /there\n\n");
+        assert_eq!(head.try_recv().unwrap().unwrap().status(), StatusCode::FOUND);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_its_end_is_broken() {
+        let (answer, output, head) = answer();
+        output.write(b"Status: 200\n\nhalf");
+        drop((answer, output));
+        assert!(whole(head).await.1.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_program_waits_for_a_slow_client_and_not_for_one_that_left() {
+        let (_answer, mut output, mut head) = answer();
+        output.write(b"Status: 200\n\n");
+        output.write(&vec![b'x'; BODY_BYTES_MAX]);
+        let mut body = head.try_recv().unwrap().unwrap().into_body();
+        assert_eq!(output.check_write().unwrap(), 0);
+        let mut ready = tokio::spawn(async move {
+            output.ready().await;
+            output
+        });
+        tokio::task::yield_now().await;
+        assert!(!ready.is_finished());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), BODY_BYTES_MAX);
+        let mut output = (&mut ready).await.unwrap();
+        assert_eq!(output.check_write().unwrap(), BODY_BYTES_MAX);
+        drop(body);
+        assert!(output.check_write().is_err());
+    }
+}

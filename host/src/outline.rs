@@ -1,0 +1,84 @@
+//! A guest whose code is left out: it is compiled in no time and, for the rest, checked
+//! and linked as one that is served.
+
+use anyhow::{Context, Result};
+use wasmparser::{Parser, Payload};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module, ResourcesRequired};
+
+use crate::compiled::Loaded;
+use crate::face::Face;
+use crate::guest;
+use crate::link::{self, Entry};
+use crate::offer::{self, Missing};
+use crate::rewrite;
+
+pub struct Outline<'a> {
+    code: Loaded,
+    face: &'a Face,
+}
+
+impl<'a> Outline<'a> {
+    pub fn read(bytes: &[u8], face: &'a Face) -> Result<Outline<'a>> {
+        let engine = guest::engine_for_checks(face)?;
+        let code = match has_valid_code(&engine, bytes) {
+            true => load(&engine, &rewrite::outline(bytes)?),
+            false => Err(wasmtime::Error::msg("a function is not valid")),
+        };
+        // The guest itself is refused before anything of it is compiled, and for the same
+        // reason, but tells where in the file that is.
+        let code = code
+            .or_else(|_| load(&engine, bytes))
+            .map_err(anyhow::Error::from)
+            .context("cannot be compiled")?;
+        Ok(Outline { code, face })
+    }
+
+    pub fn needs(&self) -> Result<ResourcesRequired> {
+        self.code.needs()
+    }
+
+    pub fn missing(&self) -> Result<Vec<Missing>> {
+        Ok(match &self.code {
+            Loaded::Component(component) => {
+                let linker = link::linker(component.engine(), self.face.is_concurrent())?;
+                offer::missing(&linker, component)
+            }
+            Loaded::Module(module) => {
+                offer::missing_of_module(&link::module_linker(module.engine())?, module)
+            }
+        })
+    }
+
+    /// All that it imports is there, of a component that cannot be called.
+    pub fn link_imports(&self) -> Result<()> {
+        match &self.code {
+            Loaded::Component(component) => link::link_imports(component, self.face).map(drop),
+            Loaded::Module(_) => Ok(()),
+        }
+    }
+
+    /// All that it imports and exports is there.
+    pub fn link(&self) -> Result<()> {
+        Entry::link(&self.code, self.face).map(drop)
+    }
+}
+
+fn load(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Loaded> {
+    Ok(match Parser::is_core_wasm(bytes) {
+        true => Loaded::Module(Module::new(engine, bytes)?),
+        false => Loaded::Component(Component::new(engine, bytes)?),
+    })
+}
+
+fn has_valid_code(engine: &Engine, guest: &[u8]) -> bool {
+    if Parser::is_core_wasm(guest) {
+        return Module::validate(engine, guest).is_ok();
+    }
+    Parser::new(0).parse_all(guest).all(|payload| match payload {
+        Ok(Payload::ModuleSection { unchecked_range, .. }) => {
+            Module::validate(engine, &guest[unchecked_range]).is_ok()
+        }
+        _ => true,
+    })
+}

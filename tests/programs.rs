@@ -1,0 +1,175 @@
+use std::collections::BTreeMap;
+
+use crate::support::client::Connection;
+use crate::support::fault_guests;
+use crate::support::server::{Server, setup};
+
+/// As a core module, and as a component.
+const KINDS: [&str; 2] = ["program", "program-0.2"];
+
+fn program(kind: &str, options: &str) -> Server {
+    setup(fault_guests::component(kind)).options(options).start()
+}
+
+fn environment(server: &Server, head: &str) -> BTreeMap<String, String> {
+    let mut connection = Connection::open(server.address);
+    connection.send(head);
+    let reply = connection.reply();
+    assert_eq!(reply.status, 200);
+    let text = reply.text().trim_end_matches('\0').to_owned();
+    text.split('\0')
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').expect("a variable has a value");
+            (name.to_owned(), value.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn a_request_is_in_the_environment() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2 --env COLOUR=blue --env PATH_INFO=/wrong");
+        let found = environment(
+            &server,
+            "GET /env?a=b%20c HTTP/1.1\r\nHost: example.org\r\nProxy: http://evil\r\nX-Colour: red\r\nCookie: a=1\r\n\r\n",
+        );
+        let port = server.address.port().to_string();
+        for (name, value) in [
+            ("GATEWAY_INTERFACE", "CGI/1.1"),
+            ("REQUEST_METHOD", "GET"),
+            ("SCRIPT_NAME", ""),
+            ("QUERY_STRING", "a=b%20c"),
+            ("REQUEST_URI", "/env?a=b%20c"),
+            ("SERVER_PROTOCOL", "HTTP/1.1"),
+            ("SERVER_NAME", "127.0.0.1"),
+            ("SERVER_PORT", &port),
+            ("REMOTE_ADDR", "127.0.0.1"),
+            ("HTTP_HOST", "example.org"),
+            ("HTTP_X_COLOUR", "red"),
+            ("HTTP_COOKIE", "a=1"),
+            ("COLOUR", "blue"),
+        ] {
+            assert_eq!(found.get(name).map(String::as_str), Some(value), "{kind}: {name}");
+        }
+        assert!(!found.contains_key("HTTP_PROXY"), "{kind}");
+        assert!(!found.contains_key("WASM_SERVE_DEFERRED"), "{kind}");
+        assert!(found["SERVER_SOFTWARE"].starts_with("wasm-serve/"));
+        assert_eq!(server.get("/a%00b").status, 400, "{kind}");
+    }
+}
+
+#[test]
+fn a_body_goes_in_and_out_in_any_form() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2");
+        let body: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let mut connection = Connection::open(server.address);
+        let reply = connection.post("/echo", &body);
+        assert!(reply.complete && reply.body == body, "{kind}");
+        connection.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+        assert_eq!(connection.reply().text(), "abcde", "{kind}");
+        assert_eq!(connection.post("/echo", b"").body, b"", "{kind}");
+        let reply = connection.get("/big");
+        assert_eq!((reply.body.len(), reply.complete), (32 << 20, true), "{kind}");
+    }
+}
+
+#[test]
+fn a_head_says_status_and_fields() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2");
+        let reply = server.get("/teapot");
+        assert_eq!((reply.status, reply.field("x-tea"), reply.text()), (418, Some("green"), ""), "{kind}");
+        let reply = server.get("/redirect");
+        assert_eq!((reply.status, reply.field("location")), (302, Some("/elsewhere")), "{kind}");
+        let reply = server.get("/sized");
+        assert_eq!((reply.status, reply.field("content-length"), reply.text()), (200, Some("4"), "half"));
+        let reply = server.get("/zero");
+        assert_eq!((reply.text(), reply.complete), ("half", true), "{kind}: ends with 0");
+        let mut connection = Connection::open(server.address);
+        connection
+            .send("HEAD /sized HTTP/1.1\r\nHost: test\r\n\r\nGET /sized HTTP/1.1\r\nHost: test\r\n\r\n");
+        let head = connection.head().unwrap();
+        assert_eq!((head.status, head.field("content-length")), (200, Some("4")), "{kind}");
+        assert_eq!(connection.reply().text(), "half", "{kind}");
+    }
+}
+
+#[test]
+fn a_program_that_fails_harms_only_its_client() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2 --harakiri 0.5");
+        for (path, status, metric) in [
+            ("/nonsense", 500, "guest_error"),
+            ("/silent", 500, "no_response"),
+            ("/exit", 500, "exit_status"),
+            ("/trap", 500, "trap"),
+            ("/spin", 504, "deadline"),
+        ] {
+            assert_eq!(server.get(path).status, status, "{kind}: {path}");
+            server.wait_for_figure(&format!("/requests/failures/{metric}"), 1);
+            assert_eq!(server.get("/teapot").status, 418, "{kind}: after {path}");
+        }
+        let reply = server.get("/half");
+        assert_eq!((reply.status, reply.complete), (200, false), "{kind}: ends with 4");
+        server.wait_for_line("the program ended with status 4");
+        server.wait_for_line("the program ended with status 3");
+        assert_eq!(server.get("/error").status, 200);
+        server.wait_for_line("the error");
+    }
+}
+
+#[test]
+fn a_core_module_defers_and_is_run_again_for_it() {
+    let server = program("program", "--cores 2 --deferred-payload 20 --deferred-pending 1000");
+    let mut connection = Connection::open(server.address);
+    let ids: Vec<u64> = (0..100)
+        .map(|number| {
+            connection.post("/later", format!("number {number}").as_bytes()).text().parse().unwrap()
+        })
+        .collect();
+    for number in 0..100 {
+        server.wait_for_line(&format!("deferred number {number}"));
+    }
+    server.wait_for_figure("/deferred/done", ids.len() as u64);
+    assert_eq!(connection.post("/later", b"a payload of more than twenty").text(), "-1");
+    let id = connection.post("/later", b"never").text().to_owned();
+    assert_eq!(connection.post("/cancel", id.as_bytes()).text(), "1");
+    assert_eq!(connection.post("/cancel", id.as_bytes()).text(), "0");
+    connection.post("/later", b"!");
+    server.wait_for_figure("/deferred/failed", 1);
+    server.wait_for_line("the program ended with status 7");
+    assert_eq!(server.get("/outside").status, 500);
+    server.wait_for_line("a payload that is not in the memory");
+    assert!(!server.log().contains("never"));
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_program() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 1");
+        let mut connection = Connection::open(server.address);
+        connection.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+        connection.head().unwrap();
+        drop(connection);
+        assert_eq!(server.get("/teapot").status, 418, "{kind}: its core is free again");
+    }
+}
+
+#[test]
+fn a_thousand_requests_side_by_side_all_have_their_answer() {
+    let server = program("program", "--cores 4");
+    std::thread::scope(|scope| {
+        for client in 0..10 {
+            let address = server.address;
+            scope.spawn(move || {
+                let mut connection = Connection::open(address);
+                for number in 0..100 {
+                    let body = format!("{client} {number}");
+                    assert_eq!(connection.post("/echo", body.as_bytes()).text(), body);
+                }
+            });
+        }
+    });
+    assert_eq!(server.figure("/requests/failures/trap"), 0);
+}
