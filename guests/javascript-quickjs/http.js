@@ -73,7 +73,7 @@ function responseOf({ status, headers, body }) {
   const fields = new http.Fields();
   for (const [name, value] of headers) fields.append(name, bytes(value));
   const whole = typeof body === 'string' ? bytes(body) : body;
-  if (whole instanceof Uint8Array) fields.append('content-length', bytes(String(whole.byteLength)));
+  if (whole instanceof Uint8Array) fields.set('content-length', [bytes(String(whole.byteLength))]);
   const contents = whole instanceof Uint8Array ? [whole] : whole;
   const trailers = future({ tag: 'ok', val: null }, 'RESULT_OPTION_OTHER_ERROR_CODE');
   const [response, sent] = http.Response.new(fields, contents, trailers);
