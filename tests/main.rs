@@ -32,6 +32,12 @@ mod swap;
 /// Programs that serve by CGI.
 mod programs;
 
+/// The same application in each language, and what a new user does first.
+mod languages;
+
+/// Folders with a script that builds a guest: built, served, and swapped when they change.
+mod projects;
+
 /// Python applications: the article's two, every part of WSGI, timers, Flask, and
 /// how a file becomes the component that is served.
 mod python;

@@ -1,3 +1,3 @@
-module example
+module app
 
 go 1.24

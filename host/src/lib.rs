@@ -32,6 +32,7 @@ pub mod meta_variables;
 pub mod offer;
 pub mod outline;
 pub mod peer;
+pub mod project;
 pub mod python;
 pub mod record;
 pub mod request;

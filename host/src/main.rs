@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
-use wasm_serve::config::{Build, CommandLine, Task};
-use wasm_serve::{inspect, python, server};
+use wasm_serve::config::{CommandLine, Task};
+use wasm_serve::project::{componentize, dev, new};
+use wasm_serve::{inspect, project, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,8 +27,10 @@ fn main() -> ExitCode {
     };
     let CommandLine { task, serve } = command_line;
     let checked = match &task {
-        Some(Task::Build(build)) => build.check(),
-        Some(Task::Inspect(_)) => Ok(()),
+        Some(Task::Build(options)) => options.check(),
+        Some(Task::Dev(options)) => options.check(),
+        Some(Task::Componentize(options)) => options.check(),
+        Some(Task::New(_) | Task::Inspect(_)) => Ok(()),
         None => serve.check(),
     };
     if let Err(error) = checked {
@@ -36,7 +38,10 @@ fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let done = match task {
-        Some(Task::Build(build)) => make(&build),
+        Some(Task::New(options)) => new::run(&options),
+        Some(Task::Build(options)) => project::build(&options),
+        Some(Task::Dev(options)) => dev::run(&options),
+        Some(Task::Componentize(options)) => componentize::run(&options),
         Some(Task::Inspect(options)) => Ok(inspect::run(&options)),
         None => server::run(&serve),
     };
@@ -44,16 +49,4 @@ fn main() -> ExitCode {
         eprintln!("wasm-serve: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-/// `wasm-serve build`
-fn make(build: &Build) -> anyhow::Result<ExitCode> {
-    let cache = build.cache.folder().context("--cache DIR is needed: there is no folder of the user's")?;
-    let component = python::component(&build.application(), &build.tools(), &cache)?;
-    // Not copied, which would keep the mode: what is cached is for this user alone.
-    let component = std::fs::read(component).context("--cache: cannot be read")?;
-    let output = build.output.display();
-    std::fs::write(&build.output, component)
-        .with_context(|| format!("--output {output}: cannot be written"))?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -58,7 +58,8 @@ pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled")
 }
 
-fn bare_program() -> Command {
+/// The program, of which nobody reads standard output.
+pub fn bare_program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasm-serve"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
@@ -86,10 +87,21 @@ pub fn build(file: &Path, output: &Path, cache: &Path) -> Command {
     command
 }
 
+/// `wasm-serve dev` for a project.
+pub fn setup_dev(project: &Path) -> Setup {
+    let mut command = bare_program();
+    command.arg("dev").arg(project).arg("--cache").arg(cache());
+    setup_with(command)
+}
+
 fn setup_for(option: &str, file: &Path) -> Setup {
-    let folder = Folder::new();
     let mut command = program();
     command.arg(option).arg(file);
+    setup_with(command)
+}
+
+fn setup_with(mut command: Command) -> Setup {
+    let folder = Folder::new();
     command.args(["--http-socket", "127.0.0.1:0", "--stats", "127.0.0.1:0"]);
     command.arg("--logto").arg(folder.join("log"));
     Setup { command, folder, lock: None }
@@ -210,6 +222,11 @@ impl Server {
         wait_for(&format!("a line with {text:?}"), || {
             self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
         })
+    }
+
+    /// Whether a line with `text` has come on standard error since it serves.
+    pub fn said(&self, text: &str) -> bool {
+        self.later_lines.try_iter().any(|line| line.contains(text))
     }
 
     pub fn signal(&self, name: &str) {

@@ -1,6 +1,7 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
+mod project;
 mod python;
 mod values;
 
@@ -11,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-pub use self::python::{Build, PythonOptions};
+pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
+pub use self::python::PythonOptions;
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::deferred;
 use crate::python::{Application, Tools};
@@ -41,8 +43,14 @@ pub struct CommandLine {
 /// What can be done instead of serving.
 #[derive(Subcommand, Debug)]
 pub enum Task {
-    /// Make a component of a Python file, and do not serve it.
+    /// Begin a project: a folder with a guest in the language of your choice.
+    New(New),
+    /// Build a project, or make a component of a Python file, and do not serve it.
     Build(Build),
+    /// Build a project and serve it; build and swap it whenever it changes.
+    Dev(Dev),
+    /// Make a component of a core module, as compilers of C, Go or AssemblyScript make it.
+    Componentize(Componentize),
     /// Tell what a file is, what it needs and would get, and whether it can be served.
     Inspect(Inspect),
 }
@@ -87,7 +95,8 @@ impl Source {
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("what").args(["guest", "wsgi_file"]).required(true)))]
 pub struct Options {
-    /// The guest: a component that exports `wasi:http` 0.2 or 0.3.
+    /// The guest: a component that exports `wasi:http` 0.2 or 0.3, or a program (a WASI
+    /// command), which is served by CGI.
     #[arg(long, value_name = "FILE", help_heading = "What to serve")]
     pub guest: Option<PathBuf>,
 

@@ -1,33 +1,15 @@
-//! The options of Python applications: to serve one, or to make a component of it.
+//! How a Python file becomes a component.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{CacheOptions, user_cache};
+use super::user_cache;
 use crate::python::{Application, Tools};
 
 /// Its name, unless another one is given (PEP 3333 has it, and uWSGI).
 const APPLICATION: &str = "application";
-
-/// How a component is to be made.
-#[derive(Args, Debug)]
-pub struct Build {
-    /// A Python file with a WSGI application.
-    #[arg(long, value_name = "FILE")]
-    pub wsgi_file: PathBuf,
-
-    /// The component.
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
-
-    #[command(flatten)]
-    pub python: PythonOptions,
-
-    #[command(flatten)]
-    pub cache: CacheOptions,
-}
 
 /// How a Python file becomes a component.
 #[derive(Args, Debug)]
@@ -99,27 +81,5 @@ impl PythonOptions {
             self.callable
         );
         Ok(())
-    }
-}
-
-impl Build {
-    /// What can be checked before anything is made.
-    pub fn check(&self) -> Result<()> {
-        self.python.check(&self.wsgi_file)?;
-        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        ensure!(
-            folder.is_none_or(Path::is_dir),
-            "--output {}: there is no such folder",
-            self.output.display()
-        );
-        Ok(())
-    }
-
-    pub fn application(&self) -> Application {
-        self.python.application(&self.wsgi_file)
-    }
-
-    pub fn tools(&self) -> Tools {
-        self.python.tools()
     }
 }

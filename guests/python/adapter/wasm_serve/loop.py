@@ -35,9 +35,14 @@ class HostTimer(asyncio.TimerHandle):
         self._context = None
         self._loop = LOOP
 
+    @property
+    def id(self):
+        """The server's number of the call, for `wasm_serve.cancel` in another request."""
+        return self._id
+
     def cancel(self):
         """Without effect on a call that runs, or has run."""
-        if not self._cancelled and host.call_import(host.CANCEL, [self._id]):
+        if not self._cancelled and cancel(self._id):
             self._cancelled = True
             self._callback = self._args = None
 
@@ -180,18 +185,32 @@ def _defer(delay, callback, arguments, context):
     return HostTimer(result.value, time.time() + delay, callback, arguments)
 
 
+def cancel(identity):
+    """True if the call with this id will never run."""
+    return host.call_import(host.CANCEL, [identity])
+
+
 def _refused(error):
-    kind = type(error)
+    """The exception for an error of `call-later`. It has the error's name in the WIT as `error`, and as `limit`
+    what comes with it."""
+    kind, limit = type(error), error.value
     if kind is deferred.ScheduleError_PayloadTooLarge:
-        return ValueError(f"callback and arguments are over {error.value} bytes (the server's --deferred-payload)")
-    if kind is deferred.ScheduleError_TooManyPending:
-        return RuntimeError(
-            f"{error.value} calls are pending, or scheduled by this one call "
+        name = "payload-too-large"
+        refused = ValueError(f"callback and arguments are over {limit} bytes (the server's --deferred-payload)")
+    elif kind is deferred.ScheduleError_TooManyPending:
+        name = "too-many-pending"
+        refused = RuntimeError(
+            f"{limit} calls are pending, or scheduled by this one call "
             "(the server's --deferred-pending, --deferred-per-call)"
         )
-    if kind is deferred.ScheduleError_DelayTooLong:
-        return OverflowError(f"the delay is over {error.value / 1e9:g} seconds (the server's --deferred-delay)")
-    return RuntimeError(f"the call cannot be stored now: {error.value} (the server's --deferred-memory)")
+    elif kind is deferred.ScheduleError_DelayTooLong:
+        name = "delay-too-long"
+        refused = OverflowError(f"the delay is over {limit / 1e9:g} seconds (the server's --deferred-delay)")
+    else:
+        name = "unavailable"
+        refused = RuntimeError(f"the call cannot be stored now: {limit} (the server's --deferred-memory)")
+    refused.error, refused.limit = name, limit
+    return refused
 
 
 LOOP = HostLoop()

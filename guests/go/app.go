@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"example/wasmserve"
+	"app/wasmserve"
 )
 
 const delayDefaultMs = 5000

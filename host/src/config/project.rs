@@ -1,0 +1,156 @@
+//! What is asked for with a project: the folder in which somebody writes a guest.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Args, Parser, ValueEnum};
+
+use super::{Application, CacheOptions, CommandLine, PythonOptions, Tools};
+
+/// A language for which there is a starting project.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "lower")]
+pub enum Language {
+    AssemblyScript,
+    C,
+    Go,
+    JavaScript,
+    /// JavaScript for WASI 0.3, by a smaller engine.
+    #[value(name = "javascript-quickjs")]
+    JavaScriptQuickJs,
+    Python,
+    Rust,
+}
+
+/// A project to be begun.
+#[derive(Args, Debug)]
+pub struct New {
+    /// The language.
+    #[arg(long, value_name = "LANG")]
+    pub lang: Language,
+
+    /// The folder; it is made, or must be empty.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// What is to be built.
+#[derive(Args, Debug)]
+pub struct Build {
+    /// A folder with a script `build`, as `new` writes one.
+    #[arg(value_name = "DIR", conflicts_with = "wsgi_file", required_unless_present = "wsgi_file")]
+    pub dir: Option<PathBuf>,
+
+    /// A Python file with a WSGI application.
+    #[arg(long, value_name = "FILE", requires = "output")]
+    pub wsgi_file: Option<PathBuf>,
+
+    /// The guest's file [default: DIR/app.wasm].
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub python: PythonOptions,
+
+    #[command(flatten)]
+    pub cache: CacheOptions,
+}
+
+/// A project to be served while it is worked on.
+#[derive(Args, Debug)]
+pub struct Dev {
+    /// A folder with a script `build`, as `new` writes one.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Options of the server, such as --http-socket or --dir.
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+}
+
+/// A core module to be made a component.
+#[derive(Args, Debug)]
+pub struct Componentize {
+    /// The core module, whose imports and exports have the names of the component
+    /// model's canonical ABI.
+    #[arg(value_name = "CORE.wasm")]
+    pub module: PathBuf,
+
+    /// The component.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// What `Build` asks for.
+pub enum Made<'a> {
+    Project { dir: &'a Path, output: PathBuf },
+    Python { application: Application, tools: Tools, output: &'a Path },
+}
+
+impl Build {
+    pub fn made(&self) -> Made<'_> {
+        match (&self.dir, &self.wsgi_file, &self.output) {
+            (_, Some(file), Some(output)) => {
+                let (application, tools) = (self.python.application(file), self.python.tools());
+                Made::Python { application, tools, output }
+            }
+            (Some(dir), _, output) => {
+                let output = output.clone().unwrap_or_else(|| dir.join("app.wasm"));
+                Made::Project { dir, output }
+            }
+            _ => unreachable!("the command line is not taken without a folder, or a file and the output"),
+        }
+    }
+
+    /// What can be checked before anything is made.
+    pub fn check(&self) -> Result<()> {
+        match &self.wsgi_file {
+            Some(file) => self.python.check(file)?,
+            None => self.python.check_unused()?,
+        }
+        match &self.output {
+            Some(output) => check_output(output),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Componentize {
+    pub fn check(&self) -> Result<()> {
+        check_output(&self.output)
+    }
+}
+
+impl Dev {
+    /// The options of the server that is to serve `guest`.
+    pub fn serve(&self, guest: &Path) -> Vec<OsString> {
+        let guest = ["--guest".into(), guest.as_os_str().to_owned()];
+        guest.into_iter().chain(self.options.iter().cloned()).collect()
+    }
+
+    /// Looks at the server's options before anything is built.
+    pub fn check(&self) -> Result<()> {
+        let guest = Path::new("app.wasm");
+        let arguments = std::iter::once("wasm-serve".into()).chain(self.serve(guest));
+        let command_line = CommandLine::try_parse_from(arguments)
+            .map_err(|error| anyhow!(error.to_string().trim_start_matches("error: ").to_owned()))?;
+        let serve = &command_line.serve;
+        ensure!(
+            command_line.task.is_none() && serve.guest.as_deref() == Some(guest) && serve.wsgi_file.is_none(),
+            "dev serves what it builds; leave out --guest and --wsgi-file"
+        );
+        serve.check()
+    }
+}
+
+fn check_output(output: &Path) -> Result<()> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    ensure!(folder.is_none_or(Path::is_dir), "--output {}: there is no such folder", output.display());
+    Ok(())
+}
+
+/// This program, for scripts that need it.
+pub fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context("where this program is cannot be found out")
+}

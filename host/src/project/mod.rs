@@ -1,0 +1,73 @@
+//! A project: the folder in which somebody writes a guest. Its script `build` makes the
+//! guest, in whatever language: `build OUT.wasm`.
+
+/// From a core module to a component.
+pub mod componentize;
+/// Build, serve, watch, swap.
+pub mod dev;
+/// Projects to begin with.
+pub mod new;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::config::{Build, Made, own_program};
+use crate::python;
+
+/// `wasm-serve build`
+pub fn build(options: &Build) -> Result<ExitCode> {
+    match options.made() {
+        Made::Project { dir, output } => {
+            let status = script(dir, &output)?.status();
+            let status = status.with_context(|| format!("{}/build: cannot be run", dir.display()))?;
+            ensure!(status.success(), "{}/build: failed, {status}", dir.display());
+        }
+        Made::Python { application, tools, output } => {
+            let cache = options.cache.folder();
+            let cache = cache.context("--cache DIR is needed: there is no folder of the user's")?;
+            let component = python::component(&application, &tools, &cache)?;
+            // Not copied, which would keep the mode: what is cached is for this user alone.
+            let component = std::fs::read(component).context("--cache: cannot be read")?;
+            write(output, &component)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What runs the script of the project in `dir`.
+fn script(dir: &Path, output: &Path) -> Result<Command> {
+    let dir = std::path::absolute(dir)?;
+    let script = dir.join("build");
+    if !script.is_file() {
+        bail!(
+            "{}: has no script `build`; `wasm-serve new --lang LANG DIR` begins a project with one, and for a Python file there is --wsgi-file",
+            dir.display()
+        );
+    }
+    let mut command = Command::new(script);
+    command.arg(std::path::absolute(output)?).current_dir(dir).env("WASM_SERVE", own_program()?);
+    Ok(command)
+}
+
+/// Puts a guest in its place at once: a server may be reading the old one.
+fn write(output: &Path, guest: &[u8]) -> Result<()> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let written = || {
+        let mut file = unfinished().tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(guest)?;
+        file.persist(output)?;
+        Ok::<(), std::io::Error>(())
+    };
+    written().with_context(|| format!("--output {}: cannot be written", output.display()))
+}
+
+/// A file with the mode that the umask gives, as others that the user makes.
+fn unfinished() -> tempfile::Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut file = tempfile::Builder::new();
+    file.prefix(".wasm-serve-").permissions(std::fs::Permissions::from_mode(0o666));
+    file
+}

@@ -1,0 +1,168 @@
+//! The same application in each language, and what it does: a row for a language, a
+//! column for a behaviour. The README has the table.
+
+mod behaviours;
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use self::behaviours::BEHAVIOURS;
+use crate::support::server::{bare_program, setup_dev};
+use crate::support::{Folder, root};
+
+struct Language {
+    /// As `wasm-serve new --lang` has it.
+    name: &'static str,
+    title: &'static str,
+    wasi: &'static str,
+    /// Where the example is, within `guests`.
+    folder: &'static str,
+}
+
+const LANGUAGES: [Language; 7] = [
+    language("rust", "Rust", "0.2", "rust/example"),
+    language("python", "Python", "0.2", "python/example"),
+    language("c", "C", "0.2", "c"),
+    language("go", "Go", "0.2", "go"),
+    language("javascript", "JavaScript (StarlingMonkey)", "0.2", "javascript"),
+    language("javascript-quickjs", "JavaScript (QuickJS)", "0.3", "javascript-quickjs"),
+    language("assemblyscript", "AssemblyScript", "0.2", "assemblyscript"),
+];
+
+/// What a language cannot do: its name, the behaviour's, and why.
+const CANNOT: [(&str, &str, &str); 1] = [(
+    "javascript",
+    "repeated fields",
+    "its `Headers` joins fields of one name, as the Fetch standard has it, and StarlingMonkey sends the result",
+)];
+
+const fn language(
+    name: &'static str,
+    title: &'static str,
+    wasi: &'static str,
+    folder: &'static str,
+) -> Language {
+    Language { name, title, wasi, folder }
+}
+
+macro_rules! languages {
+    ($($name:ident)*) => {$(
+        mod $name {
+            /// `guests/LANG` does what the table says.
+            #[test]
+            fn example() {
+                super::example(stringify!($name));
+            }
+
+            /// What a new user does: `new`, `dev`, `curl`.
+            #[test]
+            fn starter() {
+                super::starter(stringify!($name));
+            }
+        }
+    )*};
+}
+
+languages!(rust python c go javascript javascript_quickjs assemblyscript);
+
+fn of_name(test: &str) -> &'static Language {
+    let name = test.replace('_', "-");
+    LANGUAGES.iter().find(|language| language.name == name).expect("a language of the table")
+}
+
+fn example(test: &str) {
+    let language = of_name(test);
+    let guest = build(language);
+    let wrong: Vec<String> = BEHAVIOURS
+        .iter()
+        .filter_map(|&(behaviour, _, check)| {
+            let holds = catch_unwind(AssertUnwindSafe(|| check(&guest))).is_ok();
+            let why = cannot(language, behaviour);
+            match (holds, why) {
+                (true, None) | (false, Some(_)) => None,
+                (false, None) => Some(format!("{behaviour}: does not hold")),
+                (true, Some(_)) => Some(format!("{behaviour}: holds, though CANNOT says it does not")),
+            }
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}: {wrong:#?}", language.title);
+}
+
+fn cannot(language: &Language, behaviour: &str) -> Option<&'static str> {
+    let of_both = |(name, cannot, _): &&(&str, &str, &str)| *name == language.name && *cannot == behaviour;
+    CANNOT.iter().find(of_both).map(|(_, _, why)| *why)
+}
+
+/// Builds the example with the language's own script.
+fn build(language: &Language) -> PathBuf {
+    let _alone = alone(language);
+    let guest = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("example-{}.wasm", language.name));
+    let script = root().join("guests").join(language.folder).join("build");
+    let mut command = Command::new(script);
+    let output = command.arg(&guest).env("WASM_SERVE", env!("CARGO_BIN_EXE_wasm-serve")).output();
+    let output = output.expect("the script can be run");
+    assert!(output.status.success(), "build says: {}", String::from_utf8_lossy(&output.stderr));
+    guest
+}
+
+fn starter(test: &str) {
+    let language = of_name(test);
+    let folder = Folder::new();
+    let project = folder.join("hello");
+    let new = bare_program().args(["new", "--lang", language.name]).arg(&project).output().unwrap();
+    assert!(new.status.success(), "new says: {}", String::from_utf8_lossy(&new.stderr));
+    let server = {
+        let _alone = alone(language);
+        setup_dev(&project).start()
+    };
+    let reply = server.get("/somewhere");
+    assert_eq!((reply.status, reply.text().trim_end()), (200, "Hello World"));
+    server.wait_for_line("deferred: /somewhere");
+}
+
+/// Held while a language's tools are installed, which both tests of it want.
+fn alone(language: &Language) -> File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("building-{}", language.name));
+    let file = File::create(path).expect("the folder can be written");
+    file.lock().expect("the file can be locked");
+    file
+}
+
+#[test]
+fn the_readme_has_the_table() {
+    let table = table();
+    println!("{table}");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains(&table), "the README needs this table:\n{table}");
+}
+
+fn table() -> String {
+    let mut table = String::from("| | WASI |");
+    for (behaviour, _, _) in BEHAVIOURS {
+        table += &format!(" {behaviour} |");
+    }
+    table += &format!("\n|---|---|{}\n", "---|".repeat(BEHAVIOURS.len()));
+    let mut notes = String::new();
+    let mut notes_count = 0;
+    for language in &LANGUAGES {
+        table += &format!("| {} | {} |", language.title, language.wasi);
+        for (behaviour, _, _) in BEHAVIOURS {
+            match cannot(language, behaviour) {
+                None => table += " yes |",
+                Some(why) => {
+                    notes_count += 1;
+                    table += &format!(" no ({notes_count}) |");
+                    notes += &format!("\n{notes_count}. {}, {behaviour}: {why}", language.title);
+                }
+            }
+        }
+        table += "\n";
+    }
+    table += "\n";
+    for (behaviour, meaning, _) in BEHAVIOURS {
+        table += &format!("- *{behaviour}*: {meaning}\n");
+    }
+    table + &notes
+}

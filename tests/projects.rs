@@ -1,0 +1,157 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::client::Connection;
+use crate::support::server::{Server, bare_program, setup_dev};
+use crate::support::{Folder, fault_guests, guest, wait_for};
+
+/// A project whose script takes the guest from a file beside it.
+struct Project(Folder);
+
+impl Project {
+    fn new(guest: &[u8]) -> Project {
+        let project = Project(Folder::new());
+        let script = project.0.join("build");
+        fs::write(&script, "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        project.save(guest);
+        project
+    }
+
+    /// As an editor saves: under another name first.
+    fn save(&self, guest: &[u8]) {
+        let unfinished = self.0.join(".guest.wasm");
+        fs::write(&unfinished, guest).unwrap();
+        fs::rename(unfinished, self.0.join("guest.wasm")).unwrap();
+    }
+}
+
+fn hello() -> Vec<u8> {
+    fs::read(guest("hello")).unwrap()
+}
+
+/// Another guest that does the same: one with a custom section more.
+fn other_hello() -> Vec<u8> {
+    [&hello()[..], b"\x00\x02\x01x"].concat()
+}
+
+fn swaps(server: &Server) -> u64 {
+    server.figure("/swaps/done")
+}
+
+#[test]
+fn a_hundred_swaps_under_load_fail_no_request() {
+    let project = Project::new(&hello());
+    let server = setup_dev(&project.0.0).options("--cores 4").start();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(server.address);
+                    let mut answered = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let reply = connection.get("/");
+                        assert_eq!((reply.status, reply.text(), reply.complete), (200, "Hello World", true));
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for number in 1..=100 {
+            project.save(&if number % 2 == 0 { hello() } else { other_hello() });
+            wait_for("a swap", || {
+                (swaps(&server) >= number || clients.iter().any(|c| c.is_finished())).then_some(())
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(server.figure("/swaps/refused"), 0);
+}
+
+#[test]
+fn the_old_guest_is_served_on_while_the_new_one_cannot_be_built() {
+    let project = Project::new(&hello());
+    let server = setup_dev(&project.0.0).start();
+    fs::rename(project.0.join("guest.wasm"), project.0.join("gone.wasm")).unwrap();
+    wait_for("the build to fail", || server.said("The build failed").then_some(()));
+    assert_eq!(server.get("/").text(), "Hello World");
+    // A guest that cannot be served is refused by the server.
+    project.save(b"nonsense");
+    server.wait_for_figure("/swaps/refused", 1);
+    assert_eq!(server.get("/").text(), "Hello World");
+    let other = fs::read(fault_guests::component("faults")).unwrap();
+    project.save(&other);
+    server.wait_for_figure("/swaps/done", 1);
+    assert_eq!(server.get("/count").text(), "1");
+}
+
+#[test]
+fn files_in_new_folders_are_watched_and_those_that_were_built_are_not() {
+    let project = Project::new(&hello());
+    let server = setup_dev(&project.0.0).start();
+    let sources = project.0.join("src/deep");
+    fs::create_dir_all(&sources).unwrap();
+    wait_for("a swap", || (swaps(&server) >= 1).then_some(()));
+    // Events of the folders themselves may come in more than one lot.
+    let mut number = 0;
+    let mut save = |path: PathBuf| {
+        number += 1;
+        fs::write(path, format!("{number}")).unwrap();
+    };
+    wait_for("a swap for a file in it", || {
+        let before = swaps(&server);
+        save(sources.join("app.c"));
+        thread::sleep(std::time::Duration::from_millis(500));
+        (swaps(&server) > before).then_some(())
+    });
+    fs::create_dir_all(project.0.join("target")).unwrap();
+    thread::sleep(std::time::Duration::from_millis(500));
+    let before = swaps(&server);
+    save(project.0.join("target/app.o"));
+    save(project.0.join(".app.c.swp"));
+    thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(swaps(&server), before);
+}
+
+#[test]
+fn dev_stops_its_server_as_a_server_stops() {
+    let project = Project::new(&hello());
+    let server = setup_dev(&project.0.0).start();
+    let address = server.address;
+    let ended = server.stop();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let folder = Folder::new();
+    let said = |arguments: &[&str]| {
+        let output = bare_program().args(arguments).current_dir(&folder.0).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    fs::write(folder.join("a"), "").unwrap();
+    for (arguments, code, text) in [
+        (&["new", "--lang", "c", "."] as &[&str], 1, "is not empty"),
+        (&["new", "--lang", "cobol", "x"], 64, "cobol"),
+        (&["build", "."], 1, "no script `build`"),
+        (&["dev", "."], 1, "no script `build`"),
+        (&["dev", ".", "--guest", "other.wasm"], 64, "--guest"),
+        (&["dev", ".", "--cores", "none"], 64, "--cores"),
+        (&["build", "--wsgi-file", "a"], 64, "--output"),
+        (&["componentize", "a", "-o", "b"], 1, "not WebAssembly"),
+        (&["componentize", "a", "-o", "none/b"], 64, "no such folder"),
+    ] {
+        let (ended, line) = said(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {line}");
+        assert!(line.contains(text), "{arguments:?}: {line}");
+    }
+}
