@@ -52,12 +52,14 @@ fn starter(language: Language) -> Starter {
             common: files!("javascript-quickjs": "build" "host.js" "http.js" "package.json" "package-lock.json"),
             own: include_dir!("$CARGO_MANIFEST_DIR/../guests/javascript-quickjs/starter"),
         },
-        Language::Python => {
-            Starter { common: files!("python/example": "build"), own: include_dir!("$CARGO_MANIFEST_DIR/../guests/python/starter") }
-        }
-        Language::Rust => {
-            Starter { common: files!("rust/example": "build"), own: include_dir!("$CARGO_MANIFEST_DIR/../guests/rust/starter") }
-        }
+        Language::Python => Starter {
+            common: files!("python/example": "build"),
+            own: include_dir!("$CARGO_MANIFEST_DIR/../guests/python/starter"),
+        },
+        Language::Rust => Starter {
+            common: files!("rust/example": "build"),
+            own: include_dir!("$CARGO_MANIFEST_DIR/../guests/rust/starter"),
+        },
     }
 }
 
