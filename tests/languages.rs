@@ -3,14 +3,12 @@
 
 mod behaviours;
 
-use std::fs::{self, File};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use self::behaviours::BEHAVIOURS;
 use crate::support::server::{bare_program, setup_dev};
-use crate::support::{Folder, root};
+use crate::support::{Folder, root, scripts};
 
 struct Language {
     /// As `wasm-serve new --lang` has it.
@@ -74,7 +72,7 @@ fn of_name(test: &str) -> &'static Language {
 
 fn example(test: &str) {
     let language = of_name(test);
-    let guest = build(language);
+    let guest = scripts::build(language.folder, &format!("example-{}.wasm", language.name));
     let wrong: Vec<String> = BEHAVIOURS
         .iter()
         .filter_map(|&(behaviour, _, check)| {
@@ -95,18 +93,6 @@ fn cannot(language: &Language, behaviour: &str) -> Option<&'static str> {
     CANNOT.iter().find(of_both).map(|(_, _, why)| *why)
 }
 
-/// Builds the example with the language's own script.
-fn build(language: &Language) -> PathBuf {
-    let _alone = alone(language);
-    let guest = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("example-{}.wasm", language.name));
-    let script = root().join("guests").join(language.folder).join("build");
-    let mut command = Command::new(script);
-    let output = command.arg(&guest).env("WASM_SERVE", env!("CARGO_BIN_EXE_wasm-serve")).output();
-    let output = output.expect("the script can be run");
-    assert!(output.status.success(), "build says: {}", String::from_utf8_lossy(&output.stderr));
-    guest
-}
-
 fn starter(test: &str) {
     let language = of_name(test);
     let folder = Folder::new();
@@ -114,20 +100,12 @@ fn starter(test: &str) {
     let new = bare_program().args(["new", "--lang", language.name]).arg(&project).output().unwrap();
     assert!(new.status.success(), "new says: {}", String::from_utf8_lossy(&new.stderr));
     let server = {
-        let _alone = alone(language);
+        let _alone = scripts::alone(language.folder);
         setup_dev(&project).start()
     };
     let reply = server.get("/somewhere");
     assert_eq!((reply.status, reply.text().trim_end()), (200, "Hello World"));
     server.wait_for_line("deferred: /somewhere");
-}
-
-/// Held while a language's tools are installed, which both tests of it want.
-fn alone(language: &Language) -> File {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("building-{}", language.name));
-    let file = File::create(path).expect("the folder can be written");
-    file.lock().expect("the file can be locked");
-    file
 }
 
 #[test]

@@ -1,8 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::thread;
 
 use crate::support::client::Connection;
-use crate::support::fault_guests;
 use crate::support::server::{Server, setup};
+use crate::support::{fault_guests, scripts, wait_for};
 
 /// As a core module, and as a component.
 const KINDS: [&str; 2] = ["program", "program-0.2"];
@@ -174,4 +176,45 @@ fn a_thousand_requests_side_by_side_all_have_their_answer() {
         }
     });
     assert_eq!(server.figure("/requests/failures/trap"), 0);
+}
+
+/// Every one of them answers, and each deferred call runs in an instance of its own.
+fn a_thousand_requests(program: &Path) {
+    let server = setup(program).options("--cores 4").start();
+    let ids: BTreeSet<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(server.address);
+                    let id = |number: u32| {
+                        let reply = connection.get(&format!("/call/{number}?delay-ms=100"));
+                        assert_eq!((reply.status, reply.field("content-type")), (200, Some("text/plain")));
+                        reply.text().trim_end().to_owned()
+                    };
+                    (0..250).map(id).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(ids.len(), 1000);
+    server.wait_for_figure("/deferred/done", 1000);
+    wait_for("a line of each call", || {
+        let log = server.log();
+        let lines: BTreeSet<&str> = log.lines().filter(|line| line.contains(": /call/")).collect();
+        (lines.len() == 1000).then_some(())
+    });
+    assert_eq!(server.figure("/instances_created"), 2000);
+}
+
+#[test]
+fn a_program_in_c_serves_a_thousand_requests_and_defers() {
+    let programs = scripts::build("c/cgi", "programs-in-c");
+    assert_eq!(setup(programs.join("hello.wasm")).start().get("/").text(), "Hello World\n");
+    a_thousand_requests(&programs.join("deferred.wasm"));
+}
+
+#[test]
+fn a_program_in_go_serves_a_thousand_requests_and_defers() {
+    a_thousand_requests(&scripts::build("go/cgi", "program-in-go.wasm"));
 }

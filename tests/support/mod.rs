@@ -4,6 +4,7 @@
 pub mod client;
 pub mod fault_guests;
 pub mod packages;
+pub mod scripts;
 pub mod server;
 
 use std::path::{Path, PathBuf};
