@@ -210,7 +210,7 @@ fn a_thousand_requests(program: &Path) {
 #[test]
 fn a_program_in_c_serves_a_thousand_requests_and_defers() {
     let programs = scripts::build("c/cgi", "programs-in-c");
-    assert_eq!(setup(programs.join("hello.wasm")).start().get("/").text(), "Hello World\n");
+    assert_eq!(setup(programs.join("hello.wasm")).start().get("/").text(), "Hello World");
     a_thousand_requests(&programs.join("deferred.wasm"));
 }
 

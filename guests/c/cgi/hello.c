@@ -1,5 +1,5 @@
 #include <stdio.h>
 
 int main(void) {
-    printf("Content-Type: text/plain\n\nHello World\n");
+    printf("Content-Type: text/plain\n\nHello World");
 }

@@ -11,7 +11,7 @@ use crate::picture::Chart;
 use crate::report::{self, Bar, Limit, cpu_ratio, rate_ratio};
 use crate::rounds::{Row, rotate};
 use crate::running::{Ask, Server};
-use crate::support::{guest, root};
+use crate::support::{guest, root, scripts};
 
 const WARM: &str = "--threads 2 --disable-logging --max-requests 0";
 const FRESH: &str = "--threads 2 --disable-logging";
@@ -118,6 +118,21 @@ pub fn fresh(bench: &Bench) -> Result<Outcome> {
         ),
     ];
     Ok(Outcome { bars, charts: Chart::both("A fresh instance for each request", &rows) })
+}
+
+pub fn program(bench: &Bench) -> Result<Outcome> {
+    const PROGRAM: &str = "wasm-serve, a program in C";
+    let in_c = scripts::build("c/cgi", "programs-in-c").join("hello.wasm");
+    let rows = measure(
+        bench,
+        vec![wasm_serve_tcp(bench, OURS, guest("hello"), FRESH), wasm_serve_tcp(bench, PROGRAM, in_c, FRESH)],
+    )?;
+    let bars = vec![Bar::new(
+        "program in C, fresh: CPU µs, of hello 0.2's",
+        Limit::AtMost(1.5),
+        ratio(&rows, PROGRAM, OURS, cpu_ratio),
+    )];
+    Ok(Outcome { bars, charts: Vec::new() })
 }
 
 fn measure(bench: &Bench, servers: Vec<Server>) -> Result<Vec<Row>> {

@@ -55,6 +55,11 @@ pub const SCENARIOS: &[Scenario] = &[
         question: "what a request costs when each has an instance of its own",
         run: hello::fresh,
     },
+    Scenario {
+        name: "program",
+        question: "what a program by CGI costs beside a component, an instance each",
+        run: hello::program,
+    },
     Scenario { name: "echo-10k", question: "a body of 10 KB, there and back", run: echo::small },
     Scenario { name: "echo-10m", question: "a body of 10 MB, there and back", run: echo::large },
     Scenario { name: "idle", question: "2,000 connections of which most are idle", run: idle::idle },
