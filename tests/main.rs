@@ -45,6 +45,9 @@ mod python;
 /// Wrong options and files that will not do.
 mod startup;
 
+/// What is told of a file without serving it.
+mod inspect;
+
 /// The log and the figures.
 mod shown;
 

@@ -70,7 +70,7 @@ fn a_file_that_will_not_do_is_refused_with_a_reason() {
         (file("text.wasm", b"(module)"), &["text form", "wasm-tools parse"]),
         (file("cut.wasm", &hello[..hello.len() / 2]), &["not valid WebAssembly"]),
         (file("header.wasm", &hello[..6]), &["not valid WebAssembly"]),
-        (fault_guests::component("core-module"), &["core module", "_start", "wasm-tools component new"]),
+        (fault_guests::component("core-module"), &["core module", "_start", "wasm-serve componentize"]),
         (
             fault_guests::component("wrong-world"),
             &["wasi:http/incoming-handler", "wasi:cli/run", "wasi:http/proxy"],

@@ -184,13 +184,13 @@ impl Face {
                 "is a WIT package: it describes interfaces and has no code; build a program for one of its worlds"
             ),
             Kind::UnfinishedComponent => bail!(
-                "is a core module, not yet a component, but says of which interfaces one is to be made; run `wasm-tools component new FILE -o OUT`"
+                "is a core module, not yet a component, but says of which interfaces one is to be made; run `wasm-serve componentize FILE --output OUT`"
             ),
             Kind::ForJavaScript => bail!(
-                "is a core module that JavaScript has to load; build it for WASI, such as for Rust's target `wasm32-wasip2` or with `GOOS=wasip1`, and make a component of it"
+                "is a core module that JavaScript has to load; build it for WASI, such as for Rust's target `wasm32-wasip2`, or with `GOOS=wasip1`"
             ),
             Kind::Module => bail!(
-                "is a core module without `_start`, which is where a program begins; build a command, not a library, or make a component of it, for example with `wasm-tools component new`"
+                "is a core module without `_start`, which is where a program begins; build a command, not a library, or make a component of it with `wasm-serve componentize`"
             ),
         }
     }

@@ -28,7 +28,8 @@ pub fn flask() -> PathBuf {
     folder
 }
 
-fn cache() -> PathBuf {
+/// Where the user's programs keep what they can make again.
+pub fn cache() -> PathBuf {
     let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
     cache.expect("HOME or XDG_CACHE_HOME is set")

@@ -4,7 +4,32 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::root;
+use sha2::{Digest, Sha256};
+
+use super::{packages, root};
+
+/// The variable that names a compiler for the scripts of guests in Rust.
+pub const RUST_COMPILER: &str = "WASM_SERVE_RUST_WASM";
+
+/// A Rust compiler for WebAssembly, where rustup has none and cannot get one: made once
+/// for each user, as `.ci/run` makes it, and kept outside of the checkout.
+pub fn rust_compiler() -> Option<PathBuf> {
+    if std::env::var_os(RUST_COMPILER).is_some() {
+        return None;
+    }
+    let _alone = alone("rust-compiler");
+    let adds = Command::new("rustup").args(["target", "add", "wasm32-wasip2"]).output();
+    if adds.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    let script = root().join("guests/rust/toolchain");
+    let sum = Sha256::digest(std::fs::read(&script).expect("it is there"));
+    let sum: String = sum.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let folder = packages::cache().join("wasm-serve").join(format!("rust-wasm-{sum}"));
+    let output = Command::new(script).arg(&folder).output().expect("the script can be run");
+    assert!(output.status.success(), "toolchain says: {}", String::from_utf8_lossy(&output.stderr));
+    Some(folder)
+}
 
 /// Runs `guests/FOLDER/build` for the guest `name`, and gives the file, or folder, that
 /// it made.
@@ -12,6 +37,9 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
     let _alone = alone(folder);
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut script = Command::new(root().join("guests").join(folder).join("build"));
+    if folder.starts_with("rust") {
+        script.envs(rust_compiler().map(|compiler| (RUST_COMPILER, compiler)));
+    }
     let output = script.arg(&made).env("WASM_SERVE", env!("CARGO_BIN_EXE_wasm-serve")).output();
     let output = output.expect("the script can be run");
     assert!(output.status.success(), "build says: {}", String::from_utf8_lossy(&output.stderr));

@@ -119,6 +119,11 @@ impl Setup {
         self
     }
 
+    pub fn envs(mut self, variables: Option<(&str, PathBuf)>) -> Setup {
+        self.command.envs(variables);
+        self
+    }
+
     pub fn current_dir(mut self, folder: &Path) -> Setup {
         self.command.current_dir(folder);
         self
