@@ -23,7 +23,7 @@ use crate::loader::Loader;
 use crate::logging::{Log, say};
 use crate::record::Book;
 use crate::request::{self, Service};
-use crate::shutdown::{Drain, Signals};
+use crate::shutdown::{Changes, Drain, Signals};
 use crate::state::Host;
 use crate::stats::Stats;
 use crate::swap::{Current, Swapper, Swaps};
@@ -33,6 +33,7 @@ use crate::{callback, request_body};
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
 const LOG_TIME_IN_HASTE: Duration = Duration::from_secs(1);
+const NO_SIGNALS: &str = "signals cannot be received";
 
 /// Serves until a signal ends it. An error says why it could not start.
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -51,13 +52,19 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         stats: Arc::new(Stats::new()),
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
     };
-    let loader = Loader::new(options, log.clone());
-    let programs = programs(options, &shared, &loader)?;
     // The server's own thread waits for signals and shows figures; it runs no
     // guest, so that none can hold it up.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("the server cannot be started")?.block_on(async {
-        let server = Server::start(options, &shared, loader, programs)?;
+    let runtime = runtime.context("the server cannot be started")?;
+    let changes = {
+        let _entered = runtime.enter();
+        Changes::listen().context(NO_SIGNALS)?
+    };
+    let loader = Loader::new(options, log.clone());
+    let programs = programs(options, &shared, &loader)?;
+    runtime.block_on(async {
+        let signals = Signals::listen(changes).context(NO_SIGNALS)?;
+        let server = Server::start(options, &shared, loader, programs, signals)?;
         server.announce(options);
         server.serve_until_stopped(options).await
     })
@@ -94,9 +101,9 @@ impl Server {
         shared: &Shared,
         loader: Loader,
         mut programs: Vec<Program>,
+        signals: Signals,
     ) -> Result<Server> {
         let Shared { log, stats, deferred } = shared;
-        let signals = Signals::listen().context("signals cannot be received")?;
         let bound = Bound::many(&options.http_socket, options.listen, programs.len())?;
         let stats_bound = match &options.stats {
             Some(address) => Some(Bound::one(address, options.listen)?),

@@ -23,8 +23,20 @@ const IDS_NAMED_MAX: usize = 1000;
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    changes: Changes,
+}
+
+/// Those after which it goes on. They would end it, unless it listens for them from the
+/// beginning; until it serves they wait.
+pub struct Changes {
     reopen: Signal,
     reload: Signal,
+}
+
+impl Changes {
+    pub fn listen() -> Result<Changes> {
+        Ok(Changes { reopen: signal(SignalKind::user_defined1())?, reload: signal(SignalKind::hangup())? })
+    }
 }
 
 /// What was asked for.
@@ -36,12 +48,11 @@ enum Asked {
 }
 
 impl Signals {
-    pub fn listen() -> Result<Signals> {
+    pub fn listen(changes: Changes) -> Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            reload: signal(SignalKind::hangup())?,
+            changes,
         })
     }
 
@@ -52,8 +63,8 @@ impl Signals {
             let asked = tokio::select! {
                 _ = self.terminate.recv() => Asked::Stop,
                 _ = self.interrupt.recv() => Asked::Stop,
-                _ = self.reopen.recv() => Asked::ReopenLog,
-                _ = self.reload.recv() => Asked::Reload,
+                _ = self.changes.reopen.recv() => Asked::ReopenLog,
+                _ = self.changes.reload.recv() => Asked::Reload,
             };
             match asked {
                 Asked::Stop => return,

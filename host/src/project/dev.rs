@@ -70,29 +70,32 @@ impl Session<'_> {
     /// False if the session is to stop.
     async fn build_and_serve(&mut self) -> Result<bool> {
         let guest = self.folder.path().join("app.wasm");
-        let mut build = Command::from(script(&self.options.dir, &guest)?);
+        let unfinished = self.folder.path().join("unfinished.wasm");
+        let mut build = Command::from(script(&self.options.dir, &unfinished)?);
         build.stdin(Stdio::null()).kill_on_drop(true);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
             built = build.status() => built,
             () = self.stop.asked() => return Ok(false),
         };
-        match built {
-            Ok(status) if status.success() => match &self.server {
-                Some(server) => send(server, Signal::HUP),
-                None => self.server = Some(self.serve(&guest)?),
+        let failed = match built {
+            // At once, since the server may be reading the one of before.
+            Ok(status) if status.success() => match std::fs::rename(unfinished, &guest) {
+                Ok(()) => None,
+                Err(_) => Some("it made no file".to_owned()),
             },
-            Ok(status) => say(format_args!("The build failed, {status}; {}", self.meanwhile())),
-            Err(error) => say(format_args!("The build cannot be run: {error}; {}", self.meanwhile())),
+            Ok(status) => Some(status.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        match (failed, &self.server) {
+            (Some(why), Some(_)) => {
+                say(format_args!("The build failed: {why}; the guest of before is served on"))
+            }
+            (Some(why), None) => say(format_args!("The build failed: {why}; waiting for a change")),
+            (None, Some(server)) => send(server, Signal::HUP),
+            (None, None) => self.server = Some(self.serve(&guest)?),
         }
         Ok(true)
-    }
-
-    fn meanwhile(&self) -> &'static str {
-        match self.server {
-            Some(_) => "the guest of before is served on",
-            None => "waiting for a change",
-        }
     }
 
     fn serve(&self, guest: &Path) -> Result<Child> {

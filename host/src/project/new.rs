@@ -71,7 +71,7 @@ pub fn run(options: &config::New) -> Result<ExitCode> {
     ensure!(is_empty, "{}: is not empty; name another folder", dir.display());
     begin(options.lang, dir).with_context(named)?;
     let dir = dir.display();
-    println!("{dir} is a guest in {:?} now; its README.md tells what is what. Next:", options.lang);
+    println!("{dir} has a guest that answers and defers; its README.md tells what is what. Next:");
     println!("    wasm-serve dev {dir}");
     println!("    curl http://127.0.0.1:8080/");
     Ok(ExitCode::SUCCESS)
