@@ -7,11 +7,12 @@
 //! refused while deferred calls are pending; the last one with a callback stays
 //! loaded behind it, since its requests under way may still schedule calls.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -128,7 +129,9 @@ impl Swapping {
     fn swap(&mut self) {
         self.wait_for_old();
         let start = Instant::now();
-        let swapped = self.try_swap();
+        // Without this thread no later guest would be swapped in.
+        let swapped = catch_unwind(AssertUnwindSafe(|| self.try_swap()))
+            .unwrap_or_else(|_| Err(anyhow!("loading it panicked")));
         let Swapper { log, stats, .. } = &self.swapper;
         match swapped {
             Ok(()) => {
