@@ -102,28 +102,14 @@ impl Output {
             return;
         }
         content.bytes.extend_from_slice(bytes);
-        if content.head.is_some() {
-            self.complete_head(&mut content);
-        } else if let Some(reader) = content.reader.take() {
-            reader.wake();
+        if content.head.is_none() {
+            return content.wake_reader();
         }
-    }
-
-    /// Sends the head, if all of it is there.
-    fn complete_head(&self, content: &mut Content) {
-        let result = match end_of_head(&content.bytes) {
-            Some(end) => parse(&content.bytes.split_to(end)),
-            None if content.bytes.len() > HEAD_BYTES_MAX => {
-                Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes"))
-            }
-            None => return,
-        };
-        let Some(head) = content.head.take() else { return };
-        if result.is_err() {
-            content.state = State::Unread;
-        }
-        let response = result.map(|head| head.map(|()| Reader(self.0.clone()).boxed_unsync()));
-        let _ = head.send(response);
+        let Some(head) = content.take_head() else { return };
+        let Some(sender) = content.head.take() else { return };
+        // A response that nobody waits for is dropped here, and looks at the content.
+        drop(content);
+        let _ = sender.send(head.map(|head| head.map(|()| Reader(self.0.clone()).boxed_unsync())));
     }
 
     /// Bytes that may be written now.
@@ -141,10 +127,29 @@ impl Output {
 struct Closed;
 
 impl Content {
+    /// The head of the response, if all of it is there.
+    fn take_head(&mut self) -> Option<Result<Response<()>, String>> {
+        let head = match end_of_head(&self.bytes) {
+            Some(end) => parse(&self.bytes.split_to(end)),
+            None if self.bytes.len() > HEAD_BYTES_MAX => {
+                Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes"))
+            }
+            None => return None,
+        };
+        if head.is_err() {
+            self.state = State::Unread;
+        }
+        Some(head)
+    }
+
     fn end(&mut self, state: State) {
         if self.state == State::Open {
             self.state = state;
         }
+        self.wake_reader();
+    }
+
+    fn wake_reader(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -397,6 +402,15 @@ mod tests {
         output.write(b"Status: 200\n\nhalf");
         drop((answer, output));
         assert!(whole(head).await.1.is_err());
+    }
+
+    #[test]
+    fn a_program_whose_client_left_before_the_head_writes_on() {
+        let (_answer, mut output, head) = answer();
+        drop(head);
+        output.write(b"Status: 200\n\n");
+        output.write(b"body");
+        assert!(output.check_write().is_err(), "nobody reads more");
     }
 
     #[tokio::test]
