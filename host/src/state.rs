@@ -1,6 +1,7 @@
 //! The host's side of an instance: what all instances share, what one may use, and
 //! what it has used.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
@@ -14,6 +15,7 @@ use crate::config::{Folder, Options};
 use crate::deadline::Deadline;
 use crate::deferred::Deferred;
 use crate::error::DeadlinePassed;
+use crate::imports::files;
 use crate::imports::http::Hooks;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
@@ -42,6 +44,8 @@ pub struct Host {
     arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
     files: WasiFilesystemCtx,
+    /// Those of them in which files may be opened at once.
+    pub local_folders: Vec<Arc<File>>,
 }
 
 impl Host {
@@ -51,6 +55,7 @@ impl Host {
         stats: Arc<Stats>,
         deferred: Arc<Deferred>,
     ) -> anyhow::Result<Host> {
+        let mut files = open_folders(&options.folders(), options.blocking_files)?;
         Ok(Host {
             log,
             stats,
@@ -62,7 +67,8 @@ impl Host {
             address: ServerAddress::default(),
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
-            files: open_folders(&options.folders(), options.blocking_files)?,
+            local_folders: files::local_folders(&mut files)?,
+            files,
         })
     }
 }

@@ -1,8 +1,7 @@
-//! `wasi:filesystem`, as far as it is ours: how a file's content is read. What the
-//! system has in memory is read at once; only for what it would have to wait for is
-//! the read handed to a thread that may block. wasmtime's own streams hand over
-//! every read that a guest does not call a blocking one, and those of most languages
-//! do not: the two switches between threads cost more than the rest of a small file.
+//! How a file's content is read: at once, as far as the system has it in memory. Only
+//! for what it would have to wait for is the read handed to a thread that may block.
+//! wasmtime's own streams hand over every read that a guest does not call a blocking
+//! one, and those of most languages do not.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -13,55 +12,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
-use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource};
-use wasmtime_wasi::WasiView;
-use wasmtime_wasi::filesystem::Descriptor;
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
-use wasmtime_wasi::p2::{DynInputStream, InputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
-use crate::state::State;
-
-/// The name under which wasmtime offers it.
-const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 /// Bytes of one read, whatever the guest asks for.
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes that are read before a guest says how many it wants.
 const AHEAD_BYTES: usize = 4096;
 
-/// Takes the place of wasmtime's function.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
-    define(linker)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.instance(INTERFACE)?.func_wrap(
-        "[method]descriptor.read-via-stream",
-        |store: StoreContextMut<'_, State>, (file, offset)| Ok((read_via_stream(store, file, offset)?,)),
-    )
-}
-
-fn read_via_stream(
-    mut store: StoreContextMut<'_, State>,
-    file: Resource<Descriptor>,
-    offset: u64,
-) -> wasmtime::Result<Result<Resource<DynInputStream>, ErrorCode>> {
-    let may_block = store.data().server.blocking_files;
-    let table = store.data_mut().ctx().table;
-    let file = match table.get(&file)? {
-        Descriptor::File(file) => file.file.clone(),
-        Descriptor::Dir(_) => return Ok(Err(ErrorCode::IsDirectory)),
-    };
-    let content: DynInputStream = Box::new(Content { file, offset, may_block, read: Read::None });
-    Ok(Ok(table.push(content)?))
-}
-
 /// A file's content from an offset on.
-struct Content {
+pub struct Content {
     file: Arc<File>,
     offset: u64,
     /// The thread that runs the guest may wait for a disk.
@@ -79,11 +39,15 @@ enum Read {
 }
 
 impl Content {
+    pub fn new(file: Arc<File>, offset: u64, may_block: bool) -> Content {
+        Content { file, offset, may_block, read: Read::None }
+    }
+
     fn begin(&mut self, bytes: usize) {
         let bytes = bytes.min(READ_BYTES_MAX);
         let at_once = match self.may_block {
             true => Some(read_at(&self.file, bytes, self.offset)),
-            false => read_without_waiting(&self.file, bytes, self.offset),
+            false => read_at_once(&self.file, bytes, self.offset).map(Ok),
         };
         self.read = match at_once {
             Some(read) => Read::from(read),
@@ -170,27 +134,18 @@ fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
 }
 
 /// None if the system would have to wait, or cannot tell.
-fn read_without_waiting(file: &File, bytes: usize, offset: u64) -> Option<io::Result<Bytes>> {
+pub fn read_at_once(file: &File, bytes: usize, offset: u64) -> Option<Bytes> {
     BUFFER.with_borrow_mut(|buffer| {
-        let count =
-            preadv2(file, &mut [IoSliceMut::new(&mut buffer[..bytes])], offset, ReadWriteFlags::NOWAIT)
-                .ok()?;
-        Some(Ok(Bytes::copy_from_slice(&buffer[..count])))
+        let bytes = bytes.min(READ_BYTES_MAX);
+        let into = &mut [IoSliceMut::new(&mut buffer[..bytes])];
+        let count = preadv2(file, into, offset, ReadWriteFlags::NOWAIT).ok()?;
+        Some(Bytes::copy_from_slice(&buffer[..count]))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Under another version of the interface it would stand beside wasmtime's, unused.
-    #[test]
-    fn it_takes_the_place_of_wasmtimes_own() {
-        let mut linker = Linker::new(&wasmtime::Engine::default());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-        assert!(define(&mut linker).is_err(), "there is none of that name");
-        add_to_linker(&mut linker).unwrap();
-    }
 
     #[tokio::test]
     async fn content_comes_whole_by_either_way() {
@@ -199,7 +154,7 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         for may_block in [false, true] {
             let file = Arc::new(File::open(&path).unwrap());
-            let mut content = Content { file, offset: 1, may_block, read: Read::None };
+            let mut content = Content::new(file, 1, may_block);
             let mut read = Vec::new();
             loop {
                 match content.read(70_000) {
