@@ -1,5 +1,7 @@
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::client::Connection;
@@ -31,6 +33,27 @@ fn a_guest_reads_a_file_of_the_folder_it_was_given() {
         let lines: Vec<String> = server.log().lines().take(10).map(str::to_owned).collect();
         let expected: Vec<String> = (0..10).map(|k| format!("{k}:{}", k + 1)).collect();
         assert_eq!(lines, expected);
+    }
+}
+
+#[test]
+fn a_named_pipe_holds_up_nobody_else() {
+    let folder = Folder::new();
+    let pipe = folder.join("numbers.txt");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for version in BOTH {
+        let server =
+            setup(guest(&format!("blocking{version}"))).dir(&folder.0).options("--threads 1").start();
+        let mut reader = Connection::open(server.address);
+        reader.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        // It is there when the guest has opened the pipe. Its thread serves others.
+        let writer = File::options().write(true).open(&pipe).unwrap();
+        let mut other = Connection::open(server.address);
+        other.send("GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(other.reply().status, 400);
+        // WASI reads at an offset, which a pipe does not have.
+        assert!(reader.reply().text().contains("Invalid seek"));
+        drop(writer);
     }
 }
 

@@ -252,6 +252,15 @@ fn temporary_files_without_a_name_need_no_folder() {
 }
 
 #[test]
+fn what_may_wait_for_a_disk_can_be_done_with_a_file_that_is_read() {
+    let folder = Folder::new();
+    write(&folder, "file", "content");
+    let server =
+        setup_python(root().join("tests/fixtures/faults.py")).dir(&folder.0).options("--cores 1").start();
+    assert_eq!(server.get("/waits/file").text(), "[b'con', b'tent', 2.0, b'on']");
+}
+
+#[test]
 fn the_current_folder_is_read_only_and_dir_grants_another() {
     let server = faults("--cores 1");
     assert_eq!(server.get("/writes/note.txt").status, 500);

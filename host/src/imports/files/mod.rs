@@ -257,7 +257,7 @@ mod tests {
         std::fs::create_dir(path.join("in")).unwrap();
         std::fs::write(path.join("file"), "content").unwrap();
         std::fs::write(path.join("in/file"), "inner").unwrap();
-        symlink("../file", path.join("in/link")).unwrap();
+        symlink("file", path.join("link")).unwrap();
         symlink("/etc/passwd", path.join("in/out")).unwrap();
         let opened = |below: &str, path: &str, follow| {
             open_at_once(&File::open(folder.path().join(below)).unwrap(), path, follow)
@@ -267,13 +267,11 @@ mod tests {
             _ => panic!("it was not opened"),
         };
         assert_eq!(content(opened("", "file", true)), "content");
-        assert_eq!(content(opened("", "in/../file", false)), "content");
-        assert_eq!(content(opened("", "in/link", true)), "content");
-        assert!(opened("", "in/link", false).is_err());
+        assert_eq!(content(opened("in", "file", false)), "inner");
+        assert!(opened("", "link", false).is_err());
         assert!(matches!(opened("", "in", true), Ok(Opened::Other(_))));
-        for outside in ["in/out", "/etc/passwd", "..", "in/../../file"] {
+        for outside in ["in/out", "/etc/passwd", "..", "../file"] {
             assert!(opened("", outside, true).is_err(), "{outside}");
         }
-        assert!(opened("in", "link", true).is_err());
     }
 }
