@@ -1,8 +1,6 @@
 //! The article's run: `ab -n 10000 -c 100` against a program that reads a file
 //! before it answers, and one that reads it five seconds after, beside uWSGI with
-//! the article's own two files. uWSGI reads files in the thread that serves, and so
-//! does wasm-serve here by `--blocking-files`, where a row does not say otherwise.
-//! The CPU time counts until the last deferred read.
+//! the article's own two files. The CPU time counts until the last deferred read.
 
 use std::path::PathBuf;
 
@@ -78,12 +76,12 @@ pub fn article(bench: &Bench) -> Result<Outcome> {
         wasm_serve_tcp(bench, name, guest(program), &options)
     };
     let servers = [
-        ours(FRESH, "deferred", "--blocking-files"),
-        ours(WARM, "deferred", "--blocking-files --max-requests 0"),
-        ours("wasm-serve, deferred, fresh, files in threads", "deferred", ""),
-        ours("wasm-serve, blocking, fresh", "blocking", "--blocking-files"),
-        ours("wasm-serve, blocking, warm", "blocking", "--blocking-files --max-requests 0"),
-        ours("wasm-serve, blocking, fresh, files in threads", "blocking", ""),
+        ours(FRESH, "deferred", ""),
+        ours(WARM, "deferred", "--max-requests 0"),
+        ours("wasm-serve, deferred, warm, --blocking-files", "deferred", "--max-requests 0 --blocking-files"),
+        ours("wasm-serve, blocking, fresh", "blocking", ""),
+        ours("wasm-serve, blocking, warm", "blocking", "--max-requests 0"),
+        ours("wasm-serve, blocking, warm, --blocking-files", "blocking", "--max-requests 0 --blocking-files"),
         uwsgi_deferred(bench),
         uwsgi_blocking(bench),
     ];

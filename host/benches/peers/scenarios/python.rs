@@ -15,8 +15,7 @@ const DEFERRED: &str = "wasm-serve, nonblocking.py";
 const BLOCKING: &str = "wasm-serve, blocking.py";
 const FRESH: &str = "wasm-serve, hello.py, fresh";
 
-/// The article's run with its own files. In wasm-serve as in the others, files are
-/// read in the thread that serves, where a row does not say otherwise.
+/// The article's run with its own files.
 pub fn article(bench: &Bench) -> Result<Outcome> {
     let ours = |name: &str, file: &str, options: &str| {
         let file = root().join("guests/python").join(file);
@@ -26,11 +25,11 @@ pub fn article(bench: &Bench) -> Result<Outcome> {
     let measured = article::measure(
         bench,
         vec![
-            ours(DEFERRED, "nonblocking.py", "--blocking-files"),
-            ours("wasm-serve, nonblocking.py, files in threads", "nonblocking.py", ""),
+            ours(DEFERRED, "nonblocking.py", ""),
+            ours("wasm-serve, nonblocking.py, --blocking-files", "nonblocking.py", "--blocking-files"),
             uwsgi_deferred(bench),
-            ours(BLOCKING, "blocking.py", "--blocking-files"),
-            ours("wasm-serve, blocking.py, files in threads", "blocking.py", ""),
+            ours(BLOCKING, "blocking.py", ""),
+            ours("wasm-serve, blocking.py, --blocking-files", "blocking.py", "--blocking-files"),
             uwsgi_blocking(bench),
             gunicorn(bench, "gunicorn, 2 workers, blocking.py", &blocking, numbers(), "--access-logfile -"),
             granian(bench, "granian, 2 workers, blocking.py", &blocking, numbers(), "--access-log"),

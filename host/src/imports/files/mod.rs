@@ -69,6 +69,9 @@ fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap("[method]descriptor.read-via-stream", |store, (file, offset)| {
         Ok((read_via_stream(store, file, offset)?,))
     })?;
+    types.func_wrap("[method]descriptor.get-flags", |mut store: Store<'_>, (descriptor,)| {
+        Ok((Ok::<_, ErrorCode>(flags(store.data_mut().ctx().table.get(&descriptor)?)),))
+    })?;
     types.func_wrap_async(
         "[method]descriptor.open-at",
         |mut store, (folder, follow, path, how, flags)| {
@@ -102,6 +105,23 @@ fn told<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
         Ok(value) => Ok(value),
         Err(error) => Err(error.downcast()?),
     },))
+}
+
+/// Needs nothing of the system: wasmtime keeps in mind how it opened what it opened, and
+/// nothing so that writing waits for the disk, of which the other flags are.
+fn flags(descriptor: &Descriptor) -> DescriptorFlags {
+    let (mode, write) = match descriptor {
+        Descriptor::File(file) => (file.open_mode, DescriptorFlags::WRITE),
+        Descriptor::Dir(folder) => (folder.open_mode, DescriptorFlags::MUTATE_DIRECTORY),
+    };
+    let mut flags = DescriptorFlags::empty();
+    if mode.contains(OpenMode::READ) {
+        flags |= DescriptorFlags::READ;
+    }
+    if mode.contains(OpenMode::WRITE) {
+        flags |= write;
+    }
+    flags
 }
 
 async fn open_at(
@@ -229,10 +249,13 @@ fn waiting<'a>(store: &'a mut Store<'_>, file: &Resource<Descriptor>) -> FsResul
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use wasmtime_wasi::WasiCtx;
+    use wasmtime_wasi::filesystem::FsPerms;
+
     use super::*;
 
-    const FUNCTIONS: [&str; 7] =
-        ["advise", "open-at", "read", "read-via-stream", "set-times", "sync", "sync-data"];
+    const FUNCTIONS: [&str; 8] =
+        ["advise", "get-flags", "open-at", "read", "read-via-stream", "set-times", "sync", "sync-data"];
 
     /// Under other names they would stand beside wasmtime's, unused.
     #[test]
@@ -247,6 +270,33 @@ mod tests {
                 let added = types.func_wrap(&format!("[method]descriptor.{function}"), |_, ()| Ok(()));
                 assert!(added.is_err(), "{function} was not there");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn flags_are_those_that_wasmtime_would_ask_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut builder = WasiCtx::builder();
+        builder.preopened_dir(folder.path(), "read", FsPerms::ReadOnly).unwrap();
+        builder.preopened_dir(folder.path(), "written", FsPerms::ReadWrite).unwrap();
+        let mut wasi = builder.build();
+        let mut table = ResourceTable::new();
+        let mut files = WasiFilesystemCtxView { ctx: wasi.filesystem(), table: &mut table };
+        let mut opened: Vec<_> =
+            files.get_directories().unwrap().into_iter().map(|(folder, _)| folder).collect();
+        for (how, flags) in [
+            (OpenFlags::CREATE, DescriptorFlags::WRITE),
+            (OpenFlags::empty(), DescriptorFlags::READ),
+            (OpenFlags::empty(), DescriptorFlags::READ | DescriptorFlags::WRITE),
+        ] {
+            let folder = Resource::new_borrow(opened[1].rep());
+            opened.push(
+                files.open_at(folder, PathFlags::empty(), "file".to_owned(), how, flags).await.unwrap(),
+            );
+        }
+        for descriptor in opened {
+            let own = flags(files.table.get(&descriptor).unwrap());
+            assert!(own == files.get_flags(descriptor).await.unwrap());
         }
     }
 
