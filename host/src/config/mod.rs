@@ -124,9 +124,9 @@ pub struct Options {
     #[arg(long, value_name = "HOST[::GUEST][::ro]", help_heading = "What to serve")]
     pub dir: Vec<Folder>,
 
-    /// Make the guests' file calls in the worker's thread, not in threads of their
-    /// own. It is much cheaper; but a call that the disk does not answer, or a named
-    /// pipe, then holds up the worker's other clients, and no deadline ends it.
+    /// Make all of the guests' file calls in the worker's thread, not only those that
+    /// need not wait. It is cheaper; but a call that the disk does not answer, or a
+    /// named pipe, then holds up the worker's other clients, and no deadline ends it.
     #[arg(long, help_heading = "What to serve")]
     pub blocking_files: bool,
 
