@@ -57,12 +57,18 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("faults", made("faults"), Good(&["--memory-limit: 128 MiB"])),
         // Programs.
         ("program", made("program"), Good(&["core module: a program", "CGI", "wasi_snapshot_preview1"])),
-        ("program-0.2", made("program-0.2"), Good(&["component: a program", "the program itself"])),
+        ("program-0.2", made("program-0.2"), Good(&["component: a program", "schedules no deferred calls"])),
         (
             "program-in-c",
             fs::read(scripts::build("c/cgi", "programs-in-c").join("deferred.wasm")).unwrap(),
             Good(&["wasm_serve call_later", "deferred calls, within"]),
         ),
+        (
+            "start-with-parameter",
+            wat("(module (func (export \"_start\") (param i32)))"),
+            Bad(&["`_start` that is not a function without parameters"]),
+        ),
+        ("start-global", wat("(module (global (export \"_start\") i32 (i32.const 0)))"), Bad(&["`_start`"])),
         ("least-program", wat("(module (func (export \"_start\")))"), Good(&["a program"])),
         // Components that lack something, or have too much.
         (
@@ -74,6 +80,11 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("two-handlers", shell(&[], &[HANDLER, HANDLER_3]), Bad(&["exports both", "export one of them"])),
         ("two-callbacks", shell(&[], &[HANDLER, CALLBACK, CALLBACK_ASYNC]), Bad(&["exports both", CALLBACK])),
         ("no-callback", shell(&[TIMERS], &[HANDLER]), Bad(&["exports no callback", CALLBACK])),
+        (
+            "no-callback-for-later-timers",
+            shell(&["wasm-serve:deferred/timers@0.1.7"], &[HANDLER]),
+            Bad(&["exports no callback", CALLBACK]),
+        ),
         ("empty-handler", shell(&[], &[HANDLER]), Bad(&["handle"])),
         (
             "unknown-import",

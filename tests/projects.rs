@@ -1,6 +1,8 @@
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -119,6 +121,51 @@ fn files_in_new_folders_are_watched_and_those_that_were_built_are_not() {
     save(project.0.join(".app.c.swp"));
     thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(swaps(&server), before);
+}
+
+#[test]
+fn what_a_failed_build_left_is_never_served() {
+    let project = Project::new(&hello());
+    let script =
+        "#!/bin/sh\n[ -e fail ] && cp guest.wasm \"$1\" && exit 1\n[ -e nothing ] || cp guest.wasm \"$1\"\n";
+    fs::write(project.0.join("build"), script).unwrap();
+    let server = setup_dev(&project.0.0).start();
+    fs::write(project.0.join("fail"), "").unwrap();
+    wait_for("the build to fail", || server.said("The build failed: exit status: 1").then_some(()));
+    fs::rename(project.0.join("fail"), project.0.join("nothing")).unwrap();
+    wait_for("the next one", || server.said("it made no file").then_some(()));
+    assert_eq!(swaps(&server), 0);
+    let made = bare_program().arg("build").arg(&project.0.0).output().unwrap();
+    assert_eq!(made.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&made.stderr).contains("made no file"));
+    assert!(!project.0.join("app.wasm").exists());
+}
+
+#[test]
+fn a_build_that_changes_its_folder_does_not_go_on_for_ever() {
+    let project = Project::new(&hello());
+    let script = "#!/bin/sh\nset -e\ndate +%N > generated.txt\ncp guest.wasm \"$1\"\n";
+    fs::write(project.0.join("build"), script).unwrap();
+    let server = setup_dev(&project.0.0).start();
+    wait_for("the end of it", || server.said("changes with each build; waiting").then_some(()));
+    let before = swaps(&server);
+    project.save(&other_hello());
+    wait_for("a swap", || (swaps(&server) > before).then_some(()));
+}
+
+#[test]
+fn a_first_guest_that_cannot_be_served_is_waited_for() {
+    let project = Project::new(b"nonsense");
+    let mut dev = bare_program();
+    dev.arg("dev").arg(&project.0.0).args(["--http-socket", "127.0.0.1:0"]);
+    let mut child = dev.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("waiting for a change")));
+    project.save(&hello());
+    assert!(lines.any(|line| line.starts_with("Serving HTTP on")));
+    let stop = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(stop.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

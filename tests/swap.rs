@@ -199,6 +199,21 @@ fn what_cannot_be_loaded_is_refused_and_the_old_guest_stays() {
 }
 
 #[test]
+fn calls_that_are_pending_go_to_no_program_that_expects_none() {
+    let served = Served::new(&fault_guests::component("program"));
+    let server = served.setup("--cores 2").start();
+    let mut connection = Connection::open(server.address);
+    assert_eq!(connection.post("/later", b"from before").text(), "1");
+    served.put(&fault_guests::component("program-0.2"));
+    let line = refused(&server);
+    assert!(line.contains("no callback, and 1 deferred calls are pending"), "{line}");
+    server.wait_for_line("deferred from before");
+    server.wait_for_figure("/deferred/done", 1);
+    swap_again(&server);
+    assert_eq!(server.get("/teapot").status, 418);
+}
+
+#[test]
 fn a_guest_without_a_callback_is_refused_while_calls_are_pending() {
     let served = Served::new(&deferred_faults());
     let server = served.setup("").start();

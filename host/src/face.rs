@@ -165,12 +165,10 @@ impl Face {
             handlers < 2,
             "exports both `wasi:http/incoming-handler` and `wasi:http/handler`; export one of them"
         );
-        let callbacks = self.has_export(CALLBACK) as u32 + self.has_export(CALLBACK_ASYNC) as u32;
+        let callbacks = self.exports_a(CALLBACK) as u32 + self.exports_a(CALLBACK_ASYNC) as u32;
         ensure!(callbacks < 2, "exports both `{CALLBACK}` and `{CALLBACK_ASYNC}`; export one of them");
-        let schedules = self.imports.iter().any(|import| import == timers::INTERFACE);
-        // A program is run again for a deferred call.
         ensure!(
-            callbacks == 1 || handlers == 0 || !schedules,
+            callbacks == 1 || handlers == 0 || !self.schedules(),
             "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
             timers::INTERFACE
         );
@@ -202,7 +200,33 @@ impl Face {
 
     /// The export that runs deferred calls.
     pub fn callback(&self) -> Option<&str> {
-        [CALLBACK, CALLBACK_ASYNC].into_iter().find(|callback| self.has_export(callback))
+        let is_callback = |name: &&str| is_version_of(name, CALLBACK) || is_version_of(name, CALLBACK_ASYNC);
+        self.exports.iter().map(String::as_str).find(is_callback)
+    }
+
+    /// It can be given deferred calls. A program is run again for them, which one that
+    /// schedules none does not expect.
+    pub fn runs_deferred_calls(&self) -> bool {
+        if self.is_program() { self.schedules() } else { self.callback().is_some() }
+    }
+
+    /// It is served by CGI.
+    pub fn is_program(&self) -> bool {
+        self.kind == Kind::Command || self.command().is_some()
+    }
+
+    fn schedules(&self) -> bool {
+        let call_later = format!("{} {}", timers::MODULE, timers::CALL_LATER);
+        self.imports_a(timers::INTERFACE) || self.imports.contains(&call_later)
+    }
+
+    /// The interface, in a version that is linked to ours.
+    pub fn imports_a(&self, interface: &str) -> bool {
+        self.imports.iter().any(|import| is_version_of(import, interface))
+    }
+
+    fn exports_a(&self, interface: &str) -> bool {
+        self.exports.iter().any(|export| is_version_of(export, interface))
     }
 
     /// The version of `wasi:cli/run` that makes a component a program; a handler goes
@@ -226,10 +250,6 @@ impl Face {
         self.exports.iter().any(|export| is_p3(export))
     }
 
-    fn has_export(&self, name: &str) -> bool {
-        self.exports.iter().any(|export| export == name)
-    }
-
     /// wasmtime has little data to copy: instances take their memories from `memories`.
     /// Otherwise its own pool maps the data copy-on-write.
     pub fn is_small(&self) -> bool {
@@ -240,8 +260,18 @@ impl Face {
     /// faster, and the choice stands before anything is compiled.
     pub fn is_concurrent(&self) -> bool {
         let mut names = self.imports.iter().chain(&self.exports);
-        names.any(|name| name.contains("@0.3.") || name == CALLBACK_ASYNC)
+        names.any(|name| name.contains("@0.3.") || is_version_of(name, CALLBACK_ASYNC))
     }
+}
+
+/// As wasmtime links names: versions of one interface that differ by their last number,
+/// such as 0.1.0 and 0.1.7, are taken for each other.
+fn is_version_of(name: &str, interface: &str) -> bool {
+    let (same, _) = interface.rsplit_once('.').expect("our interfaces have versions");
+    let last = name.strip_prefix(same).and_then(|rest| rest.strip_prefix('.'));
+    // After a plus sign is what does not count. After a hyphen is a draft's name.
+    let last = last.map(|last| last.split('+').next().unwrap_or_default());
+    last.is_some_and(|last| !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_p2(export: &str) -> bool {
@@ -295,6 +325,27 @@ fn other_kind(bytes: &[u8]) -> &'static str {
         }
         _ => {
             "is not WebAssembly: it is a text; a Python application is served with `--wsgi-file`, other sources have to be compiled first"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_apart_as_wasmtime_does() {
+        for (name, is_version) in [
+            ("wasm-serve:deferred/callback@0.1.0", true),
+            ("wasm-serve:deferred/callback@0.1.27", true),
+            ("wasm-serve:deferred/callback@0.1.2+build.7", true),
+            ("wasm-serve:deferred/callback@0.2.0", false),
+            ("wasm-serve:deferred/callback@0.1.0-draft", false),
+            ("wasm-serve:deferred/callback@0.1.", false),
+            ("wasm-serve:deferred/callback", false),
+            ("wasm-serve:deferred/callback-async@0.1.0", false),
+        ] {
+            assert_eq!(is_version_of(name, CALLBACK), is_version, "{name}");
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Program {
     pub(crate) engine: Engine,
     pub(crate) entry: Entry,
     pub(crate) host: Arc<Host>,
+    /// See `Face::runs_deferred_calls`.
+    pub(crate) runs_deferred_calls: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
 }
@@ -79,7 +81,8 @@ impl Guest {
         let made = || -> Result<Program> {
             let engine = self.engine()?;
             let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
-            Ok(Program { engine, entry, host, generation })
+            let runs_deferred_calls = self.face.runs_deferred_calls();
+            Ok(Program { engine, entry, host, runs_deferred_calls, generation })
         };
         made().with_context(|| self.name.clone())
     }

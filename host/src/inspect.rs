@@ -82,8 +82,10 @@ impl Report {
         };
         self.line("kind", format_args!("{kind}, {}", bytes(size as u64)));
         self.line("WASI", versions(face));
-        if face.kind == Kind::Command || face.command().is_some() {
+        if face.is_program() && face.runs_deferred_calls() {
             self.line("callback", "the program itself, with the payload on standard input");
+        } else if face.is_program() {
+            self.line("callback", "none: it schedules no deferred calls");
         } else if face.kind == Kind::Component {
             self.line("handler", face.handler().unwrap_or("none"));
             self.line("callback", face.callback().unwrap_or("none: it has no deferred calls"));

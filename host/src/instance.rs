@@ -71,6 +71,8 @@ impl Program {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
+                // One that a guest before this one left.
+                drop(instance);
                 let result = cgi::handle(&self, command, deadline, request, head).await;
                 return Ended { instance: None, result };
             }
@@ -93,6 +95,7 @@ impl Program {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
+                drop(instance);
                 let result = cgi::run_callback(&self, command, deadline, call).await;
                 return Ended { instance: None, result };
             }

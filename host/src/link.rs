@@ -1,8 +1,8 @@
 //! How a guest is called, and what its imports are linked to.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
-use wasmtime::{Engine, Module};
+use wasmtime::{Engine, ExternType, Module};
 use wasmtime_wasi::{p2 as wasi_p2, p3 as wasi_p3};
 use wasmtime_wasi_http::{p2, p3};
 
@@ -50,14 +50,6 @@ impl Entry {
             Loaded::Module(module) => Ok(Entry::Command(Command::Module(link_module(module)?))),
         }
     }
-
-    /// A program is run again for a deferred call.
-    pub fn runs_deferred_calls(&self) -> bool {
-        match self {
-            Entry::Proxy(proxy) => proxy.callback.is_some(),
-            Entry::Command(_) => true,
-        }
-    }
 }
 
 fn link_component(component: &Component, face: &Face) -> Result<Entry> {
@@ -79,7 +71,7 @@ fn link_component(component: &Component, face: &Face) -> Result<Entry> {
         let run = component.get_export_index(Some(&interface), "run")?;
         Some(Callback { run, is_async })
     });
-    let is_gateway = face.imports.iter().any(|import| import == gateway::INTERFACE);
+    let is_gateway = face.imports_a(gateway::INTERFACE);
     Ok(Entry::Proxy(Proxy { pre, handler, callback, is_gateway }))
 }
 
@@ -90,6 +82,11 @@ pub fn link_imports(component: &Component, face: &Face) -> Result<InstancePre<St
 }
 
 fn link_module(module: &Module) -> Result<wasmtime::InstancePre<State>> {
+    let is_start = |ty: ExternType| ty.func().is_some_and(|ty| ty.params().len() + ty.results().len() == 0);
+    ensure!(
+        module.get_export("_start").is_some_and(is_start),
+        "exports a `_start` that is not a function without parameters and results; build a command"
+    );
     let linker = module_linker(module.engine())?;
     linker.instantiate_pre(module).map_err(|error| refused(offer::missing_of_module(&linker, module), error))
 }

@@ -238,10 +238,10 @@ impl Once {
     }
 }
 
-/// A line on standard error. That nobody may be there to read it is no reason to
-/// fail.
+/// A line on standard error, where a guest's names may be in it. That nobody may be
+/// there to read it is no reason to fail.
 pub fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(&escape(format!("{line}\n").as_bytes()));
 }
 
 /// Does something that takes seconds, and says so before and after. On a terminal the

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use wasm_serve::config::{CommandLine, Task};
+use wasm_serve::logging::say;
 use wasm_serve::project::{componentize, dev, new};
 use wasm_serve::{inspect, project, server};
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         None => serve.check(),
     };
     if let Err(error) = checked {
-        eprintln!("wasm-serve: {error:#}");
+        say(format_args!("wasm-serve: {error:#}"));
         return ExitCode::from(USAGE);
     }
     let done = match task {
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         None => server::run(&serve),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("wasm-serve: {error:#}");
+        say(format_args!("wasm-serve: {error:#}"));
         ExitCode::FAILURE
     })
 }

@@ -47,7 +47,7 @@ struct Programs {
 impl Current {
     pub fn new(program: Program) -> Current {
         let requests = Arc::new(program);
-        let deferred = requests.entry.runs_deferred_calls().then(|| requests.clone());
+        let deferred = requests.runs_deferred_calls.then(|| requests.clone());
         Current(Mutex::new(Programs { requests, deferred }))
     }
 
@@ -165,7 +165,7 @@ impl Swapping {
         // A call that is scheduled after this look runs in the old guest.
         let pending = deferred.pending();
         ensure!(
-            pending == 0 || programs.iter().all(|program| program.entry.runs_deferred_calls()),
+            pending == 0 || programs.iter().all(|program| program.runs_deferred_calls),
             "the new one has no callback, and {pending} deferred calls are pending"
         );
         ensure!(!*stopping.borrow(), "the server stops");
@@ -199,7 +199,7 @@ fn hand_over(workers: &[Arc<Current>], programs: Vec<Program>) -> Vec<Arc<Progra
     let programs: Vec<Arc<Program>> = programs.into_iter().map(Arc::new).collect();
     let mut replaced = Vec::new();
     for (current, program) in workers.iter().zip(&programs) {
-        if program.entry.runs_deferred_calls() {
+        if program.runs_deferred_calls {
             replaced.extend(current.0.lock().deferred.replace(program.clone()));
         }
     }

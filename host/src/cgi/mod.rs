@@ -148,14 +148,18 @@ fn environment<B>(request: &Request<B>, server: &ServerAddress) -> Result<Vec<(S
         ("SERVER_SOFTWARE".to_owned(), concat!("wasm-serve/", env!("CARGO_PKG_VERSION")).to_owned()),
         ("SCRIPT_NAME".to_owned(), String::new()),
     ];
-    let mut has_nul = false;
+    let (mut has_nul, mut is_path_text) = (false, true);
     meta_variables::each(request, server, |name, value| {
         has_nul |= value.contains(&0);
+        is_path_text &= name != "PATH_INFO" || std::str::from_utf8(value).is_ok();
         variables.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
     });
     if has_nul {
         // A program would see only what is before it, another value than was checked.
         return Err(Failure::BadRequest("a NUL in the path, which an environment cannot have"));
+    }
+    if !is_path_text {
+        return Err(Failure::BadRequest("a path that is not UTF-8, which WASI's environment has to be"));
     }
     Ok(variables)
 }
@@ -185,7 +189,10 @@ mod tests {
 
     #[test]
     fn a_path_that_an_environment_cannot_have_is_refused() {
-        let request = Request::get("/a%00b").body(()).unwrap();
-        assert!(matches!(environment(&request, &ServerAddress::default()), Err(Failure::BadRequest(_))));
+        for path in ["/a%00b", "/%ff"] {
+            let request = Request::get(path).body(()).unwrap();
+            let refused = environment(&request, &ServerAddress::default());
+            assert!(matches!(refused, Err(Failure::BadRequest(_))), "{path}");
+        }
     }
 }

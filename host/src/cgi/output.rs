@@ -43,6 +43,8 @@ struct Content {
     head: Option<oneshot::Sender<Head>>,
     /// What is written of the head, then what is not read of the body.
     bytes: BytesMut,
+    /// Where in it the last line of the head begins, as far as it is written.
+    line: usize,
     /// Some while the client waits for more.
     reader: Option<Waker>,
     state: State,
@@ -66,7 +68,8 @@ pub struct Answer(Output);
 
 impl Answer {
     pub fn new(head: oneshot::Sender<Head>) -> Answer {
-        let content = Content { head: Some(head), bytes: BytesMut::new(), reader: None, state: State::Open };
+        let content =
+            Content { head: Some(head), bytes: BytesMut::new(), line: 0, reader: None, state: State::Open };
         let shared = Shared { content: Mutex::new(content), room: Arc::new(Notify::new()) };
         Answer(Output(Arc::new(shared)))
     }
@@ -129,7 +132,7 @@ struct Closed;
 impl Content {
     /// The head of the response, if all of it is there.
     fn take_head(&mut self) -> Option<Result<Response<()>, String>> {
-        let head = match end_of_head(&self.bytes) {
+        let head = match end_of_head(&self.bytes, &mut self.line) {
             Some(end) => parse(&self.bytes.split_to(end)),
             None if self.bytes.len() > HEAD_BYTES_MAX => {
                 Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes"))
@@ -194,14 +197,13 @@ impl Drop for Reader {
 }
 
 /// The end of the empty line that ends a head. Lines end with a line feed, before which
-/// a carriage return may be.
-fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    let mut start = 0;
-    while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
-        let line = &bytes[start..start + length];
-        start += length + 1;
+/// a carriage return may be. The search goes on at `start`, where a line begins.
+fn end_of_head(bytes: &[u8], start: &mut usize) -> Option<usize> {
+    while let Some(length) = bytes[*start..].iter().position(|byte| *byte == b'\n') {
+        let line = &bytes[*start..*start + length];
+        *start += length + 1;
         if line.is_empty() || line == b"\r" {
-            return Some(start);
+            return Some(*start);
         }
     }
     None
@@ -266,6 +268,10 @@ impl StdoutStream for Output {
 #[async_trait]
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        let room = self.check_write()?;
+        if bytes.len() > room {
+            return Err(StreamError::trap("writes more than `check-write` allows"));
+        }
         Output::write(self, &bytes);
         Ok(())
     }
@@ -402,6 +408,17 @@ mod tests {
         output.write(b"Status: 200\n\nhalf");
         drop((answer, output));
         assert!(whole(head).await.1.is_err());
+    }
+
+    #[test]
+    fn a_program_writes_no_more_than_it_may() {
+        let (_answer, mut output, mut head) = answer();
+        output.write(b"Status: 200\n\n");
+        let _body = head.try_recv().unwrap().unwrap();
+        for (bytes, is_allowed) in [(BODY_BYTES_MAX - 1, true), (2, false), (1, true), (1, false)] {
+            let written = OutputStream::write(&mut output, vec![b'x'; bytes].into());
+            assert_eq!(written.is_ok(), is_allowed, "{bytes}");
+        }
     }
 
     #[test]

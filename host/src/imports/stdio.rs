@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::futures::OwnedNotified;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::logging::Log;
 
@@ -27,11 +27,13 @@ struct Lines {
     log: Log,
     /// What came after the last line feed.
     unfinished: Vec<u8>,
+    /// Bytes that the guest was told that it may write.
+    allowed: usize,
 }
 
 impl Output {
     pub fn new(log: Log) -> Output {
-        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new() })))
+        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new(), allowed: 0 })))
     }
 
     /// Ends the last line, if it is unfinished. Called when a guest call ends.
@@ -121,7 +123,12 @@ impl StdoutStream for Output {
 #[async_trait]
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.lock().write(&bytes);
+        let mut lines = self.0.lock();
+        let Some(left) = lines.allowed.checked_sub(bytes.len()) else {
+            return Err(StreamError::trap("writes more than `check-write` allows"));
+        };
+        lines.allowed = left;
+        lines.write(&bytes);
         Ok(())
     }
 
@@ -130,7 +137,9 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.0.lock().log.has_room() { LINE_BYTES_MAX } else { 0 })
+        let mut lines = self.0.lock();
+        lines.allowed = if lines.log.has_room() { LINE_BYTES_MAX } else { 0 };
+        Ok(lines.allowed)
     }
 }
 
@@ -198,6 +207,17 @@ mod tests {
         let written = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         written
+    }
+
+    #[test]
+    fn a_guest_writes_no_more_than_it_may() {
+        let mut output = Output::new(Log::open(None).unwrap());
+        let bytes = |count| Bytes::from(vec![b'x'; count]);
+        assert!(OutputStream::write(&mut output, bytes(1)).is_err());
+        assert_eq!(output.check_write().unwrap(), LINE_BYTES_MAX);
+        assert!(OutputStream::write(&mut output, bytes(LINE_BYTES_MAX - 1)).is_ok());
+        assert!(OutputStream::write(&mut output.clone(), bytes(2)).is_err());
+        output.0.lock().unfinished.clear();
     }
 
     #[test]

@@ -48,13 +48,14 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// The module from which core modules import the same.
 pub const MODULE: &str = "wasm_serve";
+pub const CALL_LATER: &str = "call_later";
 
 /// `call_later(delay_ns: i64, payload: i32, payload_bytes: i32) -> i64` gives the id, or
 /// an error below zero. `cancel(id: i64) -> i32` gives 1 if the call will never run.
 pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap(
         MODULE,
-        "call_later",
+        CALL_LATER,
         |mut caller: Caller<'_, State>, delay: u64, at: u32, bytes: u32| {
             let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
             let memory = memory.ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;

@@ -22,6 +22,13 @@ use crate::logging::say;
 
 /// An editor that saves writes more than once.
 const QUIET: Duration = Duration::from_millis(100);
+/// Who never stops writing is not waited for.
+const QUIET_WITHIN: Duration = Duration::from_secs(2);
+/// How long the system may take to tell of a change.
+const TOLD_WITHIN: Duration = Duration::from_millis(20);
+/// Builds in a row during which something changed, before another is waited for: it may
+/// be the script that writes into its own folder.
+const BUILDS_MAX: u32 = 3;
 /// Folders of what was built or installed.
 const NOT_WATCHED: [&str; 4] = ["target", "node_modules", "build", "__pycache__"];
 
@@ -55,29 +62,51 @@ impl Session<'_> {
     }
 
     async fn run(mut self) -> Result<ExitCode> {
+        let mut builds = 0;
         loop {
-            if !self.build_and_serve().await? {
-                return self.stopped().await;
+            let Some(changed) = self.build_and_serve().await? else { return self.stopped().await };
+            builds += 1;
+            if changed {
+                if builds < BUILDS_MAX {
+                    continue;
+                }
+                say("Something in the folder changes with each build; waiting for another change");
             }
-            tokio::select! {
-                () = self.changes.next() => {}
-                () = self.stop.asked() => return self.stopped().await,
-                status = ended(&mut self.server) => return Ok(code(status?)),
+            builds = 0;
+            loop {
+                tokio::select! {
+                    () = self.changes.next() => break,
+                    () = self.stop.asked() => return self.stopped().await,
+                    status = ended(&mut self.server) => {
+                        let status = status?;
+                        if status.success() {
+                            return Ok(ExitCode::SUCCESS);
+                        }
+                        say(format_args!("The server ended: {status}; waiting for a change"));
+                        self.server = None;
+                    }
+                }
             }
         }
     }
 
-    /// False if the session is to stop.
-    async fn build_and_serve(&mut self) -> Result<bool> {
+    /// Says whether something in the folder changed meanwhile; nothing if the session is
+    /// to stop.
+    async fn build_and_serve(&mut self) -> Result<Option<bool>> {
         let guest = self.folder.path().join("app.wasm");
         let unfinished = self.folder.path().join("unfinished.wasm");
+        // What a build that failed has left.
+        let _ = std::fs::remove_file(&unfinished);
         let mut build = Command::from(script(&self.options.dir, &unfinished)?);
         build.stdin(Stdio::null()).kill_on_drop(true);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
             built = build.status() => built,
-            () = self.stop.asked() => return Ok(false),
+            () = self.stop.asked() => return Ok(None),
         };
+        // Before the guest is served: what changes then is no longer the build's doing.
+        tokio::time::sleep(TOLD_WITHIN).await;
+        let changed = self.changes.are_told();
         let failed = match built {
             // At once, since the server may be reading the one of before.
             Ok(status) if status.success() => match std::fs::rename(unfinished, &guest) {
@@ -95,7 +124,7 @@ impl Session<'_> {
             (None, Some(server)) => send(server, Signal::HUP),
             (None, None) => self.server = Some(self.serve(&guest)?),
         }
-        Ok(true)
+        Ok(Some(changed))
     }
 
     fn serve(&self, guest: &Path) -> Result<Child> {
@@ -203,11 +232,21 @@ impl Changes {
         Ok(())
     }
 
+    /// Something has changed since the last look.
+    fn are_told(&mut self) -> bool {
+        let are_told = self.seen.try_recv().is_ok();
+        if are_told {
+            let _ = self.watch_folders();
+        }
+        are_told
+    }
+
     /// Waits for a change, and for the end of those that come with it.
     async fn next(&mut self) {
         // The watcher, which tells of them, lives as long as this.
         let _ = self.seen.recv().await;
-        while tokio::time::timeout(QUIET, self.seen.recv()).await.is_ok() {}
+        let quiet = async { while tokio::time::timeout(QUIET, self.seen.recv()).await.is_ok() {} };
+        let _ = tokio::time::timeout(QUIET_WITHIN, quiet).await;
         // New folders, too. One that is gone again is no matter.
         let _ = self.watch_folders();
     }

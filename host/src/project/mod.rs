@@ -21,9 +21,14 @@ use crate::python;
 pub fn build(options: &Build) -> Result<ExitCode> {
     match options.made() {
         Made::Project { dir, output } => {
-            let status = script(dir, &output)?.status();
+            let folder = tempfile::tempdir().context("no folder to build in can be made")?;
+            let made = folder.path().join("app.wasm");
+            let status = script(dir, &made)?.status();
             let status = status.with_context(|| format!("{}/build: cannot be run", dir.display()))?;
             ensure!(status.success(), "{}/build: failed, {status}", dir.display());
+            let guest = std::fs::read(&made);
+            let guest = guest.with_context(|| format!("{}/build: made no file", dir.display()))?;
+            write(&output, &guest)?;
         }
         Made::Python { application, tools, output } => {
             let cache = options.cache.folder();
