@@ -207,7 +207,7 @@ impl<I: Send + 'static> Dispatch<I> {
 
     /// Takes from the idle cores what `is_wanted` of what they keep between calls. The lock
     /// is held for some nanoseconds a core.
-    pub fn take_idle(&self, is_wanted: impl Fn(&I) -> bool) -> Vec<I> {
+    pub fn take_kept(&self, is_wanted: impl Fn(&I) -> bool) -> Vec<I> {
         let mut state = self.state.lock();
         let cores = state.workers.iter_mut().flat_map(|worker| &mut worker.idle);
         cores.filter_map(|core| core.instance.take_if(|instance| is_wanted(instance))).collect()

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use wasmparser::{ComponentExternalKind, DataKind, Encoding, Parser, Payload};
+use wasmparser::{BinaryReaderError, ComponentExternalKind, DataKind, Encoding, Parser, Payload};
 
 use crate::imports::timers;
 
@@ -75,76 +75,102 @@ pub struct Face {
     pub data_bytes: u64,
 }
 
+/// What is found in a file, section by section.
+#[derive(Default)]
+struct Found {
+    encoding: Option<Encoding>,
+    imports: Vec<String>,
+    exports: Vec<String>,
+    data_bytes: u64,
+    /// It has modules or components in it.
+    has_code: bool,
+    exports_only_types: bool,
+    describes_component: bool,
+}
+
+impl Found {
+    /// A section of the component or module itself, not of one in it.
+    fn outermost(&mut self, payload: Payload<'_>) -> Result<(), BinaryReaderError> {
+        match payload {
+            Payload::Version { encoding, .. } => self.encoding = Some(encoding),
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    self.imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let export = export?;
+                    self.exports_only_types &= export.kind == ComponentExternalKind::Type;
+                    self.exports.push(export.name.name.to_owned());
+                }
+            }
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    let import = import?;
+                    self.imports.push(format!("{} {}", import.module, import.name));
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    self.exports.push(export?.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section) => {
+                self.describes_component |= section.name().starts_with("component-type");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn kind(&self) -> Kind {
+        let imports_from = |modules: &[&str]| {
+            let mut from = self.imports.iter().map(|import| import.split(' ').next().unwrap_or_default());
+            from.any(|module| modules.contains(&module))
+        };
+        let is_interfaces = self.exports_only_types && !self.has_code && !self.exports.is_empty();
+        match self.encoding {
+            Some(Encoding::Module) if self.describes_component => Kind::UnfinishedComponent,
+            Some(Encoding::Module) if imports_from(&["wbg", "__wbindgen_placeholder__", "gojs", "go"]) => {
+                Kind::ForJavaScript
+            }
+            Some(Encoding::Module) if self.exports.iter().any(|export| export == "_start") => Kind::Command,
+            Some(Encoding::Module) => Kind::Module,
+            _ if is_interfaces => Kind::WitPackage,
+            _ => Kind::Component,
+        }
+    }
+}
+
 impl Face {
     pub fn read(bytes: &[u8]) -> Result<Face> {
         if !bytes.starts_with(MAGIC) {
             bail!("{}", other_kind(bytes));
         }
-        let (mut imports, mut exports) = (Vec::new(), Vec::new());
-        let mut data_bytes = 0;
-        let mut encoding = Encoding::Component;
-        let (mut has_code, mut exports_types, mut describes_component) = (false, true, false);
+        let mut found = Found { exports_only_types: true, ..Found::default() };
         let mut nested = 0;
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.map_err(|error| invalid(bytes, &error))? {
-                Payload::Version { encoding: outermost, .. } if nested == 0 => encoding = outermost,
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                    has_code = true;
+                    found.has_code = true;
                     nested += 1;
                 }
                 Payload::End(_) if nested > 0 => nested -= 1,
-                Payload::ComponentImportSection(section) if nested == 0 => {
-                    for import in section {
-                        imports.push(import?.name.name.to_owned());
-                    }
-                }
-                Payload::ComponentExportSection(section) if nested == 0 => {
-                    for export in section {
-                        let export = export?;
-                        exports_types &= export.kind == ComponentExternalKind::Type;
-                        exports.push(export.name.name.to_owned());
-                    }
-                }
-                Payload::ImportSection(section) if nested == 0 => {
-                    for import in section.into_imports() {
-                        let import = import?;
-                        imports.push(format!("{} {}", import.module, import.name));
-                    }
-                }
-                Payload::ExportSection(section) if nested == 0 => {
-                    for export in section {
-                        exports.push(export?.name.to_owned());
-                    }
-                }
-                Payload::CustomSection(section) if nested == 0 => {
-                    describes_component |= section.name().starts_with("component-type");
-                }
                 Payload::DataSection(segments) => {
                     for segment in segments {
                         let segment = segment?;
                         if matches!(segment.kind, DataKind::Active { .. }) {
-                            data_bytes += segment.data.len() as u64;
+                            found.data_bytes += segment.data.len() as u64;
                         }
                     }
                 }
+                payload if nested == 0 => found.outermost(payload)?,
                 _ => {}
             }
         }
-        let imports_from = |modules: &[&str]| {
-            imports
-                .iter()
-                .any(|import: &String| modules.contains(&import.split(' ').next().unwrap_or_default()))
-        };
-        let kind = match encoding {
-            Encoding::Component if exports_types && !has_code && !exports.is_empty() => Kind::WitPackage,
-            Encoding::Component => Kind::Component,
-            Encoding::Module if describes_component => Kind::UnfinishedComponent,
-            Encoding::Module if imports_from(&["wbg", "__wbindgen_placeholder__", "gojs", "go"]) => {
-                Kind::ForJavaScript
-            }
-            Encoding::Module if exports.iter().any(|export| export == "_start") => Kind::Command,
-            Encoding::Module => Kind::Module,
-        };
+        let kind = found.kind();
+        let Found { imports, exports, data_bytes, .. } = found;
         Ok(Face { kind, imports, exports, data_bytes })
     }
 
@@ -283,7 +309,7 @@ fn is_p3(export: &str) -> bool {
 }
 
 /// Says what is wrong with a file that begins as WebAssembly does.
-fn invalid(bytes: &[u8], error: &wasmparser::BinaryReaderError) -> anyhow::Error {
+fn invalid(bytes: &[u8], error: &BinaryReaderError) -> anyhow::Error {
     if error.message().contains("unexpected end") {
         let end = bytes.len();
         return anyhow::anyhow!(

@@ -124,33 +124,8 @@ impl Server {
             accepting: accepts,
         };
         let (workers, server) = watch::channel(());
-        let mut ready = Vec::new();
         let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
-        for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
-            let service = Service {
-                current: current.clone(),
-                dispatch: dispatch.worker(number),
-                book: Arc::new(Book {
-                    log: log.clone(),
-                    stats: stats.clone(),
-                    lines: !options.disable_logging,
-                }),
-                limits: request_limits(options),
-            };
-            let worker = Worker {
-                service: Arc::new(service),
-                deferred: callback::Limits {
-                    time_max: options.deferred_timeout.0,
-                    lines: options.log_deferred,
-                },
-                connections: connections.clone(),
-                server: server.clone(),
-            };
-            ready.push(worker.ready(bound)?);
-        }
-        for worker in ready {
-            worker.start()?;
-        }
+        start_workers(options, shared, &dispatch, &current, bound, &connections, &server)?;
         start_timer(dispatch.clone(), deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
         let swapper = Swapper {
@@ -165,16 +140,7 @@ impl Server {
         };
         let swaps = swapper.start().context("the thread for swaps cannot be started")?;
         if let Some(bound) = stats_bound {
-            let figures = Figures {
-                stats: stats.clone(),
-                dispatch: dispatch.clone(),
-                deferred: deferred.clone(),
-                cores: options.cores.get(),
-                log: log.clone(),
-                stopping: stop,
-            };
-            let listener = bound.listener().context("--stats")?;
-            tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
+            start_figures(options, shared, &dispatch, bound, stop)?;
         }
         let drain = Drain {
             stopping,
@@ -250,6 +216,57 @@ fn tell_address(bound: &Bound, programs: &mut [Program]) {
             SocketAddr::V6(address) => format!("[{}]", address.ip()),
         });
     }
+}
+
+/// A thread for each socket and program.
+fn start_workers(
+    options: &Options,
+    shared: &Shared,
+    dispatch: &Arc<Dispatch<Instance>>,
+    current: &[Arc<Current>],
+    bound: Vec<Bound>,
+    connections: &Connections,
+    server: &watch::Receiver<()>,
+) -> Result<()> {
+    let Shared { log, stats, .. } = shared;
+    let mut ready = Vec::new();
+    for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
+        let service = Service {
+            current: current.clone(),
+            dispatch: dispatch.worker(number),
+            book: Arc::new(Book { log: log.clone(), stats: stats.clone(), lines: !options.disable_logging }),
+            limits: request_limits(options),
+        };
+        let worker = Worker {
+            service: Arc::new(service),
+            deferred: callback::Limits { time_max: options.deferred_timeout.0, lines: options.log_deferred },
+            connections: connections.clone(),
+            server: server.clone(),
+        };
+        ready.push(worker.ready(bound)?);
+    }
+    ready.into_iter().try_for_each(|worker| worker.start())
+}
+
+/// Shows the figures in this thread's runtime.
+fn start_figures(
+    options: &Options,
+    shared: &Shared,
+    dispatch: &Arc<Dispatch<Instance>>,
+    bound: Bound,
+    stopping: watch::Receiver<bool>,
+) -> Result<()> {
+    let figures = Figures {
+        stats: shared.stats.clone(),
+        dispatch: dispatch.clone(),
+        deferred: shared.deferred.clone(),
+        cores: options.cores.get(),
+        log: shared.log.clone(),
+        stopping,
+    };
+    let listener = bound.listener().context("--stats")?;
+    tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
+    Ok(())
 }
 
 /// The timer of deferred calls, a thread that ends with the process.

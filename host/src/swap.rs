@@ -7,6 +7,7 @@
 //! refused while deferred calls are pending; the last one with a callback stays
 //! loaded behind it, since its requests under way may still schedule calls.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -26,8 +27,8 @@ use crate::logging::Log;
 use crate::state::Host;
 use crate::stats::Stats;
 
-/// Old programs of one worker that may still have calls under way. A swap waits for
-/// them, so that swaps in a row do not fill the memory.
+/// Old guests that may still have calls under way. A swap waits for them, so that swaps
+/// in a row do not fill the memory.
 const OLD_MAX: usize = 8;
 /// How often idle cores are looked at, as long as something old is left.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -60,6 +61,13 @@ impl Current {
     pub fn for_deferred(&self) -> Arc<Program> {
         let deferred = self.0.lock().deferred.clone();
         deferred.expect("a guest that schedules calls was checked to have a callback")
+    }
+
+    /// Of the guests that new calls run in.
+    fn generations(&self) -> impl Iterator<Item = u64> + use<> {
+        let programs = self.0.lock();
+        let deferred = programs.deferred.as_ref().map(|program| program.generation);
+        [Some(programs.requests.generation), deferred].into_iter().flatten()
     }
 
     fn host(&self) -> Arc<Host> {
@@ -106,8 +114,8 @@ struct Swapping {
     swapper: Swapper,
     /// Of the guest that is served, from 0.
     generation: u64,
-    /// Programs that were replaced, and may still be in use.
-    old: Vec<Weak<Program>>,
+    /// Programs that were replaced and may still be in use, with their generations.
+    old: Vec<(u64, Weak<Program>)>,
 }
 
 impl Swapping {
@@ -147,15 +155,18 @@ impl Swapping {
     }
 
     fn wait_for_old(&mut self) {
-        let Swapper { current, log, .. } = &self.swapper;
-        let old_max = OLD_MAX * current.len();
-        if self.old.len() >= old_max {
+        if self.old_guests() >= OLD_MAX {
+            let log = &self.swapper.log;
             log.server(format_args!("the swap waits: {OLD_MAX} earlier guests have calls under way"));
         }
-        while self.old.len() >= old_max {
+        while self.old_guests() >= OLD_MAX {
             std::thread::sleep(SWEEP);
             self.sweep();
         }
+    }
+
+    fn old_guests(&self) -> usize {
+        self.old.iter().map(|(generation, _)| generation).collect::<BTreeSet<_>>().len()
     }
 
     fn try_swap(&mut self) -> Result<()> {
@@ -172,9 +183,10 @@ impl Swapping {
         programs.iter().for_each(|program| epoch.drive(&program.engine));
         self.generation += 1;
         let replaced = hand_over(current, programs);
-        for program in replaced.iter().map(Arc::downgrade) {
-            if !self.old.iter().any(|old| old.ptr_eq(&program)) {
-                self.old.push(program);
+        for program in &replaced {
+            let (generation, program) = (program.generation, Arc::downgrade(program));
+            if !self.old.iter().any(|(_, old)| old.ptr_eq(&program)) {
+                self.old.push((generation, program));
             }
         }
         Ok(())
@@ -186,9 +198,12 @@ impl Swapping {
         if self.old.is_empty() {
             return;
         }
-        let generation = self.generation;
-        drop(self.swapper.dispatch.take_idle(|instance| instance.generation() != generation));
-        self.old.retain(|program| program.strong_count() > 0);
+        let current = self.swapper.current.iter().flat_map(|current| current.generations());
+        let current: Vec<u64> = current.collect();
+        let is_old = |generation| !current.contains(&generation);
+        drop(self.swapper.dispatch.take_kept(|instance| is_old(instance.generation())));
+        // One that is behind a guest without a callback is not replaced yet.
+        self.old.retain(|(generation, program)| is_old(*generation) && program.strong_count() > 0);
     }
 }
 

@@ -47,11 +47,11 @@ struct Content {
     line: usize,
     /// Some while the client waits for more.
     reader: Option<Waker>,
-    state: State,
+    progress: Progress,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Progress {
     /// The program may write more.
     Open,
     /// The program has ended, and nothing is missing.
@@ -68,8 +68,13 @@ pub struct Answer(Output);
 
 impl Answer {
     pub fn new(head: oneshot::Sender<Head>) -> Answer {
-        let content =
-            Content { head: Some(head), bytes: BytesMut::new(), line: 0, reader: None, state: State::Open };
+        let content = Content {
+            head: Some(head),
+            bytes: BytesMut::new(),
+            line: 0,
+            reader: None,
+            progress: Progress::Open,
+        };
         let shared = Shared { content: Mutex::new(content), room: Arc::new(Notify::new()) };
         Answer(Output(Arc::new(shared)))
     }
@@ -82,7 +87,7 @@ impl Answer {
     pub fn finish(self) -> Result<(), Failure> {
         let mut content = self.0.0.content.lock();
         match content.head.take() {
-            None => content.end(State::Complete),
+            None => content.end(Progress::Complete),
             Some(_) if content.bytes.is_empty() => return Err(Failure::NoResponse),
             Some(head) => {
                 let _ = head.send(Err("the output ends in the head of the response".to_owned()));
@@ -94,14 +99,14 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.0.0.content.lock().end(State::Broken);
+        self.0.0.content.lock().end(Progress::Broken);
     }
 }
 
 impl Output {
     fn write(&self, bytes: &[u8]) {
         let mut content = self.0.content.lock();
-        if content.state != State::Open {
+        if content.progress != Progress::Open {
             return;
         }
         content.bytes.extend_from_slice(bytes);
@@ -118,8 +123,8 @@ impl Output {
     /// Bytes that may be written now.
     fn room(&self) -> Result<usize, Closed> {
         let content = self.0.content.lock();
-        match content.state {
-            State::Unread => Err(Closed),
+        match content.progress {
+            Progress::Unread => Err(Closed),
             _ if content.head.is_some() => Ok(BODY_BYTES_MAX),
             _ => Ok(BODY_BYTES_MAX.saturating_sub(content.bytes.len())),
         }
@@ -140,14 +145,14 @@ impl Content {
             None => return None,
         };
         if head.is_err() {
-            self.state = State::Unread;
+            self.progress = Progress::Unread;
         }
         Some(head)
     }
 
-    fn end(&mut self, state: State) {
-        if self.state == State::Open {
-            self.state = state;
+    fn end(&mut self, progress: Progress) {
+        if self.progress == Progress::Open {
+            self.progress = progress;
         }
         self.wake_reader();
     }
@@ -173,25 +178,25 @@ impl Body for Reader {
             self.0.room.notify_one();
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        match content.state {
-            State::Open => {
+        match content.progress {
+            Progress::Open => {
                 content.reader = Some(cx.waker().clone());
                 Poll::Pending
             }
-            State::Complete => Poll::Ready(None),
-            State::Broken | State::Unread => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+            Progress::Complete => Poll::Ready(None),
+            Progress::Broken | Progress::Unread => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let content = self.0.content.lock();
-        content.state == State::Complete && content.bytes.is_empty()
+        content.progress == Progress::Complete && content.bytes.is_empty()
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.content.lock().state = State::Unread;
+        self.0.content.lock().progress = Progress::Unread;
         self.0.room.notify_one();
     }
 }
