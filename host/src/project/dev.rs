@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
@@ -24,11 +25,14 @@ use crate::logging::say;
 const QUIET: Duration = Duration::from_millis(100);
 /// Who never stops writing is not waited for.
 const QUIET_WITHIN: Duration = Duration::from_secs(2);
-/// How long the system may take to tell of a change.
-const TOLD_WITHIN: Duration = Duration::from_millis(20);
-/// Builds in a row during which something changed, before another is waited for: it may
-/// be the script that writes into its own folder.
+/// Longer than the time for which filesystems may give the same time.
+const TICK: Duration = Duration::from_millis(20);
+/// As many builds in a row may be made for what the one before has changed: it may be the
+/// script that writes into its own folder.
 const BUILDS_MAX: u32 = 3;
+
+/// When a file was changed, by its filesystem's clock: seconds and nanoseconds.
+type Stamp = (i64, i64);
 /// Folders of what was built or installed.
 const NOT_WATCHED: [&str; 4] = ["target", "node_modules", "build", "__pycache__"];
 
@@ -62,20 +66,21 @@ impl Session<'_> {
     }
 
     async fn run(mut self) -> Result<ExitCode> {
-        let mut builds = 0;
+        // Builds in a row that were made for what a build before them had changed.
+        let mut again = 0;
         loop {
-            let Some(changed) = self.build_and_serve().await? else { return self.stopped().await };
-            builds += 1;
-            if changed {
-                if builds < BUILDS_MAX {
-                    continue;
-                }
-                say("Something in the folder changes with each build; waiting for another change");
-            }
-            builds = 0;
+            let Some(built) = self.build_and_serve().await? else { return self.stopped().await };
             loop {
                 tokio::select! {
-                    () = self.changes.next() => break,
+                    changed = self.changes.next() => {
+                        again = if changed < built { again + 1 } else { 0 };
+                        if again < BUILDS_MAX {
+                            break;
+                        }
+                        if again == BUILDS_MAX {
+                            say("Something in the folder changes with each build; waiting for another change");
+                        }
+                    }
                     () = self.stop.asked() => return self.stopped().await,
                     status = ended(&mut self.server) => {
                         let status = status?;
@@ -90,9 +95,9 @@ impl Session<'_> {
         }
     }
 
-    /// Says whether something in the folder changed meanwhile; nothing if the session is
-    /// to stop.
-    async fn build_and_serve(&mut self) -> Result<Option<bool>> {
+    /// Gives a time after the build and before the guest is served; nothing if the session
+    /// is to stop.
+    async fn build_and_serve(&mut self) -> Result<Option<Stamp>> {
         let guest = self.folder.path().join("app.wasm");
         let unfinished = self.folder.path().join("unfinished.wasm");
         // What a build that failed has left.
@@ -104,9 +109,10 @@ impl Session<'_> {
             built = build.status() => built,
             () = self.stop.asked() => return Ok(None),
         };
-        // Before the guest is served: what changes then is no longer the build's doing.
-        tokio::time::sleep(TOLD_WITHIN).await;
-        let changed = self.changes.are_told();
+        tokio::time::sleep(TICK).await;
+        let now = self.folder.path().join("built");
+        std::fs::write(&now, "")?;
+        let after = stamp(&now);
         let failed = match built {
             // At once, since the server may be reading the one of before.
             Ok(status) if status.success() => match std::fs::rename(unfinished, &guest) {
@@ -124,7 +130,7 @@ impl Session<'_> {
             (None, Some(server)) => send(server, Signal::HUP),
             (None, None) => self.server = Some(self.serve(&guest)?),
         }
-        Ok(Some(changed))
+        Ok(Some(after))
     }
 
     fn serve(&self, guest: &Path) -> Result<Child> {
@@ -195,21 +201,21 @@ impl Stop {
 struct Changes {
     dir: PathBuf,
     watcher: RecommendedWatcher,
-    /// One stands for any number of them.
-    seen: mpsc::Receiver<()>,
+    /// When it was. One stands for any number of them.
+    seen: mpsc::Receiver<Stamp>,
 }
 
 impl Changes {
     fn watch(dir: &Path) -> notify::Result<Changes> {
         let (tell, seen) = mpsc::channel(1);
         let handle = move |event: notify::Result<Event>| {
-            let is_change = event.is_ok_and(|event| {
-                !event.kind.is_access()
-                    && event.paths.iter().any(|path| path.file_name().is_none_or(is_source))
-            });
-            if is_change {
+            let Ok(event) = event else { return };
+            let changed = event.paths.iter().filter(|path| path.file_name().is_none_or(is_source));
+            if !event.kind.is_access()
+                && let Some(changed) = changed.map(|path| stamp(path)).max()
+            {
                 // Full: it is told of already.
-                let _ = tell.try_send(());
+                let _ = tell.try_send(changed);
             }
         };
         let mut changes =
@@ -232,24 +238,28 @@ impl Changes {
         Ok(())
     }
 
-    /// Something has changed since the last look.
-    fn are_told(&mut self) -> bool {
-        let are_told = self.seen.try_recv().is_ok();
-        if are_told {
-            let _ = self.watch_folders();
-        }
-        are_told
-    }
-
-    /// Waits for a change, and for the end of those that come with it.
-    async fn next(&mut self) {
+    /// Waits for a change, and for the end of those that come with it. Says when the last
+    /// of them was.
+    async fn next(&mut self) -> Stamp {
         // The watcher, which tells of them, lives as long as this.
-        let _ = self.seen.recv().await;
-        let quiet = async { while tokio::time::timeout(QUIET, self.seen.recv()).await.is_ok() {} };
+        let mut last = self.seen.recv().await.unwrap_or_default();
+        let quiet = async {
+            while let Ok(Some(changed)) = tokio::time::timeout(QUIET, self.seen.recv()).await {
+                last = last.max(changed);
+            }
+        };
         let _ = tokio::time::timeout(QUIET_WITHIN, quiet).await;
         // New folders, too. One that is gone again is no matter.
         let _ = self.watch_folders();
+        last
     }
+}
+
+/// When the file was changed, or made; of one that is gone, when something in its folder
+/// was.
+fn stamp(path: &Path) -> Stamp {
+    let metadata = path.symlink_metadata().or_else(|_| path.parent().unwrap_or(path).symlink_metadata());
+    metadata.map_or((i64::MAX, 0), |metadata| (metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// Hidden files are those of editors and version control.
