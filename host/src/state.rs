@@ -44,7 +44,7 @@ pub struct Host {
     arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
     files: WasiFilesystemCtx,
-    /// Those of them in which files may be opened at once.
+    /// Those of them in which paths may be resolved at once.
     pub local_folders: Vec<Arc<File>>,
 }
 

@@ -4,58 +4,29 @@
 //! file. Only what the system has in memory is done here; it says so itself.
 
 mod content;
+mod lookup;
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+use rustix::fs::{FileType, OFlags, fstat};
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceTable};
+use wasmtime::component::{Linker, LinkerInstance, Resource};
 use wasmtime_wasi::WasiView;
-use wasmtime_wasi::filesystem::{
-    self, Descriptor, OpenMode, WasiFilesystemCtx, WasiFilesystemCtxView, WasiFilesystemView,
-};
-use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+use wasmtime_wasi::filesystem::{self, Descriptor, Dir, OpenMode, WasiFilesystemCtxView, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    Advice, DescriptorFlags, ErrorCode, HostDescriptor, NewTimestamp, OpenFlags, PathFlags,
+    Advice, DescriptorFlags, DescriptorStat, ErrorCode, HostDescriptor, MetadataHashValue, NewTimestamp,
+    OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynInputStream, FsResult};
 
 use self::content::Content;
+pub use self::lookup::local_folders;
+use self::lookup::{Found, find};
 use crate::state::State;
 
 /// The name under which wasmtime offers it.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
-
-/// Filesystems whose files are opened without asking another computer or process, by the
-/// numbers of `linux/magic.h`: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs, overlayfs,
-/// SquashFS, EROFS.
-const LOCAL: [u32; 9] = [
-    0xef53,
-    0x5846_5342,
-    0x9123_683e,
-    0xf2f5_2010,
-    0x2fc1_2fc1,
-    0x0102_1994,
-    0x794c_7630,
-    0x7371_7368,
-    0xe0f5_e1e2,
-];
-
-/// Those of the folders that are given to guests whose files may be opened at once.
-pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
-    let mut table = ResourceTable::new();
-    let mut local = Vec::new();
-    for (folder, _) in (WasiFilesystemCtxView { ctx: files, table: &mut table }).get_directories()? {
-        if let Descriptor::Dir(folder) = table.delete(folder)?
-            && fstatfs(&folder.dir).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
-        {
-            local.push(folder.dir);
-        }
-    }
-    Ok(local)
-}
 
 /// Takes the place of wasmtime's functions.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -78,6 +49,12 @@ fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
             Box::new(async move { told(open_at(&mut store, folder, follow, path, how, flags).await) })
         },
     )?;
+    types.func_wrap_async("[method]descriptor.stat-at", |mut store, (folder, follow, path)| {
+        Box::new(async move { told(stat_at(&mut store, folder, follow, path).await) })
+    })?;
+    types.func_wrap_async("[method]descriptor.metadata-hash-at", |mut store, (folder, follow, path)| {
+        Box::new(async move { told(metadata_hash_at(&mut store, folder, follow, path).await) })
+    })?;
     types.func_wrap_async("[method]descriptor.read", |mut store, (file, bytes, offset)| {
         Box::new(async move { told(read(&mut store, file, bytes, offset).await) })
     })?;
@@ -124,6 +101,19 @@ fn flags(descriptor: &Descriptor) -> DescriptorFlags {
     flags
 }
 
+/// The folder, if paths in it may be resolved at once.
+fn local(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Dir>> {
+    let server = store.data().server.clone();
+    Ok(match store.data_mut().ctx().table.get(folder)? {
+        Descriptor::Dir(folder)
+            if server.local_folders.iter().any(|local| Arc::ptr_eq(local, &folder.dir)) =>
+        {
+            Some(folder.clone())
+        }
+        _ => None,
+    })
+}
+
 async fn open_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
@@ -132,46 +122,78 @@ async fn open_at(
     how: OpenFlags,
     flags: DescriptorFlags,
 ) -> FsResult<Resource<Descriptor>> {
-    let server = store.data().server.clone();
-    let mut files = store.data_mut().filesystem();
     let mut other = None;
-    if let Descriptor::Dir(folder) = files.table.get(&folder)?
-        && server.local_folders.iter().any(|local| Arc::ptr_eq(local, &folder.dir))
-        && how == OpenFlags::empty()
+    if how == OpenFlags::empty()
         && (DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY).contains(flags)
+        && let Some(folder) = local(store, &folder)?
     {
-        match open_at_once(&folder.dir, &path, follow.contains(PathFlags::SYMLINK_FOLLOW)) {
-            Ok(Opened::Regular(file)) => {
+        let how = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+        match find(&folder.dir, &path, follow.contains(PathFlags::SYMLINK_FOLLOW), how) {
+            Found::Something(file) if is_regular(&file) => {
                 let file = filesystem::File::new(file, folder.perms, OpenMode::READ, true);
-                return Ok(files.table.push(Descriptor::File(file))?);
+                return Ok(store.data_mut().ctx().table.push(Descriptor::File(file))?);
             }
-            Ok(Opened::Other(file)) => other = Some(file),
-            Err(_) => {}
+            // A folder, a named pipe, a device.
+            Found::Something(file) => other = Some(file),
+            Found::Nothing => return Err(ErrorCode::NoEntry.into()),
+            Found::Unknown => {}
         }
     }
-    let opened = files.open_at(folder, follow, path, how, flags).await;
+    let opened = store.data_mut().filesystem().open_at(folder, follow, path, how, flags).await;
     // Whoever waited for a reader of a named pipe has one all the time.
     drop(other);
     opened
 }
 
-enum Opened {
-    Regular(File),
-    /// A folder, a named pipe, a device.
-    Other(File),
+fn is_regular(file: &File) -> bool {
+    fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
-/// Opens a file to be read. An error may be no more than that the system would have to
-/// wait.
-fn open_at_once(folder: &File, path: &str, follow: bool) -> io::Result<Opened> {
-    let mut how = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    how.set(OFlags::NOFOLLOW, !follow);
-    // Another filesystem may be mounted in the folder.
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV | ResolveFlags::CACHED;
-    let file = File::from(openat2(folder, path, how, Mode::empty(), resolve)?);
-    let is_regular = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
-    Ok(if is_regular { Opened::Regular(file) } else { Opened::Other(file) })
+async fn stat_at(
+    store: &mut Store<'_>,
+    folder: Resource<Descriptor>,
+    follow: PathFlags,
+    path: String,
+) -> FsResult<DescriptorStat> {
+    let at_once = named(store, &folder, follow, &path)?;
+    let mut files = store.data_mut().filesystem();
+    let Some(named) = at_once else { return files.stat_at(folder, follow, path).await };
+    let stat = files.stat(Resource::new_borrow(named.rep())).await;
+    files.table.delete(named)?;
+    stat
+}
+
+async fn metadata_hash_at(
+    store: &mut Store<'_>,
+    folder: Resource<Descriptor>,
+    follow: PathFlags,
+    path: String,
+) -> FsResult<MetadataHashValue> {
+    let at_once = named(store, &folder, follow, &path)?;
+    let mut files = store.data_mut().filesystem();
+    let Some(named) = at_once else { return files.metadata_hash_at(folder, follow, path).await };
+    let hash = files.metadata_hash(Resource::new_borrow(named.rep())).await;
+    files.table.delete(named)?;
+    hash
+}
+
+/// What is at `path`, to be asked what it is and for nothing else, if that is known at
+/// once. wasmtime knows how to tell it.
+fn named(
+    store: &mut Store<'_>,
+    folder: &Resource<Descriptor>,
+    follow: PathFlags,
+    path: &str,
+) -> FsResult<Option<Resource<Descriptor>>> {
+    let Some(folder) = local(store, folder)? else { return Ok(None) };
+    match find(&folder.dir, path, follow.contains(PathFlags::SYMLINK_FOLLOW), OFlags::PATH) {
+        Found::Something(file) => {
+            let file = filesystem::File::new(file, folder.perms, OpenMode::empty(), true);
+            Ok(Some(store.data_mut().ctx().table.push(Descriptor::File(file))?))
+        }
+        Found::Nothing => Err(ErrorCode::NoEntry.into()),
+        Found::Unknown => Ok(None),
+    }
 }
 
 fn read_via_stream(
@@ -247,15 +269,25 @@ fn waiting<'a>(store: &'a mut Store<'_>, file: &Resource<Descriptor>) -> FsResul
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
-    use wasmtime_wasi::WasiCtx;
     use wasmtime_wasi::filesystem::FsPerms;
+    use wasmtime_wasi::{ResourceTable, WasiCtx};
+
+    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 
     use super::*;
 
-    const FUNCTIONS: [&str; 8] =
-        ["advise", "get-flags", "open-at", "read", "read-via-stream", "set-times", "sync", "sync-data"];
+    const FUNCTIONS: [&str; 10] = [
+        "advise",
+        "get-flags",
+        "metadata-hash-at",
+        "open-at",
+        "read",
+        "read-via-stream",
+        "set-times",
+        "stat-at",
+        "sync",
+        "sync-data",
+    ];
 
     /// Under other names they would stand beside wasmtime's, unused.
     #[test]
@@ -297,31 +329,6 @@ mod tests {
         for descriptor in opened {
             let own = flags(files.table.get(&descriptor).unwrap());
             assert!(own == files.get_flags(descriptor).await.unwrap());
-        }
-    }
-
-    #[test]
-    fn only_regular_files_in_the_folder_are_opened_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        std::fs::create_dir(path.join("in")).unwrap();
-        std::fs::write(path.join("file"), "content").unwrap();
-        std::fs::write(path.join("in/file"), "inner").unwrap();
-        symlink("file", path.join("link")).unwrap();
-        symlink("/etc/passwd", path.join("in/out")).unwrap();
-        let opened = |below: &str, path: &str, follow| {
-            open_at_once(&File::open(folder.path().join(below)).unwrap(), path, follow)
-        };
-        let content = |opened| match opened {
-            Ok(Opened::Regular(file)) => std::io::read_to_string(file).unwrap(),
-            _ => panic!("it was not opened"),
-        };
-        assert_eq!(content(opened("", "file", true)), "content");
-        assert_eq!(content(opened("in", "file", false)), "inner");
-        assert!(opened("", "link", false).is_err());
-        assert!(matches!(opened("", "in", true), Ok(Opened::Other(_))));
-        for outside in ["in/out", "/etc/passwd", "..", "../file"] {
-            assert!(opened("", outside, true).is_err(), "{outside}");
         }
     }
 }
