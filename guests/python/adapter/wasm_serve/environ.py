@@ -2,9 +2,6 @@
 
 from wasm_serve import host
 
-# No value has it: their characters are bytes.
-SEPARATOR = "\u2028"
-
 # Complete but for the request: copied for each.
 TEMPLATE = {
     "SCRIPT_NAME": "",
@@ -20,8 +17,10 @@ TEMPLATE = {
 
 
 def environ_of_request():
-    """The host gives all that depends on the request: names and values in turn."""
+    """The host gives all that depends on the request: names and values in turn, each after a separator."""
     environ = TEMPLATE.copy()
-    texts = iter(host.call_import(host.REQUEST, ()).split(SEPARATOR))
+    request = host.call_import(host.REQUEST, ())
+    texts = iter(request.split(request[0]))
+    next(texts)
     environ.update(zip(texts, texts))
     return environ
