@@ -36,6 +36,41 @@ fn shell(imports: &[&str], exports: &[&str]) -> Vec<u8> {
     wat(&format!("(component {imports} (instance $empty) {exports})"))
 }
 
+/// A component whose export has a function without parameters and results.
+fn other_function(export: &str, function: &str) -> Vec<u8> {
+    wat(&format!(
+        "(component
+            (core module $module (func (export \"run\")))
+            (core instance $code (instantiate $module))
+            (func $run (canon lift (core func $code \"run\")))
+            (instance $interface (export {function:?} (func $run)))
+            (export {export:?} (instance $interface)))"
+    ))
+}
+
+/// A guest whose callback has these exports; `$run` has neither parameters nor results.
+fn with_callback(exports: &str) -> Vec<u8> {
+    wat(&format!(
+        "(component
+            (import \"wasi:http/types@0.2.0\" (instance $types
+                (export \"incoming-request\" (type (sub resource)))
+                (export \"response-outparam\" (type (sub resource)))))
+            (alias export $types \"incoming-request\" (type $request))
+            (alias export $types \"response-outparam\" (type $out))
+            (core module $module
+                (func (export \"handle\") (param i32 i32))
+                (func (export \"run\")))
+            (core instance $code (instantiate $module))
+            (func $handle (param \"request\" (own $request)) (param \"response-out\" (own $out))
+                (canon lift (core func $code \"handle\")))
+            (func $run (canon lift (core func $code \"run\")))
+            (instance $handler (export \"handle\" (func $handle)))
+            (instance $callback {exports})
+            (export {HANDLER:?} (instance $handler))
+            (export {CALLBACK:?} (instance $callback)))"
+    ))
+}
+
 const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
 const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
 const TIMERS: &str = "wasm-serve:deferred/timers@0.1.0";
@@ -85,7 +120,16 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
             shell(&["wasm-serve:deferred/timers@0.1.7"], &[HANDLER]),
             Bad(&["exports no callback", CALLBACK]),
         ),
-        ("empty-handler", shell(&[], &[HANDLER]), Bad(&["handle"])),
+        ("empty-handler", shell(&[], &[HANDLER]), Bad(&[HANDLER, "without the function `handle`"])),
+        ("other-handler", other_function(HANDLER, "handle"), Bad(&[HANDLER, "`handle`", "of another type"])),
+        ("other-handler-0.3", other_function(HANDLER_3, "handle"), Bad(&[HANDLER_3, "of another type"])),
+        ("other-program", other_function("wasi:cli/run@0.2.0", "run"), Bad(&["`run`", "of another type"])),
+        ("callback", with_callback("(export \"other\" (func $run))"), Bad(&["without the function `run`"])),
+        (
+            "other-callback",
+            with_callback("(export \"run\" (func $run))"),
+            Bad(&[CALLBACK, "of another type"]),
+        ),
         (
             "unknown-import",
             made("unknown-import"),

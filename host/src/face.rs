@@ -226,7 +226,7 @@ impl Face {
 
     /// The export that runs deferred calls.
     pub fn callback(&self) -> Option<&str> {
-        let is_callback = |name: &&str| is_version_of(name, CALLBACK) || is_version_of(name, CALLBACK_ASYNC);
+        let is_callback = |name: &&str| is_version_of(name, CALLBACK) || is_async_callback(name);
         self.exports.iter().map(String::as_str).find(is_callback)
     }
 
@@ -255,17 +255,18 @@ impl Face {
         self.exports.iter().any(|export| is_version_of(export, interface))
     }
 
-    /// The version of `wasi:cli/run` that makes a component a program; a handler goes
-    /// before.
-    pub fn command(&self) -> Option<CommandVersion> {
+    /// The export `wasi:cli/run` that makes a component a program, and its version; a
+    /// handler goes before.
+    pub fn command(&self) -> Option<(CommandVersion, &str)> {
         if self.handler().is_some() {
             return None;
         }
-        let exports = |start: &str| self.exports.iter().any(|export| export.starts_with(start));
-        if exports("wasi:cli/run@0.2.") {
-            return Some(CommandVersion::P2);
-        }
-        exports("wasi:cli/run@0.3.").then_some(CommandVersion::P3)
+        [(CommandVersion::P2, "wasi:cli/run@0.2."), (CommandVersion::P3, "wasi:cli/run@0.3.")]
+            .into_iter()
+            .find_map(|(version, start)| {
+                let export = self.exports.iter().find(|export| export.starts_with(start))?;
+                Some((version, export.as_str()))
+            })
     }
 
     fn is_p2(&self) -> bool {
@@ -286,8 +287,12 @@ impl Face {
     /// faster, and the choice stands before anything is compiled.
     pub fn is_concurrent(&self) -> bool {
         let mut names = self.imports.iter().chain(&self.exports);
-        names.any(|name| name.contains("@0.3.") || is_version_of(name, CALLBACK_ASYNC))
+        names.any(|name| name.contains("@0.3.") || is_async_callback(name))
     }
+}
+
+pub fn is_async_callback(export: &str) -> bool {
+    is_version_of(export, CALLBACK_ASYNC)
 }
 
 /// As wasmtime links names: versions of one interface that differ by their last number,

@@ -286,7 +286,7 @@ async fn no_task_left(accessor: &Accessor<State>) {
 /// `deferred-call` of the contract.
 #[derive(ComponentType, Lower)]
 #[component(record)]
-struct DeferredCall {
+pub(crate) struct DeferredCall {
     id: u64,
     payload: Box<[u8]>,
     #[component(name = "scheduled-at")]

@@ -1,15 +1,19 @@
 //! How a guest is called, and what its imports are linked to.
 
-use anyhow::{Result, anyhow, ensure};
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+use anyhow::{Context, Result, anyhow, ensure};
+use wasmtime::component::types::{self, ComponentItem};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower, Resource,
+};
 use wasmtime::{Engine, ExternType, Module};
 use wasmtime_wasi::{p2 as wasi_p2, p3 as wasi_p3};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::cgi::Command;
 use crate::compiled::Loaded;
-use crate::face::{CALLBACK, CALLBACK_ASYNC, CommandVersion, Face};
+use crate::face::{self, CommandVersion, Face};
 use crate::imports::{files, gateway, timers};
+use crate::instance::DeferredCall;
 use crate::offer;
 use crate::state::State;
 
@@ -53,32 +57,80 @@ impl Entry {
 }
 
 fn link_component(component: &Component, face: &Face) -> Result<Entry> {
-    let pre = link_imports(component, face)?;
-    let handler = match face.command() {
-        Some(CommandVersion::P2) => {
+    let linker = linker(component.engine(), face.is_concurrent())?;
+    let pre = link_imports(&linker, component)?;
+    let exports = Exports { component, ty: linker.substituted_component_type(component)? };
+    let handler = match (face.command(), face.handler()) {
+        (Some((CommandVersion::P2, run)), _) => {
+            exports.function::<(), (Result<(), ()>,)>(run, "run")?;
             let indices = wasi_p2::bindings::CommandIndices::new(&pre)?;
             return Ok(Entry::Command(Command::P2(pre, indices)));
         }
-        Some(CommandVersion::P3) => {
+        (Some((CommandVersion::P3, run)), _) => {
+            exports.function::<(), (Result<(), ()>,)>(run, "run")?;
             let indices = wasi_p3::bindings::CommandIndices::new(&pre)?;
             return Ok(Entry::Command(Command::P3(pre, indices)));
         }
-        None if face.is_p3() => Handler::P3(p3::bindings::ServiceIndices::new(&pre)?),
-        None => Handler::P2(p2::bindings::ProxyIndices::new(&pre)?),
+        (None, Some(handler)) if face.is_p3() => {
+            use p3::bindings::http::types::{ErrorCode, Request, Response};
+            exports.function::<(Resource<Request>,), (Result<Resource<Response>, ErrorCode>,)>(
+                handler, "handle",
+            )?;
+            Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
+        }
+        (None, handler) => {
+            use p2::bindings::http::types::{IncomingRequest, ResponseOutparam};
+            let handler = handler.context("exports no handler")?;
+            exports
+                .function::<(Resource<IncomingRequest>, Resource<ResponseOutparam>), ()>(handler, "handle")?;
+            Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
+        }
     };
-    let callback = [(CALLBACK, false), (CALLBACK_ASYNC, true)].into_iter().find_map(|(name, is_async)| {
-        let interface = component.get_export_index(None, name)?;
-        let run = component.get_export_index(Some(&interface), "run")?;
-        Some(Callback { run, is_async })
+    let callback = face.callback().map(|callback| {
+        let run = exports.function::<(DeferredCall,), (Result<(), String>,)>(callback, "run")?;
+        anyhow::Ok(Callback { run, is_async: face::is_async_callback(callback) })
     });
     let is_gateway = face.imports_a(gateway::INTERFACE);
-    Ok(Entry::Proxy(Proxy { pre, handler, callback, is_gateway }))
+    Ok(Entry::Proxy(Proxy { pre, handler, callback: callback.transpose()?, is_gateway }))
+}
+
+/// What a component exports, with the host's resources for those that it imports.
+struct Exports<'a> {
+    component: &'a Component,
+    ty: types::Component,
+}
+
+impl Exports<'_> {
+    /// A function that is called with these types. wasmtime itself would tell at the first
+    /// call that it has others.
+    fn function<P, R>(&self, interface: &str, name: &str) -> Result<ComponentExportIndex>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let found = || {
+            let index = self.component.get_export_index(None, interface)?;
+            let index = self.component.get_export_index(Some(&index), name)?;
+            let engine = self.component.engine();
+            let ComponentItem::ComponentInstance(exported) = self.ty.get_export(engine, interface)?.ty else {
+                return None;
+            };
+            let ComponentItem::ComponentFunc(function) = exported.get_export(engine, name)?.ty else {
+                return None;
+            };
+            Some((index, function))
+        };
+        let (index, function) =
+            found().with_context(|| format!("exports `{interface}` without the function `{name}`"))?;
+        let same = function.typecheck::<P, R>(&self.ty.instance_type()).map_err(anyhow::Error::from);
+        same.with_context(|| format!("exports `{interface}` with a function `{name}` that is of another type; build it with the interface that has this name"))?;
+        Ok(index)
+    }
 }
 
 /// All that a component imports is there.
-pub fn link_imports(component: &Component, face: &Face) -> Result<InstancePre<State>> {
-    let linker = linker(component.engine(), face.is_concurrent())?;
-    linker.instantiate_pre(component).map_err(|error| refused(offer::missing(&linker, component), error))
+pub fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
+    linker.instantiate_pre(component).map_err(|error| refused(offer::missing(linker, component), error))
 }
 
 fn link_module(module: &Module) -> Result<wasmtime::InstancePre<State>> {

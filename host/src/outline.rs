@@ -53,7 +53,10 @@ impl<'a> Outline<'a> {
     /// All that it imports is there, of a component that cannot be called.
     pub fn link_imports(&self) -> Result<()> {
         match &self.code {
-            Loaded::Component(component) => link::link_imports(component, self.face).map(drop),
+            Loaded::Component(component) => {
+                let linker = link::linker(component.engine(), self.face.is_concurrent())?;
+                link::link_imports(&linker, component).map(drop)
+            }
             Loaded::Module(_) => Ok(()),
         }
     }
