@@ -106,7 +106,10 @@ impl Report {
                 Some(missing) => {
                     self.line("import", format_args!("{import:width$}  not offered: {}", missing.what));
                 }
-                None => self.line("import", format_args!("{import:width$}  {}", offer::grant(import))),
+                None => {
+                    let grant = offer::grant(import, face.is_program());
+                    self.line("import", format_args!("{import:width$}  {grant}"));
+                }
             }
         }
     }

@@ -246,7 +246,7 @@ pub fn say(line: impl std::fmt::Display) {
 
 /// Does something that takes seconds, and says so before and after. On a terminal the
 /// seconds are counted meanwhile.
-pub fn say_while<T>(what: impl std::fmt::Display, work: impl FnOnce() -> T) -> T {
+pub fn say_while<T, E>(what: impl std::fmt::Display, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     let is_terminal = io::stderr().is_terminal();
     say(&what);
@@ -264,7 +264,8 @@ pub fn say_while<T>(what: impl std::fmt::Display, work: impl FnOnce() -> T) -> T
         result
     });
     let begin = if is_terminal { "\r" } else { "" };
-    say(format_args!("{begin}It took {:.1} s", start.elapsed().as_secs_f64()));
+    let end = if result.is_ok() { "It took" } else { "It failed after" };
+    say(format_args!("{begin}{end} {:.1} s", start.elapsed().as_secs_f64()));
     result
 }
 

@@ -189,17 +189,21 @@ fn resources(item: &ComponentItem, component: &Component, found: &mut Vec<Resour
     }
 }
 
-/// What a guest gets by an import that is offered.
-pub fn grant(import: &str) -> &'static str {
-    const GRANTS: [(&str, &str); 18] = [
+/// What a guest, which is or is not a program, gets by an import that is offered.
+pub fn grant(import: &str, is_program: bool) -> &'static str {
+    let (stdin, stdout) = match is_program {
+        true => ("the request's body, or the payload", "the response"),
+        false => ("at its end", "to the log"),
+    };
+    let grants = [
         (
             "wasi_snapshot_preview1 ",
             "WASI 0.1: the folders of --dir, the variables of --env, clocks, random numbers",
         ),
         ("wasi:cli/environment@", "the variables of --env, and no others"),
         ("wasi:cli/exit@", "ends the call"),
-        ("wasi:cli/stdin@", "at its end; for a program, the request's body or the payload"),
-        ("wasi:cli/stdout@", "to the log; for a program, the response"),
+        ("wasi:cli/stdin@", stdin),
+        ("wasi:cli/stdout@", stdout),
         ("wasi:cli/stderr@", "to the log"),
         ("wasi:cli/terminal-", "never a terminal"),
         ("wasi:clocks/", "the system's clocks"),
@@ -214,7 +218,7 @@ pub fn grant(import: &str) -> &'static str {
         ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
     ];
-    let grant = GRANTS.iter().find(|(prefix, _)| import.starts_with(prefix));
+    let grant = grants.iter().find(|(prefix, _)| import.starts_with(prefix));
     grant.map_or("without limits of its own", |(_, grant)| grant)
 }
 

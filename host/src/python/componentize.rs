@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
@@ -28,6 +29,8 @@ const MODULE: &str = "wasm_serve_application";
 /// where it was installed.
 const RUN: &str =
     "import sys, componentize_py; sys.argv[0] = 'componentize-py'; sys.exit(componentize_py.script())";
+/// An application that computes for ever when it is imported is not waited for longer.
+const TIME_MAX: Duration = Duration::from_secs(900);
 
 /// Where the tool is looked for.
 #[derive(Clone, Debug)]
@@ -83,7 +86,7 @@ fn install(folder: &Path) -> Result<()> {
     // Isolated: what lies in the current folder is the application's, not pip's.
     pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
     pip.arg(unfinished.path()).args([COMPONENTIZE, CLOUDPICKLE]);
-    let output = run(&mut pip).context("`python3` cannot be started; install Python 3 with pip")?;
+    let output = run(pip).context("`python3` cannot be run; install Python 3 with pip")?;
     ensure!(output.status.success(), "pip says:\n{}", said(&output));
     if fs::rename(unfinished.path(), folder).is_err() {
         ensure!(folder.is_dir(), "{} cannot be written", folder.display());
@@ -119,7 +122,7 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cach
     // Python looks for modules in the current folder first, and the application's are
     // not for the host's Python.
     python.current_dir(&tool.0);
-    let output = run(&mut python).context("`python3` cannot be started")?;
+    let output = run(python).context("`python3` cannot be run")?;
     if !output.status.success() {
         // The traceback of the application, or else whatever the tool said.
         let why = fs::read_to_string(settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
@@ -163,8 +166,17 @@ fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<Pat
     Ok(list.lines().filter_map(host_path).collect())
 }
 
-fn run(command: &mut Command) -> std::io::Result<Output> {
-    command.stdin(Stdio::null()).output()
+/// Runs a program to its end, or to that of the time that it may take.
+fn run(command: Command) -> std::io::Result<Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    runtime.block_on(async {
+        tokio::time::timeout(TIME_MAX, command.output()).await.unwrap_or_else(|_| {
+            let why = format!("it has not ended within {} minutes", TIME_MAX.as_secs() / 60);
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
+        })
+    })
 }
 
 /// What a program said, standard error last.
