@@ -14,6 +14,8 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
+use super::lookup;
+
 /// Bytes of one read, whatever the guest asks for.
 const READ_BYTES_MAX: usize = 64 << 10;
 
@@ -44,7 +46,6 @@ impl Content {
     }
 
     fn begin(&mut self, bytes: usize) {
-        let bytes = bytes.min(READ_BYTES_MAX);
         let at_once = match self.may_block {
             true => Some(read_at(&self.file, bytes, self.offset)),
             false => read_at_once(&self.file, bytes, self.offset).map(Ok),
@@ -94,6 +95,15 @@ impl InputStream for Content {
         }
     }
 
+    /// What is read ahead for a guest that only waits is less than it may want.
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if let Read::None = self.read {
+            self.begin(size.max(AHEAD_BYTES));
+        }
+        self.ready().await;
+        self.read(size)
+    }
+
     /// A guest that drops the stream waits for the read, so that it cannot have more of
     /// them under way than it has streams.
     async fn cancel(&mut self) {
@@ -121,8 +131,10 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES_MAX]);
 }
 
-fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
+/// Waits for the disk.
+pub fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
     BUFFER.with_borrow_mut(|buffer| {
+        let bytes = bytes.min(READ_BYTES_MAX);
         loop {
             match file.read_at(&mut buffer[..bytes], offset) {
                 Ok(count) => return Ok(Bytes::copy_from_slice(&buffer[..count])),
@@ -135,6 +147,10 @@ fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
 
 /// None if the system would have to wait, or cannot tell.
 pub fn read_at_once(file: &File, bytes: usize, offset: u64) -> Option<Bytes> {
+    // An offset of -1 would be the file's own position.
+    if offset > i64::MAX as u64 || !*lookup::SYSTEM_TELLS {
+        return None;
+    }
     BUFFER.with_borrow_mut(|buffer| {
         let bytes = bytes.min(READ_BYTES_MAX);
         let into = &mut [IoSliceMut::new(&mut buffer[..bytes])];
@@ -146,6 +162,26 @@ pub fn read_at_once(file: &File, bytes: usize, offset: u64) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_that_no_file_has_is_an_error() {
+        let file = File::open("/proc/self/exe").unwrap();
+        for offset in [u64::MAX, 1 << 63] {
+            assert!(read_at_once(&file, 4, offset).is_none());
+            assert_eq!(read_at(&file, 4, offset).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waits_brings_what_is_wanted() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&path, vec![1; 20_000]).unwrap();
+        let mut content = Content::new(Arc::new(File::open(&path).unwrap()), 0, false);
+        assert_eq!(content.blocking_read(1).await.unwrap().len(), 1);
+        assert_eq!(content.blocking_read(20_000).await.unwrap().len(), AHEAD_BYTES - 1);
+        assert_eq!(content.blocking_read(20_000).await.unwrap().len(), 20_000 - AHEAD_BYTES);
+        assert!(matches!(content.blocking_read(1).await, Err(StreamError::Closed)));
+    }
 
     #[tokio::test]
     async fn content_comes_whole_by_either_way() {

@@ -7,9 +7,11 @@ mod content;
 mod lookup;
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags, fstat};
+use tokio::task::spawn_blocking;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, LinkerInstance, Resource};
 use wasmtime_wasi::WasiView;
@@ -60,6 +62,9 @@ fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     })?;
     // wasmtime does at once whatever a guest does with a file that was opened at once.
     // Of what can be done with one that is not opened to be written, these may wait.
+    types.func_wrap_async("[method]descriptor.is-same-object", |mut store, (one, other)| {
+        Box::new(async move { Ok((is_same_object(&mut store, one, other).await?,)) })
+    })?;
     types.func_wrap_async("[method]descriptor.advise", |mut store, (file, offset, bytes, advice)| {
         Box::new(async move { told(advise(&mut store, file, offset, bytes, advice).await) })
     })?;
@@ -122,31 +127,31 @@ async fn open_at(
     how: OpenFlags,
     flags: DescriptorFlags,
 ) -> FsResult<Resource<Descriptor>> {
-    let mut other = None;
+    let mut pipe = None;
     if how == OpenFlags::empty()
         && (DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY).contains(flags)
         && let Some(folder) = local(store, &folder)?
     {
         let how = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
         match find(&folder.dir, &path, follow.contains(PathFlags::SYMLINK_FOLLOW), how) {
-            Found::Something(file) if is_regular(&file) => {
+            Found::Something(file) if is_a(&file, FileType::RegularFile) => {
                 let file = filesystem::File::new(file, folder.perms, OpenMode::READ, true);
                 return Ok(store.data_mut().ctx().table.push(Descriptor::File(file))?);
             }
             // A folder, a named pipe, a device.
-            Found::Something(file) => other = Some(file),
+            Found::Something(file) => pipe = Some(file).filter(|file| is_a(file, FileType::Fifo)),
             Found::Nothing => return Err(ErrorCode::NoEntry.into()),
             Found::Unknown => {}
         }
     }
     let opened = store.data_mut().filesystem().open_at(folder, follow, path, how, flags).await;
     // Whoever waited for a reader of a named pipe has one all the time.
-    drop(other);
+    drop(pipe);
     opened
 }
 
-fn is_regular(file: &File) -> bool {
-    fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+fn is_a(file: &File, kind: FileType) -> bool {
+    fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
 async fn stat_at(
@@ -217,14 +222,49 @@ async fn read(
     bytes: u64,
     offset: u64,
 ) -> FsResult<(Vec<u8>, bool)> {
-    if let Descriptor::File(file) = store.data_mut().ctx().table.get(&file)?
-        && let Some(read) =
-            content::read_at_once(&file.file, usize::try_from(bytes).unwrap_or(usize::MAX), offset)
-    {
-        let is_over = read.is_empty();
-        return Ok((read.into(), is_over));
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let may_block = store.data().server.blocking_files;
+    let file = match store.data_mut().ctx().table.get(&file)? {
+        Descriptor::File(file) => file.file.clone(),
+        Descriptor::Dir(_) => return Err(ErrorCode::BadDescriptor.into()),
+    };
+    let read = match content::read_at_once(&file, bytes, offset) {
+        Some(read) => read,
+        None => in_a_thread(may_block, move || content::read_at(&file, bytes, offset)).await?,
+    };
+    let is_over = read.is_empty();
+    Ok((read.into(), is_over))
+}
+
+async fn is_same_object(
+    store: &mut Store<'_>,
+    one: Resource<Descriptor>,
+    other: Resource<Descriptor>,
+) -> wasmtime::Result<bool> {
+    let may_block = store.data().server.blocking_files;
+    let table = store.data_mut().ctx().table;
+    let (one, other) = (opened(table.get(&one)?), opened(table.get(&other)?));
+    let identities = in_a_thread(may_block, move || Ok([fstat(&one)?, fstat(&other)?])).await?;
+    let [one, other] = identities.map(|stat| (stat.st_dev, stat.st_ino));
+    Ok(one == other)
+}
+
+fn opened(descriptor: &Descriptor) -> Arc<File> {
+    match descriptor {
+        Descriptor::File(file) => file.file.clone(),
+        Descriptor::Dir(folder) => folder.dir.clone(),
     }
-    waiting(store, &file)?.read(file, bytes, offset).await
+}
+
+/// What may wait for a disk: in a thread that may, unless this one may, too.
+async fn in_a_thread<T: Send + 'static>(
+    may_block: bool,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match may_block {
+        true => work(),
+        false => spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error))),
+    }
 }
 
 async fn advise(
@@ -276,9 +316,10 @@ mod tests {
 
     use super::*;
 
-    const FUNCTIONS: [&str; 10] = [
+    const FUNCTIONS: [&str; 11] = [
         "advise",
         "get-flags",
+        "is-same-object",
         "metadata-hash-at",
         "open-at",
         "read",
