@@ -18,7 +18,7 @@ use crate::error::Failure;
 use crate::state::State;
 
 /// The name under which guests import it.
-pub const INTERFACE: &str = "wasm-serve:gateway/host@0.1.0";
+pub const INTERFACE: &str = "wasm-serve:gateway/host@0.2.0";
 
 /// A larger body is written in pieces, by which a client that is slow holds up the
 /// guest, and not the host's memory.
