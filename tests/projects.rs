@@ -1,8 +1,8 @@
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -153,19 +153,126 @@ fn a_build_that_changes_its_folder_does_not_go_on_for_ever() {
     wait_for("a swap", || (swaps(&server) > before).then_some(()));
 }
 
+/// `dev`, as long as the test asks for lines.
+struct Dev {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Dev {
+    fn start(project: &Project) -> Dev {
+        let mut dev = bare_program();
+        dev.arg("dev").arg(&project.0.0).args(["--http-socket", "127.0.0.1:0"]);
+        let mut child = dev.spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Dev { child, lines }
+    }
+
+    fn wait_for_line(&mut self, text: &str) {
+        assert!(self.lines.any(|line| line.unwrap().contains(text)), "it ended without {text:?}");
+    }
+
+    fn stop(mut self) {
+        kill(&["-TERM", &self.child.id().to_string()]);
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // Its server ends with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn kill(arguments: &[&str]) {
+    assert!(Command::new("kill").args(arguments).status().unwrap().success());
+}
+
+/// Builds of a project that take as long as the test says.
+struct Builds(PathBuf);
+
+impl Builds {
+    /// The guest is taken at the beginning.
+    fn of(project: &Project) -> Builds {
+        // It is not watched.
+        let folder = project.0.join("target");
+        fs::create_dir(&folder).unwrap();
+        let script = "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\n: > target/begun\n\
+            until rm target/end 2>/dev/null; do sleep 0.02; done\n";
+        fs::write(project.0.join("build"), script).unwrap();
+        Builds(folder)
+    }
+
+    fn wait_for_begin(&self) {
+        wait_for("a build to begin", || fs::remove_file(self.0.join("begun")).ok());
+    }
+
+    fn end(&self) {
+        fs::write(self.0.join("end"), "").unwrap();
+    }
+}
+
+#[test]
+fn whatever_changes_during_builds_is_built() {
+    let project = Project::new(&hello());
+    let builds = Builds::of(&project);
+    let mut dev = Dev::start(&project);
+    for number in 0..6 {
+        builds.wait_for_begin();
+        project.save(&[&hello()[..], b"\x00\x02\x01", &[b'a' + number]].concat());
+        builds.end();
+    }
+    builds.wait_for_begin();
+    builds.end();
+    dev.wait_for_line("Serving HTTP on");
+    dev.stop();
+}
+
+#[test]
+fn a_change_is_not_lost_with_the_end_of_the_server() {
+    let project = Project::new(b"nonsense");
+    let builds = Builds::of(&project);
+    let mut dev = Dev::start(&project);
+    builds.wait_for_begin();
+    project.save(&hello());
+    builds.end();
+    builds.wait_for_begin();
+    builds.end();
+    dev.wait_for_line("Serving HTTP on");
+    dev.stop();
+}
+
+#[test]
+fn what_was_built_is_served_though_the_server_was_killed() {
+    let project = Project::new(&hello());
+    let builds = Builds::of(&project);
+    let mut dev = Dev::start(&project);
+    builds.wait_for_begin();
+    builds.end();
+    dev.wait_for_line("Serving HTTP on");
+    project.save(&other_hello());
+    builds.wait_for_begin();
+    let pid = dev.child.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let is_server = |child: &&str| {
+        fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.starts_with("wasm-serve"))
+    };
+    kill(&["-KILL", children.split_whitespace().find(is_server).unwrap()]);
+    builds.end();
+    dev.wait_for_line("Serving HTTP on");
+    dev.stop();
+}
+
 #[test]
 fn a_first_guest_that_cannot_be_served_is_waited_for() {
     let project = Project::new(b"nonsense");
-    let mut dev = bare_program();
-    dev.arg("dev").arg(&project.0.0).args(["--http-socket", "127.0.0.1:0"]);
-    let mut child = dev.spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("waiting for a change")));
+    let mut dev = Dev::start(&project);
+    dev.wait_for_line("waiting for a change");
     project.save(&hello());
-    assert!(lines.any(|line| line.starts_with("Serving HTTP on")));
-    let stop = Command::new("kill").arg(child.id().to_string()).status();
-    assert!(stop.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    dev.wait_for_line("Serving HTTP on");
+    dev.stop();
 }
 
 #[test]

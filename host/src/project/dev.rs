@@ -27,9 +27,11 @@ const QUIET: Duration = Duration::from_millis(100);
 const QUIET_WITHIN: Duration = Duration::from_secs(2);
 /// Longer than the time for which filesystems may give the same time.
 const TICK: Duration = Duration::from_millis(20);
-/// As many builds in a row may be made for what the one before has changed: it may be the
-/// script that writes into its own folder.
-const BUILDS_MAX: u32 = 3;
+/// What changes during a build is built, too. But it may be the script that writes into its
+/// own folder: then as many builds in a row that make what the one before has made are
+/// enough, and as many that make something else each time.
+const SAME_MAX: u32 = 2;
+const OTHERS_MAX: u32 = 10;
 
 /// When a file was changed, by its filesystem's clock: seconds and nanoseconds.
 type Stamp = (i64, i64);
@@ -48,7 +50,20 @@ struct Session<'a> {
     stop: Stop,
     /// Where the guest is built: not in the project, which is watched.
     folder: tempfile::TempDir,
+    /// Written to after each build: its time is one of the filesystem whose changes are
+    /// watched, if that can be had.
+    clock: tempfile::NamedTempFile,
     server: Option<Child>,
+    /// A guest was built since the server was started.
+    is_newer: bool,
+}
+
+/// What became of a build.
+struct Build {
+    /// When it had ended, and its guest was not yet served.
+    ended: Stamp,
+    /// It made what the one before has made, if anything.
+    same: bool,
 }
 
 impl Session<'_> {
@@ -57,29 +72,35 @@ impl Session<'_> {
         script(&options.dir, Path::new("app.wasm"))?;
         Ok(Session {
             options,
+            clock: clock(&options.dir).context("no file can be made")?,
             changes: Changes::watch(&options.dir)
                 .with_context(|| format!("{}: cannot be watched", options.dir.display()))?,
             stop: Stop::listen().context("signals cannot be received")?,
             folder: tempfile::tempdir().context("no folder to build in can be made")?,
             server: None,
+            is_newer: false,
         })
     }
 
     async fn run(mut self) -> Result<ExitCode> {
-        // Builds in a row that were made for what a build before them had changed.
-        let mut again = 0;
+        // Builds in a row that were made for what changed during the one before: those with
+        // the same result, and all.
+        let (mut same, mut all) = (0, 0);
         loop {
-            let Some(built) = self.build_and_serve().await? else { return self.stopped().await };
+            let Some(build) = self.build_and_serve().await? else { return self.stopped().await };
+            same = if build.same { same + 1 } else { 0 };
             loop {
                 tokio::select! {
                     changed = self.changes.next() => {
-                        again = if changed < built { again + 1 } else { 0 };
-                        if again < BUILDS_MAX {
+                        if changed >= build.ended {
+                            (same, all) = (0, 0);
                             break;
                         }
-                        if again == BUILDS_MAX {
-                            say("Something in the folder changes with each build; waiting for another change");
+                        if same < SAME_MAX && all < OTHERS_MAX {
+                            all += 1;
+                            break;
                         }
+                        say("Something in the folder changes with each build; waiting for another change");
                     }
                     () = self.stop.asked() => return self.stopped().await,
                     status = ended(&mut self.server) => {
@@ -87,18 +108,21 @@ impl Session<'_> {
                         if status.success() {
                             return Ok(ExitCode::SUCCESS);
                         }
-                        say(format_args!("The server ended: {status}; waiting for a change"));
                         self.server = None;
+                        if self.is_newer {
+                            say(format_args!("The server ended: {status}; serving the guest that was built since"));
+                            self.serve()?;
+                        } else {
+                            say(format_args!("The server ended: {status}; waiting for a change"));
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Gives a time after the build and before the guest is served; nothing if the session
-    /// is to stop.
-    async fn build_and_serve(&mut self) -> Result<Option<Stamp>> {
-        let guest = self.folder.path().join("app.wasm");
+    /// Builds, and serves what was built; nothing if the session is to stop.
+    async fn build_and_serve(&mut self) -> Result<Option<Build>> {
         let unfinished = self.folder.path().join("unfinished.wasm");
         // What a build that failed has left.
         let _ = std::fs::remove_file(&unfinished);
@@ -110,37 +134,63 @@ impl Session<'_> {
             () = self.stop.asked() => return Ok(None),
         };
         tokio::time::sleep(TICK).await;
-        let now = self.folder.path().join("built");
-        std::fs::write(&now, "")?;
-        let after = stamp(&now);
+        std::fs::write(self.clock.path(), "ended")?;
+        let ended = stamp(self.clock.path());
         let failed = match built {
-            // At once, since the server may be reading the one of before.
-            Ok(status) if status.success() => match std::fs::rename(unfinished, &guest) {
-                Ok(()) => None,
-                Err(_) => Some("it made no file".to_owned()),
-            },
+            Ok(status) if status.success() && unfinished.exists() => None,
+            Ok(status) if status.success() => Some("it made no file".to_owned()),
             Ok(status) => Some(status.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        match (failed, &self.server) {
-            (Some(why), Some(_)) => {
-                say(format_args!("The build failed: {why}; the guest of before is served on"))
+        let same = match failed {
+            Some(why) => {
+                let now = match self.server {
+                    Some(_) => "the guest of before is served on",
+                    None => "waiting for a change",
+                };
+                say(format_args!("The build failed: {why}; {now}"));
+                true
             }
-            (Some(why), None) => say(format_args!("The build failed: {why}; waiting for a change")),
-            (None, Some(server)) => send(server, Signal::HUP),
-            (None, None) => self.server = Some(self.serve(&guest)?),
-        }
-        Ok(Some(after))
+            None => {
+                let same = std::fs::read(&unfinished)? == std::fs::read(self.guest()).unwrap_or_default();
+                // At once, since the server may be reading the one of before.
+                std::fs::rename(unfinished, self.guest())?;
+                self.swap()?;
+                same
+            }
+        };
+        Ok(Some(Build { ended, same }))
     }
 
-    fn serve(&self, guest: &Path) -> Result<Child> {
+    fn guest(&self) -> PathBuf {
+        self.folder.path().join("app.wasm")
+    }
+
+    /// Puts a new guest in the place of the one that is served.
+    fn swap(&mut self) -> Result<()> {
+        match &mut self.server {
+            Some(server) => match server.try_wait()? {
+                None => {
+                    send(server, Signal::HUP);
+                    self.is_newer = true;
+                    Ok(())
+                }
+                Some(_) => self.serve(),
+            },
+            None => self.serve(),
+        }
+    }
+
+    fn serve(&mut self) -> Result<()> {
         let mut server = Command::new(own_program()?);
-        server.args(self.options.serve(guest)).stdin(Stdio::null());
+        server.args(self.options.serve(&self.guest())).stdin(Stdio::null());
         // A group of its own, so that a terminal's Ctrl-C reaches it once, by way of here.
         server.process_group(0);
         // SAFETY: nothing but a system call.
         unsafe { server.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
-        server.spawn().context("the server cannot be started")
+        self.server = Some(server.spawn().context("the server cannot be started")?);
+        self.is_newer = false;
+        Ok(())
     }
 
     /// Stops the server as it was asked to: a second signal ends it at once.
@@ -197,12 +247,21 @@ impl Stop {
     }
 }
 
+/// A file whose changes are told by the same clock as those in the project: a hidden one in
+/// it, which is not watched.
+fn clock(project: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let hidden = tempfile::Builder::new().prefix(".wasm-serve-").tempfile_in(project);
+    hidden.or_else(|_| tempfile::NamedTempFile::new())
+}
+
 /// Changes of what is in a folder.
 struct Changes {
     dir: PathBuf,
     watcher: RecommendedWatcher,
     /// When it was. One stands for any number of them.
     seen: mpsc::Receiver<Stamp>,
+    /// The last one, which nobody has been told of yet.
+    last: Option<Stamp>,
 }
 
 impl Changes {
@@ -219,7 +278,7 @@ impl Changes {
             }
         };
         let mut changes =
-            Changes { dir: dir.to_owned(), watcher: notify::recommended_watcher(handle)?, seen };
+            Changes { dir: dir.to_owned(), watcher: notify::recommended_watcher(handle)?, seen, last: None };
         changes.watch_folders()?;
         Ok(changes)
     }
@@ -239,26 +298,28 @@ impl Changes {
     }
 
     /// Waits for a change, and for the end of those that come with it. Says when the last
-    /// of them was.
+    /// of them was. It may be dropped: then what it saw is told next time.
     async fn next(&mut self) -> Stamp {
-        // The watcher, which tells of them, lives as long as this.
-        let mut last = self.seen.recv().await.unwrap_or_default();
+        if self.last.is_none() {
+            self.last = self.seen.recv().await;
+        }
         let quiet = async {
             while let Ok(Some(changed)) = tokio::time::timeout(QUIET, self.seen.recv()).await {
-                last = last.max(changed);
+                self.last = self.last.max(Some(changed));
             }
         };
         let _ = tokio::time::timeout(QUIET_WITHIN, quiet).await;
         // New folders, too. One that is gone again is no matter.
         let _ = self.watch_folders();
-        last
+        // The watcher, which tells of changes, lives as long as this: there was one.
+        self.last.take().unwrap_or_default()
     }
 }
 
 /// When the file was changed, or made; of one that is gone, when something in its folder
-/// was.
+/// was, or in the last one on its path that is there.
 fn stamp(path: &Path) -> Stamp {
-    let metadata = path.symlink_metadata().or_else(|_| path.parent().unwrap_or(path).symlink_metadata());
+    let metadata = path.ancestors().find_map(|path| path.symlink_metadata().ok());
     metadata.map_or((i64::MAX, 0), |metadata| (metadata.ctime(), metadata.ctime_nsec()))
 }
 
