@@ -263,9 +263,11 @@ pub fn say_while<T, E>(what: impl std::fmt::Display, work: impl FnOnce() -> Resu
         drop(done);
         result
     });
-    let begin = if is_terminal { "\r" } else { "" };
+    if is_terminal {
+        let _ = write!(io::stderr(), "\r");
+    }
     let end = if result.is_ok() { "It took" } else { "It failed after" };
-    say(format_args!("{begin}{end} {:.1} s", start.elapsed().as_secs_f64()));
+    say(format_args!("{end} {:.1} s", start.elapsed().as_secs_f64()));
     result
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::Application;
 use crate::cache::Cache;
@@ -166,11 +167,13 @@ fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<Pat
     Ok(list.lines().filter_map(host_path).collect())
 }
 
-/// Runs a program to its end, or to that of the time that it may take.
+/// Runs a program to its end, or to that of the time that it may take, or to the server's.
 fn run(command: Command) -> std::io::Result<Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).kill_on_drop(true);
+    // SAFETY: nothing but a system call.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
     runtime.block_on(async {
         tokio::time::timeout(TIME_MAX, command.output()).await.unwrap_or_else(|_| {
             let why = format!("it has not ended within {} minutes", TIME_MAX.as_secs() / 60);
