@@ -46,11 +46,15 @@ fn a_named_pipe_holds_up_nobody_else() {
             setup(guest(&format!("blocking{version}"))).dir(&folder.0).options("--threads 1").start();
         let mut reader = Connection::open(server.address);
         reader.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        // It is there when the guest has opened the pipe. Its thread serves others.
+        server.wait_for_figure("/cores/busy", 1);
+        // The guest is opening the pipe, or soon will be. Its thread serves others.
+        for _ in 0..20 {
+            let mut other = Connection::open(server.address);
+            other.send("GET / HTTP/1.1\r\n\r\n");
+            assert_eq!(other.reply().status, 400);
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let writer = File::options().write(true).open(&pipe).unwrap();
-        let mut other = Connection::open(server.address);
-        other.send("GET / HTTP/1.1\r\n\r\n");
-        assert_eq!(other.reply().status, 400);
         // WASI reads at an offset, which a pipe does not have.
         assert!(reader.reply().text().contains("Invalid seek"));
         drop(writer);
