@@ -60,6 +60,10 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         let _entered = runtime.enter();
         Changes::listen().context(NO_SIGNALS)?
     };
+    // Building a guest can take long: that another server has the address is told before.
+    for address in std::iter::once(&options.http_socket).chain(&options.stats) {
+        drop(Bound::one(address, options.listen)?);
+    }
     let loader = Loader::new(options, log.clone());
     let programs = programs(options, &shared, &loader)?;
     runtime.block_on(async {
