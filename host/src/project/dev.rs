@@ -166,19 +166,16 @@ impl Session<'_> {
         self.folder.path().join("app.wasm")
     }
 
-    /// Puts a new guest in the place of the one that is served.
+    /// Serves what was built, in the place of what a server that runs serves.
     fn swap(&mut self) -> Result<()> {
-        match &mut self.server {
-            Some(server) => match server.try_wait()? {
-                None => {
-                    send(server, Signal::HUP);
-                    self.is_newer = true;
-                    Ok(())
-                }
-                Some(_) => self.serve(),
-            },
-            None => self.serve(),
+        if let Some(server) = &mut self.server
+            && server.try_wait()?.is_none()
+        {
+            send(server, Signal::HUP);
+            self.is_newer = true;
+            return Ok(());
         }
+        self.serve()
     }
 
     fn serve(&mut self) -> Result<()> {
@@ -216,7 +213,7 @@ async fn ended(server: &mut Option<Child>) -> io::Result<ExitStatus> {
 
 fn send(server: &Child, signal: Signal) {
     let pid = server.id().and_then(|pid| Pid::from_raw(pid as i32));
-    // One that has just ended takes no signal.
+    // One that has just ended takes none.
     let _ = pid.map(|pid| kill_process(pid, signal));
 }
 
