@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command};
@@ -276,13 +277,29 @@ fn a_first_guest_that_cannot_be_served_is_waited_for() {
 }
 
 #[test]
+fn an_address_that_is_taken_is_told_before_anything_is_built() {
+    let project = Project::new(&hello());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (option, other) in [("--http-socket", "--stats"), ("--stats", "--http-socket")] {
+        let mut dev = bare_program();
+        dev.arg("dev").arg(&project.0.0).args([option, &address, other, "127.0.0.1:0"]);
+        let output = dev.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("{option}: cannot listen on {address}")), "{said}");
+        assert!(!said.contains("Building"), "{said}");
+    }
+}
+
+#[test]
 fn dev_stops_its_server_as_a_server_stops() {
     let project = Project::new(&hello());
     let server = setup_dev(&project.0.0).start();
     let address = server.address;
     let ended = server.stop();
     assert_eq!(ended.status.code(), Some(0));
-    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
 }
 
 #[test]

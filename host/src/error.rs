@@ -182,7 +182,14 @@ impl std::fmt::Display for Failure {
 /// What a guest says, in one line of bounded length.
 fn quote(text: &str) -> String {
     const CHARACTERS_MAX: usize = 1000;
-    text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect()
+    let mut quoted = String::new();
+    for character in text.chars().take(CHARACTERS_MAX) {
+        match character {
+            '\'' | '"' | '\\' => quoted.push(character),
+            _ => quoted.extend(character.escape_debug()),
+        }
+    }
+    quoted
 }
 
 #[cfg(test)]
@@ -214,6 +221,12 @@ mod tests {
             assert!(!line.contains(char::is_control), "{line:?}");
             assert!(line.len() < 4096);
         }
+    }
+
+    #[test]
+    fn what_can_be_read_stays_as_it_is() {
+        let said = r#"No such file: 'a\b' "c" é"#;
+        assert!(Failure::CallbackError(said.into()).to_string().ends_with(said));
     }
 
     #[test]

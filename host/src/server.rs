@@ -60,10 +60,7 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         let _entered = runtime.enter();
         Changes::listen().context(NO_SIGNALS)?
     };
-    // Building a guest can take long: that another server has the address is told before.
-    for address in std::iter::once(&options.http_socket).chain(&options.stats) {
-        drop(Bound::one(address, options.listen)?);
-    }
+    check_addresses(options)?;
     let loader = Loader::new(options, log.clone());
     let programs = programs(options, &shared, &loader)?;
     runtime.block_on(async {
@@ -72,6 +69,15 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         server.announce(options);
         server.serve_until_stopped(options).await
     })
+}
+
+/// That another server has an address is told before a guest is built, which can take long.
+pub fn check_addresses(options: &Options) -> Result<()> {
+    drop(Bound::one(&options.http_socket, options.listen).context("--http-socket")?);
+    if let Some(stats) = &options.stats {
+        drop(Bound::one(stats, options.listen).context("--stats")?);
+    }
+    Ok(())
 }
 
 /// What all workers use.
@@ -108,9 +114,10 @@ impl Server {
         signals: Signals,
     ) -> Result<Server> {
         let Shared { log, stats, deferred } = shared;
-        let bound = Bound::many(&options.http_socket, options.listen, programs.len())?;
+        let bound =
+            Bound::many(&options.http_socket, options.listen, programs.len()).context("--http-socket")?;
         let stats_bound = match &options.stats {
-            Some(address) => Some(Bound::one(address, options.listen)?),
+            Some(address) => Some(Bound::one(address, options.listen).context("--stats")?),
             None => None,
         };
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));

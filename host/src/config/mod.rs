@@ -137,11 +137,11 @@ pub struct Options {
 
     /// Guest calls (requests and deferred calls) under way at once, running or
     /// suspended.
-    #[arg(long, value_name = "N", default_value = "256", help_heading = "Cores")]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value = "256", help_heading = "Cores")]
     pub cores: NonZeroU32,
 
     /// Threads that run them [default: one for each CPU].
-    #[arg(long, value_name = "N", help_heading = "Cores")]
+    #[arg(long, value_name = "N", value_parser = values::count, help_heading = "Cores")]
     pub threads: Option<NonZeroU32>,
 
     /// Calls that an instance serves, one after the other, before a new one

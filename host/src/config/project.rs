@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, ValueEnum};
 
-use super::{Application, CacheOptions, CommandLine, PythonOptions, Tools};
+use super::{Application, CacheOptions, CommandLine, Options, PythonOptions, Tools};
 
 /// A language for which there is a starting project.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,18 +129,22 @@ impl Dev {
         guest.into_iter().chain(self.options.iter().cloned()).collect()
     }
 
-    /// Looks at the server's options before anything is built.
-    pub fn check(&self) -> Result<()> {
+    /// The server's options, before anything is built.
+    pub fn server(&self) -> Result<Options> {
         let guest = Path::new("app.wasm");
         let arguments = std::iter::once("wasm-serve".into()).chain(self.serve(guest));
         let command_line = CommandLine::try_parse_from(arguments)
             .map_err(|error| anyhow!(error.to_string().trim_start_matches("error: ").to_owned()))?;
-        let serve = &command_line.serve;
+        let serve = command_line.serve;
         ensure!(
             command_line.task.is_none() && serve.guest.as_deref() == Some(guest) && serve.wsgi_file.is_none(),
             "dev serves what it builds; leave out --guest and --wsgi-file"
         );
-        serve.check()
+        Ok(serve)
+    }
+
+    pub fn check(&self) -> Result<()> {
+        self.server()?.check()
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+/// How many of something that cannot be none.
+pub fn count(text: &str) -> Result<NonZeroU32> {
+    text.parse().map_err(|_| anyhow::anyhow!("expected a whole number, 1 or more"))
+}
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::script;
 use crate::config::{self, own_program};
 use crate::logging::say;
+use crate::server;
 
 /// An editor that saves writes more than once.
 const QUIET: Duration = Duration::from_millis(100);
@@ -70,6 +71,7 @@ impl Session<'_> {
     fn begin(options: &config::Dev) -> Result<Session<'_>> {
         // Says what is wrong with the folder.
         script(&options.dir, Path::new("app.wasm"))?;
+        server::check_addresses(&options.server()?)?;
         Ok(Session {
             options,
             clock: clock(&options.dir).context("no file can be made")?,
