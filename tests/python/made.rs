@@ -65,6 +65,20 @@ fn an_exception_at_import_has_its_traceback() {
 }
 
 #[test]
+fn what_is_there_only_in_a_request_is_said_to_be() {
+    let text = "import os\nSECRET = os.environ['SECRET']\n";
+    assert_refused(text, &["line 2", "KeyError: 'SECRET'", "os.environ is empty: look at it in a request"]);
+    let text = "with open('settings.txt') as lines:\n    pass\n";
+    assert_refused(text, &["line 1", "settings.txt", "beside an imported module"]);
+}
+
+#[test]
+fn an_asynchronous_application_is_refused() {
+    let text = "async def application(scope, receive, send):\n    pass\n";
+    assert_refused(text, &["'application'", "ASGI", "WSGI"]);
+}
+
+#[test]
 fn a_missing_callable_is_named_with_the_option_that_says_another() {
     let text = "def app(environ, start_response):\n    return []\n";
     assert_refused(text, &["'application'", "--callable"]);

@@ -39,7 +39,7 @@ pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Resu
     }
     let tool = tools.find_or_install().with_context(named)?;
     let built = say_while(
-        format_args!("Building a component of {}, about 10 s", application.file.display()),
+        format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
         || componentize::build(&tool, application, &source, &kept.cache).with_context(named),
     )?;
     kept.keep(&key, application, &built, start).context("--cache: cannot be written")

@@ -16,6 +16,9 @@ import wasm_serve_settings as settings
 
 from wasm_serve import report
 
+# As in `inspect`, which is not needed for the rest.
+CO_COROUTINE = 128
+
 
 def load():
     """Executes the file as a module, so that its functions can be pickled by their names."""
@@ -37,4 +40,11 @@ def load():
         raise AttributeError(f"{settings.PATH} has no {name!r}: name the WSGI callable with --callable")
     if not callable(application):
         raise TypeError(f"{name!r} in {settings.PATH} is not callable: it is a {type(application).__name__}")
+    if _is_coroutine(application) or _is_coroutine(type(application).__call__):
+        raise TypeError(f"{name!r} in {settings.PATH} is asynchronous (ASGI); what is served here is WSGI")
     return application
+
+
+def _is_coroutine(function):
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)

@@ -31,8 +31,23 @@ def of_the_build():
         yield
     except BaseException as failure:
         with open(_folder() + "/failure.txt", "w", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(_without_our_frames(failure))))
+            file.write("".join(traceback.format_exception(_without_our_frames(failure))) + _hint(failure))
         raise
+
+
+def _hint(failure):
+    """What to do about a failure that would not be one outside of a build."""
+    frames = failure.__traceback__
+    while frames.tb_next:
+        frames = frames.tb_next
+    if isinstance(failure, KeyError) and frames.tb_frame.f_code.co_filename.endswith("/os.py"):
+        return "While the component is built, os.environ is empty: look at it in a request.\n"
+    if isinstance(failure, FileNotFoundError):
+        return (
+            "While the component is built, only files beside an imported module can be opened, by its __file__;"
+            " those of the current folder can be in a request.\n"
+        )
+    return ""
 
 
 def _without_our_frames(failure):
