@@ -38,9 +38,10 @@ def of_the_build():
 def _hint(failure):
     """What to do about a failure that would not be one outside of a build."""
     frames = failure.__traceback__
-    while frames.tb_next:
+    while frames and frames.tb_next:
         frames = frames.tb_next
-    if isinstance(failure, KeyError) and frames.tb_frame.f_code.co_filename.endswith("/os.py"):
+    module = frames and frames.tb_frame.f_globals.get("__name__")
+    if isinstance(failure, KeyError) and module == "os":
         return "While the component is built, os.environ is empty: look at it in a request.\n"
     if isinstance(failure, FileNotFoundError):
         return (
