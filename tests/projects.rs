@@ -213,6 +213,11 @@ impl Builds {
     fn end(&self) {
         fs::write(self.0.join("end"), "").unwrap();
     }
+
+    fn wait_for_one(&self) {
+        self.wait_for_begin();
+        self.end();
+    }
 }
 
 #[test]
@@ -225,8 +230,7 @@ fn whatever_changes_during_builds_is_built() {
         project.save(&[&hello()[..], b"\x00\x02\x01", &[b'a' + number]].concat());
         builds.end();
     }
-    builds.wait_for_begin();
-    builds.end();
+    builds.wait_for_one();
     dev.wait_for_line("Serving HTTP on");
     dev.stop();
 }
@@ -239,8 +243,7 @@ fn a_change_is_not_lost_with_the_end_of_the_server() {
     builds.wait_for_begin();
     project.save(&hello());
     builds.end();
-    builds.wait_for_begin();
-    builds.end();
+    builds.wait_for_one();
     dev.wait_for_line("Serving HTTP on");
     dev.stop();
 }
@@ -250,8 +253,7 @@ fn what_was_built_is_served_though_the_server_was_killed() {
     let project = Project::new(&hello());
     let builds = Builds::of(&project);
     let mut dev = Dev::start(&project);
-    builds.wait_for_begin();
-    builds.end();
+    builds.wait_for_one();
     dev.wait_for_line("Serving HTTP on");
     project.save(&other_hello());
     builds.wait_for_begin();

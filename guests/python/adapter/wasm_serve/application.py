@@ -6,6 +6,7 @@ is the user's.
 """
 
 import importlib.util
+import inspect
 import linecache
 import os
 import re
@@ -15,9 +16,6 @@ import types
 import wasm_serve_settings as settings
 
 from wasm_serve import report
-
-# As in `inspect`, which is not needed for the rest.
-CO_COROUTINE = 128
 
 
 def load():
@@ -40,11 +38,6 @@ def load():
         raise AttributeError(f"{settings.PATH} has no {name!r}: name the WSGI callable with --callable")
     if not callable(application):
         raise TypeError(f"{name!r} in {settings.PATH} is not callable: it is a {type(application).__name__}")
-    if _is_coroutine(application) or _is_coroutine(type(application).__call__):
+    if inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(type(application).__call__):
         raise TypeError(f"{name!r} in {settings.PATH} is asynchronous (ASGI); what is served here is WSGI")
     return application
-
-
-def _is_coroutine(function):
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return code is not None and bool(code.co_flags & CO_COROUTINE)
