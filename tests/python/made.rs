@@ -1,7 +1,8 @@
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::{Duration, SystemTime};
 
 use super::{faults, file, numbered_lines, root};
 use crate::support::Folder;
@@ -148,6 +149,29 @@ fn a_changed_file_makes_a_new_component() {
     assert!(contains(&component, b"Good evening") && !contains(&component, b"Good day"));
 }
 
+#[test]
+fn a_file_that_is_opened_makes_a_new_component_and_so_does_one_that_was_missing() {
+    let folder = Folder::new();
+    let words = "\
+import os
+try:
+    with open(os.path.join(os.path.dirname(__file__), 'greeting.txt'), 'rb') as file:
+        GREETING = file.read()
+except FileNotFoundError:
+    GREETING = b'Hello'
+";
+    write(&folder, "words.py", words);
+    let app = write(&folder, "app.py", &format!("from words import GREETING\n{HELLO}"));
+    assert!(is_built(&folder, &app));
+    assert!(!is_built(&folder, &app));
+    for greeting in ["Good day", "Good evening"] {
+        write(&folder, "greeting.txt", greeting);
+        assert!(is_built(&folder, &app));
+        assert!(!is_built(&folder, &app));
+        assert!(contains(&fs::read(folder.join("app.wasm")).unwrap(), greeting.as_bytes()));
+    }
+}
+
 /// The component has the application's strings as they are.
 fn contains(component: &[u8], text: &[u8]) -> bool {
     component.windows(text.len()).any(|window| window == text)
@@ -179,17 +203,30 @@ fn a_component_is_a_guest_like_any_other() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_built_is_built_again() {
-    let folder = Folder::new();
-    let app = write(&folder, "app.py", &format!("GREETING = b'old'\n{HELLO}"));
-    let mut child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
-    let mut first = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-    assert!(first.starts_with("Building "), "{first}");
-    write(&folder, "app.py", &format!("GREETING = b'new'\n{HELLO}"));
-    // Nobody reads the rest of what it says, so how it ends is not of interest.
-    child.wait().unwrap();
-    assert!(is_built(&folder, &app));
+fn what_changes_while_it_is_built_is_in_the_next_component() {
+    // A file that is moved into the place of another one brings its time along.
+    let long_ago = SystemTime::now() - Duration::from_hours(1);
+    for name in ["app.py", "words.py"] {
+        let folder = Folder::new();
+        write(&folder, "words.py", "GREETING = b'Good day'\n");
+        let app =
+            write(&folder, "app.py", &format!("from words import GREETING\nPARTING = b'Good day'\n{HELLO}"));
+        let mut child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        stderr.read_line(&mut first).unwrap();
+        assert!(first.starts_with("Building "), "{first}");
+        let text = fs::read_to_string(folder.join(name)).unwrap().replace("Good day", "Good evening");
+        let moved = write(&folder, "moved", &text);
+        fs::File::options().append(true).open(&moved).unwrap().set_modified(long_ago).unwrap();
+        fs::rename(moved, folder.join(name)).unwrap();
+        io::copy(&mut stderr, &mut io::sink()).unwrap();
+        assert!(child.wait().unwrap().success());
+        // Whether the first one has it is chance.
+        is_built(&folder, &app);
+        let component = fs::read(folder.join("app.wasm")).unwrap();
+        assert!(contains(&component, b"Good evening"), "{name}");
+    }
 }
 
 #[test]

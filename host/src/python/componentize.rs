@@ -49,8 +49,9 @@ pub struct Tool(PathBuf);
 pub struct Built {
     pub component: Vec<u8>,
     /// The modules and other files of the application that went into it, beside its own
-    /// file.
-    pub made_of: Vec<PathBuf>,
+    /// file, each with the SHA-256 sum of what was read. The sum of a file that was looked for
+    /// in vain is empty.
+    pub made_of: Vec<(PathBuf, String)>,
 }
 
 impl Tools {
@@ -158,13 +159,15 @@ fn settings_module(application: &Application) -> String {
 
 /// The application's files that the adapter says were imported or opened. It sees the folders
 /// as `/0`, `/1` and so on, `ours` of them before those of the application.
-fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let list = fs::read_to_string(settings.join("imports.txt")).context("the adapter has written no list")?;
-    let host_path = |path: &str| {
+fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
+    let list = fs::read_to_string(settings.join("files.txt")).context("the adapter has written no list")?;
+    let file = |line: &str| {
+        let (sum, path) = line.split_once(' ')?;
         let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
-        Some(folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?.join(rest))
+        let folder = folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?;
+        Some((folder.join(rest), sum.to_owned()))
     };
-    Ok(list.lines().filter_map(host_path).collect())
+    Ok(list.lines().filter_map(file).collect())
 }
 
 /// Runs a program to its end, or to that of the time that it may take, or to the server's.

@@ -2,16 +2,15 @@
 //! it imports, and what could be imported in their place.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use include_dir::Dir;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Application;
-use super::componentize::{ADAPTER, Built, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
+use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 use crate::cache::Cache;
 
 /// Applications whose components are kept.
@@ -40,28 +39,37 @@ impl Kept {
             .then(|| self.cache.path(component))
     }
 
-    /// Keeps a component that was begun at `start`. What was written since then may be
-    /// in it or not: then the next start makes another one.
-    pub fn keep(
-        &self,
-        key: &str,
-        application: &Application,
-        built: &Built,
-        start: SystemTime,
-    ) -> io::Result<PathBuf> {
-        let name = format!("{:x}.wasm", Sha256::digest(&built.component));
-        let component = self.cache.keep(&name, &built.component)?;
-        let mut files = json!({});
-        let file = std::iter::once(&application.file);
-        for path in file.chain(&built.made_of).chain(&application.folders) {
-            if path.is_file() && path.metadata()?.modified()? >= start {
-                return Ok(component);
-            }
-            files[&*std::path::absolute(path)?.to_string_lossy()] = json!(sum_of(path)?);
-        }
-        let made_of = json!({ "server": sum_of_our_side(), "component": name, "files": files });
+    /// Keeps a component under the application's key.
+    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources) -> io::Result<PathBuf> {
+        let name = format!("{:x}.wasm", Sha256::digest(component));
+        let path = self.cache.keep(&name, component)?;
+        let made_of = json!({ "server": sum_of_our_side(), "component": name, "files": made_of.0 });
         self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())?;
-        Ok(component)
+        Ok(path)
+    }
+}
+
+/// What a component is made of: files and folders with their sums, by what they were
+/// when they were read.
+pub struct Sources(Map<String, Value>);
+
+impl Sources {
+    /// What is known before a component is made: the application's file, whose content is
+    /// `source`, and the folders in which imports are looked for.
+    pub fn before(application: &Application, source: &[u8]) -> io::Result<Sources> {
+        let mut sources = Sources(Map::new());
+        sources.add(&application.file, sum(source))?;
+        for folder in &application.folders {
+            sources.add(folder, sum_of(folder)?)?;
+        }
+        Ok(sources)
+    }
+
+    /// Adds one, if it has not been read before.
+    pub fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
+        let path = std::path::absolute(path)?.to_string_lossy().into_owned();
+        self.0.entry(path).or_insert(sum.into());
+        Ok(())
     }
 }
 
@@ -111,11 +119,23 @@ impl Sum {
     }
 }
 
-/// The sum of a file's content. Of a folder, it is that of the names which an import
-/// could find there: a module that is added may be imported in place of another.
+/// The sum of a file's content, empty if there is none. Of a folder, it is that of the
+/// names which an import could find there: a module that is added may be imported in place
+/// of another.
 fn sum_of(path: &Path) -> io::Result<String> {
-    let content = if path.is_dir() { modules(path)?.join("\n").into_bytes() } else { fs::read(path)? };
-    Ok(format!("{:x}", Sha256::digest(content)))
+    if path.is_dir() {
+        return Ok(sum(modules(path)?.join("\n").as_bytes()));
+    }
+    match fs::read(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(String::new())
+        }
+        content => Ok(sum(&content?)),
+    }
+}
+
+fn sum(content: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(content))
 }
 
 fn modules(folder: &Path) -> io::Result<Vec<String>> {

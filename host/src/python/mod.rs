@@ -7,12 +7,11 @@ mod componentize;
 mod kept;
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
 pub use self::componentize::Tools;
-use self::kept::Kept;
+use self::kept::{Kept, Sources};
 use crate::logging::say_while;
 
 /// What a component is made of.
@@ -30,7 +29,6 @@ pub struct Application {
 /// made now, which takes some seconds. The error says what to change.
 pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Result<PathBuf> {
     let named = || format!("--wsgi-file {}", application.file.display());
-    let start = SystemTime::now();
     let source = std::fs::read(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
     let kept = Kept::open(&cache.join("python")).context("--cache: cannot be used")?;
     let key = kept::key(application).with_context(named)?;
@@ -38,9 +36,13 @@ pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Resu
         return Ok(component);
     }
     let tool = tools.find_or_install().with_context(named)?;
+    let mut sources = Sources::before(application, &source).with_context(named)?;
     let built = say_while(
         format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
         || componentize::build(&tool, application, &source, &kept.cache).with_context(named),
     )?;
-    kept.keep(&key, application, &built, start).context("--cache: cannot be written")
+    for (file, sum) in built.made_of {
+        sources.add(&file, sum).with_context(named)?;
+    }
+    kept.keep(&key, &built.component, sources).context("--cache: cannot be written")
 }

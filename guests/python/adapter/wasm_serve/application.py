@@ -30,7 +30,7 @@ def load():
     # In the encoding that the source itself names.
     lines = importlib.util.decode_source(source).splitlines(keepends=True)
     linecache.cache[settings.PATH] = (len(source), None, lines, settings.PATH)
-    with report.noting_opened_files():
+    with report.noting_files():
         exec(code, module.__dict__)
     name = settings.CALLABLE
     application = getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""What the build is told: which files were imported, or why it failed.
+"""What the build is told: which files went into the component, or why it failed.
 
 Of a successful build, componentize-py shows nothing that the program printed; so
 both are files in the folder of the settings, which is writable while it builds.
@@ -7,15 +7,17 @@ both are files in the folder of the settings, which is writable while it builds.
 import builtins
 import contextlib
 import gc
+import hashlib
 import io
 import linecache
 import os
 import re
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader
 
-# What the program opened while it was executed: its content may be in the component.
-OPENED = set()
+# The sums of files that were imported or opened, as they were then: their content may be in the component.
+SUMS = {}
 
 
 def _folder():
@@ -63,37 +65,59 @@ def _without_our_frames(failure):
 
 
 @contextlib.contextmanager
-def noting_opened_files():
-    def noting(file, *arguments, **options):
-        if isinstance(file, (str, os.PathLike)):
-            OPENED.add(os.path.abspath(file))
-        return real(file, *arguments, **options)
+def noting_files():
+    """Notes what is imported or opened meanwhile."""
 
-    real = io.open
-    io.open = builtins.open = noting
+    def noting_open(file, *arguments, **options):
+        if not isinstance(file, int):
+            _note(os.fsdecode(file))
+        return real_open(file, *arguments, **options)
+
+    def noting_get_data(loader, path):
+        content = real_get_data(loader, path)
+        _note(path, content)
+        return content
+
+    real_open, real_get_data = io.open, SourceFileLoader.get_data
+    io.open = builtins.open = noting_open
+    SourceFileLoader.get_data = noting_get_data
     try:
         yield
     finally:
-        io.open = builtins.open = real
+        io.open = builtins.open = real_open
+        SourceFileLoader.get_data = real_get_data
+
+
+def _note(path, content=None):
+    """Notes a file as it was when it was first read; without a sum if there is nothing to read."""
+    path = os.path.abspath(path)
+    if path in SUMS or not _is_in_a_folder(path):
+        return
+    try:
+        with io.FileIO(path) if content is None else io.BytesIO(content) as file:
+            SUMS[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        SUMS[path] = ""
+
+
+def _is_in_a_folder(path):
+    """Whether it is in one of componentize-py's `-p` folders, which are `/0`, `/1` and so on."""
+    return re.match(r"/\d+/", path)
 
 
 def finish():
-    """Writes the files that were imported or opened to `imports.txt`, and keeps their source lines for tracebacks.
-
-    A path begins with `/N/`, where N counts componentize-py's `-p` folders from 0.
-    """
-    imported = set()
+    """Writes the noted files to `files.txt`, a line each: `SUM PATH`; and keeps source lines for tracebacks."""
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if path and re.match(r"/\d+/", path):
-            imported.add(path)
-    for path in imported:
+        if not path or not _is_in_a_folder(path):
+            continue
+        # If it came from its compiled form, its source was not read.
+        _note(path)
         lines = linecache.getlines(path)
         # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
         linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
-    opened = {path for path in OPENED if re.match(r"/\d+/", path)}
-    with open(_folder() + "/imports.txt", "w", encoding="utf-8") as file:
-        file.writelines(path + "\n" for path in sorted(imported | opened))
+    with open(_folder() + "/files.txt", "w", encoding="utf-8") as file:
+        file.writelines(f"{digest} {path}\n" for path, digest in sorted(SUMS.items()))
     gc.collect()
     # What the build made is never garbage: instances need not look at it, so its pages stay shared.
     gc.freeze()
