@@ -110,9 +110,9 @@ fn a_guest_that_loops_while_it_starts_is_stopped() {
 
 #[test]
 fn deadlines_are_kept_within_a_quarter_of_a_second() {
-    // A busy machine may be late with anything: one of several must be in time.
+    // A busy machine may be late with anything: one of many must be in time.
     let server = faults("--cores 1 --harakiri 1");
-    let in_time = (0..5).any(|_| {
+    let in_time = (0..20).any(|_| {
         let start = Instant::now();
         let status = server.get("/spin").status;
         assert_eq!(status, 504);
