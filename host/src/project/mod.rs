@@ -1,6 +1,8 @@
 //! A project: the folder in which somebody writes a guest. Its script `build` makes the
 //! guest, in whatever language: `build OUT.wasm`.
 
+/// What is watched of it.
+mod changes;
 /// From a core module to a component.
 pub mod componentize;
 /// Build, serve, watch, swap.
