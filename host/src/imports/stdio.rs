@@ -18,6 +18,9 @@ use crate::logging::Log;
 
 /// A longer line is cut into pieces.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// What all streams of an output may write together, once they have been told so, though the
+/// log may be full by then.
+const ALLOWED_MAX: usize = 16 * LINE_BYTES_MAX;
 
 /// One output of one instance. Clones write to the same lines.
 #[derive(Clone)]
@@ -27,11 +30,13 @@ struct Lines {
     log: Log,
     /// What came after the last line feed.
     unfinished: Vec<u8>,
+    /// What all streams may write without asking again.
+    allowed: usize,
 }
 
 impl Output {
     pub fn new(log: Log) -> Output {
-        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new() })))
+        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new(), allowed: 0 })))
     }
 
     /// Ends the last line, if it is unfinished. Called when a guest call ends.
@@ -45,6 +50,14 @@ impl Output {
 }
 
 impl Lines {
+    /// Lets a stream that may write `before` bytes write as many as this says instead.
+    fn allow(&mut self, before: usize, bytes_max: usize) -> usize {
+        self.allowed -= before;
+        let now = bytes_max.min(ALLOWED_MAX - self.allowed);
+        self.allowed += now;
+        now
+    }
+
     fn write(&mut self, bytes: &[u8]) {
         let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1) else {
             self.unfinished.extend_from_slice(bytes);
@@ -124,14 +137,21 @@ struct Stream {
     allowed: usize,
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.output.0.lock().allow(self.allowed, 0);
+    }
+}
+
 #[async_trait]
 impl OutputStream for Stream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         let Some(left) = self.allowed.checked_sub(bytes.len()) else {
             return Err(StreamError::trap("writes more than `check-write` allows"));
         };
-        self.allowed = left;
-        self.output.0.lock().write(&bytes);
+        let mut lines = self.output.0.lock();
+        self.allowed = lines.allow(self.allowed, left);
+        lines.write(&bytes);
         Ok(())
     }
 
@@ -140,7 +160,9 @@ impl OutputStream for Stream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        self.allowed = if self.output.0.lock().log.has_room() { LINE_BYTES_MAX } else { 0 };
+        let mut lines = self.output.0.lock();
+        let bytes_max = if lines.log.has_room() { LINE_BYTES_MAX } else { 0 };
+        self.allowed = lines.allow(self.allowed, bytes_max);
         Ok(self.allowed)
     }
 }
@@ -214,16 +236,29 @@ mod tests {
     #[test]
     fn a_guest_writes_no_more_than_it_may() {
         let output = Output::new(Log::open(None).unwrap());
-        let mut stream = Stream { output: output.clone(), allowed: 0 };
-        let mut other = Stream { output: output.clone(), allowed: 0 };
+        let stream = || Stream { output: output.clone(), allowed: 0 };
         let bytes = |count| Bytes::from(vec![b'x'; count]);
-        assert!(stream.write(bytes(1)).is_err());
-        assert_eq!(stream.check_write().unwrap(), LINE_BYTES_MAX);
+        let (mut one, mut other) = (stream(), stream());
+        assert!(one.write(bytes(1)).is_err());
+        assert_eq!(one.check_write().unwrap(), LINE_BYTES_MAX);
         assert_eq!(other.check_write().unwrap(), LINE_BYTES_MAX);
-        assert!(stream.write(bytes(LINE_BYTES_MAX - 1)).is_ok());
-        assert!(stream.write(bytes(2)).is_err());
-        assert!(other.write(bytes(2)).is_ok());
+        assert!(one.write(bytes(LINE_BYTES_MAX - 1)).is_ok());
+        assert!(one.write(bytes(2)).is_err());
+        assert!(other.write(bytes(1)).is_ok());
         output.0.lock().unfinished.clear();
+    }
+
+    #[test]
+    fn many_streams_of_an_output_may_write_no_more_than_some() {
+        let output = Output::new(Log::open(None).unwrap());
+        let mut streams: Vec<_> = (0..100).map(|_| Stream { output: output.clone(), allowed: 0 }).collect();
+        let allowed: usize = streams.iter_mut().map(|stream| stream.check_write().unwrap()).sum();
+        assert_eq!(allowed, ALLOWED_MAX);
+        assert_eq!(streams[99].check_write().unwrap(), 0);
+        drop(streams.remove(0));
+        assert_eq!(streams[98].check_write().unwrap(), LINE_BYTES_MAX);
+        drop(streams);
+        assert_eq!(output.0.lock().allowed, 0);
     }
 
     #[test]
