@@ -127,27 +127,24 @@ async fn open_at(
     how: OpenFlags,
     flags: DescriptorFlags,
 ) -> FsResult<Resource<Descriptor>> {
-    let mut pipe = None;
     if how == OpenFlags::empty()
         && (DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY).contains(flags)
         && let Some(folder) = local(store, &folder)?
     {
         let how = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
         match find(&folder.dir, &path, follow.contains(PathFlags::SYMLINK_FOLLOW), how) {
-            Found::Something(file) if is_a(&file, FileType::RegularFile) => {
+            // A named pipe's writer is not waited for: WASI reads at an offset, which a pipe
+            // does not have.
+            Found::Something(file) if is_a(&file, FileType::RegularFile) || is_a(&file, FileType::Fifo) => {
                 let file = filesystem::File::new(file, folder.perms, OpenMode::READ, true);
                 return Ok(store.data_mut().ctx().table.push(Descriptor::File(file))?);
             }
-            // A folder, a named pipe, a device.
-            Found::Something(file) => pipe = Some(file).filter(|file| is_a(file, FileType::Fifo)),
             Found::Nothing => return Err(ErrorCode::NoEntry.into()),
-            Found::Unknown => {}
+            // A folder, a device.
+            Found::Something(_) | Found::Unknown => {}
         }
     }
-    let opened = store.data_mut().filesystem().open_at(folder, follow, path, how, flags).await;
-    // Whoever waited for a reader of a named pipe has one all the time.
-    drop(pipe);
-    opened
+    store.data_mut().filesystem().open_at(folder, follow, path, how, flags).await
 }
 
 fn is_a(file: &File, kind: FileType) -> bool {
