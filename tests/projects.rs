@@ -2,7 +2,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -95,6 +95,13 @@ fn the_old_guest_is_served_on_while_the_new_one_cannot_be_built() {
     project.save(&other);
     server.wait_for_figure("/swaps/done", 1);
     assert_eq!(server.get("/count").text(), "1");
+    // As version control does it on the way from one branch to another.
+    fs::rename(project.0.join("build"), project.0.join("moved")).unwrap();
+    wait_for("the script to be missed", || server.said("has no script `build`").then_some(()));
+    project.save(&hello());
+    fs::rename(project.0.join("moved"), project.0.join("build")).unwrap();
+    server.wait_for_figure("/swaps/done", 2);
+    assert_eq!(server.get("/").text(), "Hello World");
 }
 
 #[test]
@@ -116,13 +123,15 @@ fn files_in_new_folders_are_watched_and_those_that_were_built_are_not() {
         thread::sleep(Duration::from_millis(500));
         (swaps(&server) > before).then_some(())
     });
-    fs::create_dir_all(project.0.join("target")).unwrap();
+    fs::create_dir(project.0.join("target")).unwrap();
     // A swap for what was changed before may still come; but not each time.
     let is_left_alone = (0..20).any(|_| {
         thread::sleep(Duration::from_millis(500));
         let before = swaps(&server);
         save(project.0.join("target/app.o"));
         save(project.0.join(".app.c.swp"));
+        fs::create_dir(project.0.join("node_modules")).unwrap();
+        fs::remove_dir(project.0.join("node_modules")).unwrap();
         thread::sleep(Duration::from_millis(500));
         swaps(&server) == before
     });
@@ -206,7 +215,7 @@ impl Builds {
         let folder = project.0.join("target");
         fs::create_dir(&folder).unwrap();
         let script = "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\n: > target/begun\n\
-            until rm target/end 2>/dev/null; do sleep 0.02; done\n";
+            until rm target/end 2>/dev/null; do sleep 0.02; done\n[ ! -e target/fails ]\n";
         fs::write(project.0.join("build"), script).unwrap();
         Builds(folder)
     }
@@ -217,6 +226,11 @@ impl Builds {
 
     fn end(&self) {
         fs::write(self.0.join("end"), "").unwrap();
+    }
+
+    fn are_to_fail(&self, fails: bool) {
+        let flag = self.0.join("fails");
+        if fails { fs::write(flag, "").unwrap() } else { fs::remove_file(flag).unwrap() }
     }
 
     fn wait_for_one(&self) {
@@ -230,6 +244,14 @@ fn whatever_changes_during_builds_is_built() {
     let project = Project::new(&hello());
     let builds = Builds::of(&project);
     let mut dev = Dev::start(&project);
+    builds.are_to_fail(true);
+    for number in 0..4 {
+        builds.wait_for_begin();
+        project.save(&[&hello()[..], b"\x00\x02\x01", &[b'A' + number]].concat());
+        builds.end();
+        dev.wait_for_line("The build failed: exit status: 1");
+    }
+    builds.are_to_fail(false);
     for number in 0..6 {
         builds.wait_for_begin();
         project.save(&[&hello()[..], b"\x00\x02\x01", &[b'a' + number]].concat());
@@ -251,6 +273,19 @@ fn a_change_is_not_lost_with_the_end_of_the_server() {
     builds.wait_for_one();
     dev.wait_for_line("Serving HTTP on");
     dev.stop();
+}
+
+#[test]
+fn a_build_ends_with_dev() {
+    let project = Project::new(&hello());
+    fs::create_dir(project.0.join("target")).unwrap();
+    let script = "#!/bin/sh\nsleep 1000 &\necho $! > target/pid\nmv target/pid target/begun\nwait\n";
+    fs::write(project.0.join("build"), script).unwrap();
+    let dev = Dev::start(&project);
+    let pid = wait_for("the build to begin", || fs::read_to_string(project.0.join("target/begun")).ok());
+    kill(&["-HUP", &dev.child.id().to_string()]);
+    let is_there = || Path::new("/proc").join(pid.trim()).join("exe").exists();
+    wait_for("its processes to end", || (!is_there()).then_some(()));
 }
 
 #[test]

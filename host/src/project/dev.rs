@@ -5,10 +5,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -38,12 +38,11 @@ struct Session<'a> {
     stop: Stop,
     /// Where the guest is built: not in the project, which is watched.
     folder: tempfile::TempDir,
-    /// Written to after each build: its time is one of the filesystem whose changes are
-    /// watched, if that can be had.
+    /// A file whose time is set after each build.
     clock: tempfile::NamedTempFile,
     server: Option<Child>,
-    /// A guest was built since the server was started.
-    is_newer: bool,
+    /// Something was built since the server was started.
+    built_since: bool,
 }
 
 /// What became of a build.
@@ -67,7 +66,7 @@ impl Session<'_> {
             stop: Stop::listen().context("signals cannot be received")?,
             folder: tempfile::tempdir().context("no folder to build in can be made")?,
             server: None,
-            is_newer: false,
+            built_since: false,
         })
     }
 
@@ -98,8 +97,8 @@ impl Session<'_> {
                             return Ok(ExitCode::SUCCESS);
                         }
                         self.server = None;
-                        if self.is_newer {
-                            say(format_args!("The server ended: {status}; serving the guest that was built since"));
+                        if self.built_since {
+                            say(format_args!("The server ended: {status}; serving what was built last"));
                             self.serve()?;
                         } else {
                             say(format_args!("The server ended: {status}; waiting for a change"));
@@ -115,40 +114,43 @@ impl Session<'_> {
         let unfinished = self.folder.path().join("unfinished.wasm");
         // What a build that failed has left.
         let _ = std::fs::remove_file(&unfinished);
-        let mut build = Command::from(script(&self.options.dir, &unfinished)?);
-        build.stdin(Stdio::null()).kill_on_drop(true);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
-            built = build.status() => built,
+            built = run_script(&self.options.dir, &unfinished) => built,
             () = self.stop.asked() => return Ok(None),
         };
         tokio::time::sleep(TICK).await;
-        std::fs::write(self.clock.path(), "ended")?;
-        let ended = stamp(self.clock.path());
-        let failed = match built {
-            Ok(status) if status.success() && unfinished.exists() => None,
-            Ok(status) if status.success() => Some("it made no file".to_owned()),
-            Ok(status) => Some(status.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        let same = match failed {
-            Some(why) => {
+        let ended = self.now().context("no time of a file can be had")?;
+        let same = match built.and_then(|()| self.take(&unfinished)) {
+            Ok(same) => {
+                self.swap()?;
+                same
+            }
+            Err(error) => {
                 let now = match self.server {
                     Some(_) => "the guest of before is served on",
                     None => "waiting for a change",
                 };
-                say(format_args!("The build failed: {why}; {now}"));
-                true
-            }
-            None => {
-                let same = std::fs::read(&unfinished)? == std::fs::read(self.guest()).unwrap_or_default();
-                // At once, since the server may be reading the one of before.
-                std::fs::rename(unfinished, self.guest())?;
-                self.swap()?;
-                same
+                say(format_args!("The build failed: {error:#}; {now}"));
+                false
             }
         };
         Ok(Some(Build { ended, same }))
+    }
+
+    /// The time by the clock of the filesystem that is watched, if that can be had.
+    fn now(&self) -> io::Result<Stamp> {
+        self.clock.as_file().set_modified(SystemTime::now())?;
+        Ok(stamp(&self.clock.as_file().metadata()?))
+    }
+
+    /// Puts what was built into the place of the guest. Says whether it is the same.
+    fn take(&self, built: &Path) -> Result<bool> {
+        ensure!(built.exists(), "it made no file");
+        let same = std::fs::read(built)? == std::fs::read(self.guest()).unwrap_or_default();
+        // At once, since the server may be reading the one of before.
+        std::fs::rename(built, self.guest())?;
+        Ok(same)
     }
 
     fn guest(&self) -> PathBuf {
@@ -161,7 +163,7 @@ impl Session<'_> {
             && server.try_wait()?.is_none()
         {
             send(server, Signal::HUP);
-            self.is_newer = true;
+            self.built_since = true;
             return Ok(());
         }
         self.serve()
@@ -175,7 +177,7 @@ impl Session<'_> {
         // SAFETY: nothing but a system call.
         unsafe { server.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
         self.server = Some(server.spawn().context("the server cannot be started")?);
-        self.is_newer = false;
+        self.built_since = false;
         Ok(())
     }
 
@@ -189,6 +191,29 @@ impl Session<'_> {
                 () = self.stop.asked() => {}
             }
         }
+    }
+}
+
+/// Runs the project's script, which is to make the guest `to`.
+async fn run_script(dir: &Path, to: &Path) -> Result<()> {
+    let mut script = Command::from(script(dir, to)?);
+    // A group of its own, so that what it has started can be stopped, too.
+    script.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    let mut script = script.spawn().context("the script cannot be run")?;
+    let mut group = Group(script.id().and_then(|id| Pid::from_raw(id as i32)));
+    let status = script.wait().await?;
+    // It may have left something for later builds.
+    group.0 = None;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+/// Processes that are stopped when this is dropped.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.0.map(|group| kill_process_group(group, Signal::TERM));
     }
 }
 
@@ -215,6 +240,8 @@ fn code(status: ExitStatus) -> ExitCode {
 struct Stop {
     terminate: unix::Signal,
     interrupt: unix::Signal,
+    /// The terminal was closed.
+    hangup: unix::Signal,
 }
 
 impl Stop {
@@ -222,6 +249,7 @@ impl Stop {
         Ok(Stop {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
+            hangup: unix::signal(SignalKind::hangup())?,
         })
     }
 
@@ -229,6 +257,7 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }
