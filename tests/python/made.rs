@@ -1,12 +1,12 @@
-use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use super::{faults, file, numbered_lines, root};
-use crate::support::Folder;
+use crate::support::client::Connection;
 use crate::support::server::{build, program, setup, setup_python};
+use crate::support::{Folder, wait_for};
 
 const HELLO: &str = "\
 def application(environ, start_response):
@@ -124,12 +124,13 @@ fn a_changed_module_makes_a_new_component_and_nothing_else_does() {
     let folder = Folder::new();
     write(&folder, "words/__init__.py", "");
     write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
+    write(&folder, "words/rude.py", "GREETING = b'You'\n");
     let app = write(&folder, "app.py", &format!("from words.polite import GREETING\n{HELLO}"));
     assert!(is_built(&folder, &app));
     assert!(!is_built(&folder, &app));
-    // Neither the time of a file nor one that is not imported counts.
+    // Neither the time of a file nor what is in one that is not imported counts.
     write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
-    write(&folder, "words/rude.py", "GREETING = b'You'\n");
+    write(&folder, "words/rude.py", "GREETING = b'You there'\n");
     assert!(!is_built(&folder, &app));
     write(&folder, "words/polite.py", "GREETING = b'Good evening'\n");
     assert!(is_built(&folder, &app));
@@ -150,7 +151,7 @@ fn a_changed_file_makes_a_new_component() {
 }
 
 #[test]
-fn a_file_that_is_opened_makes_a_new_component_and_so_does_one_that_was_missing() {
+fn a_file_that_is_opened_makes_a_new_component_and_so_does_what_was_missing() {
     let folder = Folder::new();
     let words = "\
 import os
@@ -159,16 +160,26 @@ try:
         GREETING = file.read()
 except FileNotFoundError:
     GREETING = b'Hello'
+try:
+    from .local import GREETING
+except ImportError:
+    pass
+with open(os.path.join(os.path.dirname(__file__), 'written.txt'), 'a') as file:
+    file.write('once more\\n')
 ";
-    write(&folder, "words.py", words);
+    write(&folder, "words/__init__.py", words);
     let app = write(&folder, "app.py", &format!("from words import GREETING\n{HELLO}"));
     assert!(is_built(&folder, &app));
     assert!(!is_built(&folder, &app));
-    for greeting in ["Good day", "Good evening"] {
-        write(&folder, "greeting.txt", greeting);
-        assert!(is_built(&folder, &app));
-        assert!(!is_built(&folder, &app));
-        assert!(contains(&fs::read(folder.join("app.wasm")).unwrap(), greeting.as_bytes()));
+    for (name, text, greeting) in [
+        ("words/greeting.txt", "Good day", "Good day"),
+        ("words/greeting.txt", "Good evening", "Good evening"),
+        ("words/local.py", "GREETING = b'Good night'\n", "Good night"),
+    ] {
+        write(&folder, name, text);
+        assert!(is_built(&folder, &app), "{text}");
+        assert!(!is_built(&folder, &app), "{text}");
+        assert!(contains(&fs::read(folder.join("app.wasm")).unwrap(), greeting.as_bytes()), "{text}");
     }
 }
 
@@ -204,28 +215,36 @@ fn a_component_is_a_guest_like_any_other() {
 
 #[test]
 fn what_changes_while_it_is_built_is_in_the_next_component() {
-    // A file that is moved into the place of another one brings its time along.
+    // A file that another one is moved over has the time of that one.
     let long_ago = SystemTime::now() - Duration::from_hours(1);
-    for name in ["app.py", "words.py"] {
+    for (name, old, new) in [("app.py", "Good night", "Sleep well"), ("words.py", "Good day", "Good evening")]
+    {
         let folder = Folder::new();
         write(&folder, "words.py", "GREETING = b'Good day'\n");
-        let app =
-            write(&folder, "app.py", &format!("from words import GREETING\nPARTING = b'Good day'\n{HELLO}"));
-        let mut child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut first = String::new();
-        stderr.read_line(&mut first).unwrap();
-        assert!(first.starts_with("Building "), "{first}");
-        let text = fs::read_to_string(folder.join(name)).unwrap().replace("Good day", "Good evening");
+        let app = format!(
+            "\
+import os, words
+PARTING = b'Good night'
+open(os.path.dirname(words.__file__) + '/imported', 'w').close()
+while not os.path.exists(os.path.dirname(words.__file__) + '/changed'):
+    pass
+from words import GREETING
+{HELLO}"
+        );
+        let app = write(&folder, "app.py", &app);
+        let child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
+        wait_for("the import", || folder.join("imported").exists().then_some(()));
+        let text = fs::read_to_string(folder.join(name)).unwrap().replace(old, new);
         let moved = write(&folder, "moved", &text);
-        fs::File::options().append(true).open(&moved).unwrap().set_modified(long_ago).unwrap();
+        File::options().append(true).open(&moved).unwrap().set_modified(long_ago).unwrap();
         fs::rename(moved, folder.join(name)).unwrap();
-        io::copy(&mut stderr, &mut io::sink()).unwrap();
-        assert!(child.wait().unwrap().success());
-        // Whether the first one has it is chance.
-        is_built(&folder, &app);
+        write(&folder, "changed", "");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert!(is_built(&folder, &app), "{name}");
         let component = fs::read(folder.join("app.wasm")).unwrap();
-        assert!(contains(&component, b"Good evening"), "{name}");
+        assert!(contains(&component, new.as_bytes()) && !contains(&component, old.as_bytes()), "{name}");
+        assert!(!is_built(&folder, &app), "{name}");
     }
 }
 
@@ -309,6 +328,26 @@ fn what_may_wait_for_a_disk_can_be_done_with_a_file_that_is_read() {
     let server =
         setup_python(root().join("tests/fixtures/faults.py")).dir(&folder.0).options("--cores 1").start();
     assert_eq!(server.get("/waits/file").text(), "[b'con', b'tent', 2.0, b'on']");
+}
+
+#[test]
+fn a_named_pipe_that_nobody_reads_holds_up_nobody_else() {
+    let folder = Folder::new();
+    assert!(Command::new("mkfifo").arg(folder.join("pipe")).status().unwrap().success());
+    let server = setup_python(root().join("tests/fixtures/faults.py"))
+        .dir(&folder.0)
+        .options("--cores 2 --threads 1")
+        .start();
+    let mut writer = Connection::open(server.address);
+    writer.send("GET /writes/pipe HTTP/1.1\r\nHost: test\r\n\r\n");
+    server.wait_for_figure("/cores/busy", 1);
+    for _ in 0..20 {
+        assert_eq!(server.get("/hello").text(), "Hello World");
+    }
+    drop(File::open(folder.join("pipe")).unwrap());
+    // WASI writes at an offset, which a pipe does not have.
+    assert_eq!(writer.reply().status, 500);
+    server.wait_for_line("OSError: ");
 }
 
 #[test]

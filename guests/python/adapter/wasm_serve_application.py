@@ -6,7 +6,9 @@ the end is what each instance starts with.
 
 import sys
 
-# The folders of the user's modules are mounted writable.
+# Modules are what their sources say: no compiled form of another time is read, and none is
+# written to the folders of the user's modules, which are mounted writable.
+sys.pycache_prefix = "/none"
 sys.dont_write_bytecode = True
 
 from wasm_serve import report

@@ -49,9 +49,18 @@ pub struct Tool(PathBuf);
 pub struct Built {
     pub component: Vec<u8>,
     /// The modules and other files of the application that went into it, beside its own
-    /// file, each with the SHA-256 sum of what was read. The sum of a file that was looked for
-    /// in vain is empty.
-    pub made_of: Vec<(PathBuf, String)>,
+    /// file, and the folders of its packages.
+    pub made_of: Vec<(PathBuf, Noted)>,
+}
+
+/// What the adapter says of a path.
+pub enum Noted {
+    /// A file was read, whose SHA-256 sum was this.
+    Sum(String),
+    /// A file was looked for in vain.
+    Missing,
+    /// Modules were looked for in a folder.
+    Folder,
 }
 
 impl Tools {
@@ -88,7 +97,7 @@ fn install(folder: &Path) -> Result<()> {
     // Isolated: what lies in the current folder is the application's, not pip's.
     pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
     pip.arg(unfinished.path()).args([COMPONENTIZE, CLOUDPICKLE]);
-    let output = run(pip).context("`python3` cannot be run; install Python 3 with pip")?;
+    let output = run(pip)?;
     ensure!(output.status.success(), "pip says:\n{}", said(&output));
     if fs::rename(unfinished.path(), folder).is_err() {
         ensure!(folder.is_dir(), "{} cannot be written", folder.display());
@@ -124,7 +133,7 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cach
     // Python looks for modules in the current folder first, and the application's are
     // not for the host's Python.
     python.current_dir(&tool.0);
-    let output = run(python).context("`python3` cannot be run")?;
+    let output = run(python)?;
     if !output.status.success() {
         // The traceback of the application, or else whatever the tool said.
         let why = fs::read_to_string(settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
@@ -132,7 +141,7 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cach
     }
     Ok(Built {
         component: fs::read(&component).context("componentize-py has written no component")?,
-        made_of: files_of(&settings, ours.len(), &application.folders)?,
+        made_of: noted(&settings, ours.len(), &application.folders)?,
     })
 }
 
@@ -157,32 +166,35 @@ fn settings_module(application: &Application) -> String {
     )
 }
 
-/// The application's files that the adapter says were imported or opened. It sees the folders
-/// as `/0`, `/1` and so on, `ours` of them before those of the application.
-fn files_of(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
+/// What the adapter says that the component is made of. It sees the folders as `/0`, `/1` and
+/// so on, `ours` of them before those of the application.
+fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, Noted)>> {
     let list = fs::read_to_string(settings.join("files.txt")).context("the adapter has written no list")?;
-    let file = |line: &str| {
-        let (sum, path) = line.split_once(' ')?;
+    let noted = |line: &str| {
+        let (what, path) = line.split_once(' ')?;
         let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
         let folder = folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?;
-        Some((folder.join(rest), sum.to_owned()))
+        let what = match what {
+            "missing" => Noted::Missing,
+            "folder" => Noted::Folder,
+            sum => Noted::Sum(sum.to_owned()),
+        };
+        Some((folder.join(rest), what))
     };
-    Ok(list.lines().filter_map(file).collect())
+    Ok(list.lines().filter_map(noted).collect())
 }
 
-/// Runs a program to its end, or to that of the time that it may take, or to the server's.
-fn run(command: Command) -> std::io::Result<Output> {
+/// Runs Python to its end, or to that of the time that it may take, or to the server's.
+fn run(python: Command) -> Result<Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    let mut python = tokio::process::Command::from(python);
+    python.stdin(Stdio::null()).kill_on_drop(true);
     // SAFETY: nothing but a system call.
-    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
-    runtime.block_on(async {
-        tokio::time::timeout(TIME_MAX, command.output()).await.unwrap_or_else(|_| {
-            let why = format!("it has not ended within {} minutes", TIME_MAX.as_secs() / 60);
-            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
-        })
-    })
+    unsafe { python.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+    let output = runtime.block_on(async { tokio::time::timeout(TIME_MAX, python.output()).await });
+    let output =
+        output.with_context(|| format!("it has not ended within {} minutes", TIME_MAX.as_secs() / 60))?;
+    output.context("`python3` cannot be run; install Python 3 with pip")
 }
 
 /// What a program said, standard error last.

@@ -1,7 +1,7 @@
 //! Components by what they were made of: the application's file, every module that
 //! it imports, and what could be imported in their place.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Application;
-use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
+use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, Noted, PYTHON_WIT, WIT};
 use crate::cache::Cache;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;
+/// In place of the sum of a file that is not there.
+const MISSING: &str = "missing";
 
 /// The folder of components. `KEY.json` is what is known of an application: the name of
 /// its component, and the sums of the files that went into it.
@@ -65,8 +67,20 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Adds one, if it has not been read before.
-    pub fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
+    /// Adds what was noted meanwhile. What was known before stays as it was.
+    pub fn add_noted(&mut self, noted: Vec<(PathBuf, Noted)>) -> io::Result<()> {
+        for (path, what) in noted {
+            let sum = match what {
+                Noted::Sum(sum) => sum,
+                Noted::Missing => MISSING.to_owned(),
+                Noted::Folder => sum_of(&path)?,
+            };
+            self.add(&path, sum)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
         let path = std::path::absolute(path)?.to_string_lossy().into_owned();
         self.0.entry(path).or_insert(sum.into());
         Ok(())
@@ -119,19 +133,21 @@ impl Sum {
     }
 }
 
-/// The sum of a file's content, empty if there is none. Of a folder, it is that of the
-/// names which an import could find there: a module that is added may be imported in place
-/// of another.
+/// The sum of a file's content. Of a folder, it is that of the names which an import
+/// could find there: a module that is added may be imported in place of another.
 fn sum_of(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Ok(sum(modules(path)?.join("\n").as_bytes()));
     }
-    match fs::read(path) {
+    let mut file = match File::open(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(String::new())
+            return Ok(MISSING.to_owned());
         }
-        content => Ok(sum(&content?)),
-    }
+        file => file?,
+    };
+    let mut sum = Sha256::new();
+    io::copy(&mut file, &mut sum)?;
+    Ok(format!("{:x}", sum.finalize()))
 }
 
 fn sum(content: &[u8]) -> String {

@@ -14,10 +14,12 @@ import os
 import re
 import sys
 import traceback
+import types
 from importlib.machinery import SourceFileLoader
 
-# The sums of files that were imported or opened, as they were then: their content may be in the component.
-SUMS = {}
+# What files that were imported or opened were then, since their content may be in the component:
+# their SHA-256 sum, or "missing".
+FILES = {}
 
 
 def _folder():
@@ -32,7 +34,7 @@ def of_the_build():
     try:
         yield
     except BaseException as failure:
-        with open(_folder() + "/failure.txt", "w", encoding="utf-8") as file:
+        with open(_folder() + "/failure.txt", "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write("".join(traceback.format_exception(_without_our_frames(failure))) + _hint(failure))
         raise
 
@@ -68,10 +70,10 @@ def _without_our_frames(failure):
 def noting_files():
     """Notes what is imported or opened meanwhile."""
 
-    def noting_open(file, *arguments, **options):
-        if not isinstance(file, int):
+    def noting_open(file, mode="r", *arguments, **options):
+        if not isinstance(file, int) and ("r" in mode or "+" in mode):
             _note(os.fsdecode(file))
-        return real_open(file, *arguments, **options)
+        return real_open(file, mode, *arguments, **options)
 
     def noting_get_data(loader, path):
         content = real_get_data(loader, path)
@@ -89,35 +91,46 @@ def noting_files():
 
 
 def _note(path, content=None):
-    """Notes a file as it was when it was first read; without a sum if there is nothing to read."""
+    """Notes a file as it was when it was first read."""
     path = os.path.abspath(path)
-    if path in SUMS or not _is_in_a_folder(path):
+    if path in FILES or not _is_in_a_folder(path):
         return
     try:
         with io.FileIO(path) if content is None else io.BytesIO(content) as file:
-            SUMS[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            FILES[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        FILES[path] = "missing"
     except OSError:
-        SUMS[path] = ""
+        # A folder, or what cannot be read.
+        pass
 
 
 def _is_in_a_folder(path):
     """Whether it is in one of componentize-py's `-p` folders, which are `/0`, `/1` and so on."""
-    return re.match(r"/\d+/", path)
+    return re.match(r"/\d+/", path) and path.isprintable()
 
 
 def finish():
-    """Writes the noted files to `files.txt`, a line each: `SUM PATH`; and keeps source lines for tracebacks."""
+    """Writes to `files.txt` what was noted, and keeps source lines for tracebacks.
+
+    A line is `SUM PATH`, `missing PATH`, or `folder PATH`.
+    """
+    folders = set()
     for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
+        if not isinstance(module, types.ModuleType):
+            continue
+        folders.update(filter(_is_in_a_folder, vars(module).get("__path__") or ()))
+        path = vars(module).get("__file__")
         if not path or not _is_in_a_folder(path):
             continue
-        # If it came from its compiled form, its source was not read.
+        # One that was there before, or has no source.
         _note(path)
         lines = linecache.getlines(path)
         # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
         linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
+    noted = sorted(FILES.items()) + [(folder, "folder") for folder in sorted(folders)]
     with open(_folder() + "/files.txt", "w", encoding="utf-8") as file:
-        file.writelines(f"{digest} {path}\n" for path, digest in sorted(SUMS.items()))
+        file.writelines(f"{what} {path}\n" for path, what in noted)
     gc.collect()
     # What the build made is never garbage: instances need not look at it, so its pages stay shared.
     gc.freeze()
