@@ -179,14 +179,16 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// What a guest says, in one line of bounded length.
+/// What a guest says, in one line of bounded length. Nothing in it acts on a terminal.
 fn quote(text: &str) -> String {
     const CHARACTERS_MAX: usize = 1000;
     let mut quoted = String::new();
     for character in text.chars().take(CHARACTERS_MAX) {
         match character {
-            '\'' | '"' | '\\' => quoted.push(character),
-            _ => quoted.extend(character.escape_debug()),
+            // Line separators, and those that change the direction of what follows.
+            '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => quoted.extend(character.escape_unicode()),
+            _ if character.is_control() => quoted.extend(character.escape_default()),
+            _ => quoted.push(character),
         }
     }
     quoted
@@ -215,17 +217,18 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_forge_lines_of_the_log_nor_fill_it() {
-        let said = format!("no\n2026-01-01T00:00:00Z forged\u{1b}[2J{}", "x".repeat(1 << 20));
+        let said = format!("no\n2026-01-01T00:00:00Z forged\u{1b}[2J\u{202e}\u{2028}{}", "x".repeat(1 << 20));
         for failure in [Failure::CallbackError(said.clone()), Failure::GuestError(said)] {
             let line = failure.to_string();
-            assert!(!line.contains(char::is_control), "{line:?}");
+            let is_unsafe = |c: char| c.is_control() || ['\u{202e}', '\u{2028}'].contains(&c);
+            assert!(!line.contains(is_unsafe), "{line:?}");
             assert!(line.len() < 4096);
         }
     }
 
     #[test]
     fn what_can_be_read_stays_as_it_is() {
-        let said = r#"No such file: 'a\b' "c" é"#;
+        let said = "No such file: 'a\\b' \"c\" \u{e9} n\u{303} \u{915}\u{93f}";
         assert!(Failure::CallbackError(said.into()).to_string().ends_with(said));
     }
 

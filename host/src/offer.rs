@@ -192,7 +192,7 @@ fn resources(item: &ComponentItem, component: &Component, found: &mut Vec<Resour
 /// What a guest, which is or is not a program, gets by an import that is offered.
 pub fn grant(import: &str, is_program: bool) -> &'static str {
     let (stdin, stdout) = match is_program {
-        true => ("the request's body, or the payload", "the response"),
+        true => ("the request's body, or the payload", "the response, or to the log in a deferred call"),
         false => ("at its end", "to the log"),
     };
     let grants = [
@@ -232,6 +232,9 @@ pub fn advice(import: &str) -> &'static str {
             "wasi_unstable" => "build it with tools of today, for `wasi_snapshot_preview1`",
             _ => "build it without, such as for the target `wasm32-wasip1`",
         };
+    }
+    if import.starts_with("wasm-serve:gateway/") {
+        return "build it again with `wasm-serve build --wsgi-file` of this version of the server";
     }
     if import.starts_with("wasm-serve:") {
         return "build it with the folder `wit` of this version of the server";

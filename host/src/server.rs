@@ -73,9 +73,10 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
 
 /// That another server has an address is told before a guest is built, which can take long.
 pub fn check_addresses(options: &Options) -> Result<()> {
-    drop(Bound::one(&options.http_socket, options.listen).context("--http-socket")?);
+    // Held until the second is bound: it may be the same.
+    let _http = Bound::one(&options.http_socket, options.listen).context("--http-socket")?;
     if let Some(stats) = &options.stats {
-        drop(Bound::one(stats, options.listen).context("--stats")?);
+        Bound::one(stats, options.listen).context("--stats")?;
     }
     Ok(())
 }

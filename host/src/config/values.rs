@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How many of something that cannot be none.
 pub fn count(text: &str) -> Result<NonZeroU32> {
-    text.parse().map_err(|_| anyhow::anyhow!("expected a whole number, 1 or more"))
+    text.parse().map_err(|_| anyhow::anyhow!("expected a whole number from 1 to {}", u32::MAX))
 }
 
 /// Where a server listens.
