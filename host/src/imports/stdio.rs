@@ -18,9 +18,10 @@ use crate::logging::Log;
 
 /// A longer line is cut into pieces.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// What all streams of an output may write together, once they have been told so, though the
-/// log may be full by then.
+/// When all streams of an output may together write so much without asking again, though the
+/// log may be full by then, each further one may write a little.
 const ALLOWED_MAX: usize = 16 * LINE_BYTES_MAX;
+const A_LITTLE: usize = 1 << 10;
 
 /// One output of one instance. Clones write to the same lines.
 #[derive(Clone)]
@@ -50,14 +51,6 @@ impl Output {
 }
 
 impl Lines {
-    /// Lets a stream that may write `before` bytes write as many as this says instead.
-    fn allow(&mut self, before: usize, bytes_max: usize) -> usize {
-        self.allowed -= before;
-        let now = bytes_max.min(ALLOWED_MAX - self.allowed);
-        self.allowed += now;
-        now
-    }
-
     fn write(&mut self, bytes: &[u8]) {
         let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1) else {
             self.unfinished.extend_from_slice(bytes);
@@ -139,7 +132,7 @@ struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.output.0.lock().allow(self.allowed, 0);
+        self.output.0.lock().allowed -= self.allowed;
     }
 }
 
@@ -149,8 +142,9 @@ impl OutputStream for Stream {
         let Some(left) = self.allowed.checked_sub(bytes.len()) else {
             return Err(StreamError::trap("writes more than `check-write` allows"));
         };
+        self.allowed = left;
         let mut lines = self.output.0.lock();
-        self.allowed = lines.allow(self.allowed, left);
+        lines.allowed -= bytes.len();
         lines.write(&bytes);
         Ok(())
     }
@@ -161,8 +155,12 @@ impl OutputStream for Stream {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         let mut lines = self.output.0.lock();
-        let bytes_max = if lines.log.has_room() { LINE_BYTES_MAX } else { 0 };
-        self.allowed = lines.allow(self.allowed, bytes_max);
+        lines.allowed -= self.allowed;
+        self.allowed = match lines.log.has_room() {
+            true => ALLOWED_MAX.saturating_sub(lines.allowed).clamp(A_LITTLE, LINE_BYTES_MAX),
+            false => 0,
+        };
+        lines.allowed += self.allowed;
         Ok(self.allowed)
     }
 }
@@ -249,14 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn many_streams_of_an_output_may_write_no_more_than_some() {
+    fn many_streams_of_an_output_may_write_little_each() {
         let output = Output::new(Log::open(None).unwrap());
         let mut streams: Vec<_> = (0..100).map(|_| Stream { output: output.clone(), allowed: 0 }).collect();
-        let allowed: usize = streams.iter_mut().map(|stream| stream.check_write().unwrap()).sum();
-        assert_eq!(allowed, ALLOWED_MAX);
-        assert_eq!(streams[99].check_write().unwrap(), 0);
-        drop(streams.remove(0));
-        assert_eq!(streams[98].check_write().unwrap(), LINE_BYTES_MAX);
+        let allowed: Vec<_> = streams.iter_mut().map(|stream| stream.check_write().unwrap()).collect();
+        assert_eq!(allowed[..16], [LINE_BYTES_MAX; 16]);
+        assert_eq!(allowed[16..], [A_LITTLE; 84]);
+        // What a stream may write stays so, whatever others do.
+        assert!(streams[0].write(Bytes::from_static(b"\n")).is_ok());
+        assert_eq!(streams[0].allowed, LINE_BYTES_MAX - 1);
         drop(streams);
         assert_eq!(output.0.lock().allowed, 0);
     }
