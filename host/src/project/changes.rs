@@ -80,11 +80,12 @@ impl Changes {
         }
         let quiet = async { while tokio::time::timeout(QUIET, self.seen.told.notified()).await.is_ok() {} };
         let _ = tokio::time::timeout(QUIET_WITHIN, quiet).await;
-        // New folders, too.
+        // Before folders are looked for: another one may be made meanwhile.
+        let last = self.seen.last.lock().take();
         if let Err(error) = self.watch_folders() {
             say(format_args!("{}: not all of it is watched: {error}", self.dir.display()));
         }
-        self.seen.last.lock().take().unwrap_or_default()
+        last.expect("only this takes it, and it was there")
     }
 }
 

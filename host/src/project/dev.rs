@@ -2,13 +2,16 @@
 //! something in the folder changes. The server is this program once more, as it is used
 //! in production, and SIGHUP swaps the guest.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal, setsid,
+};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -39,7 +42,7 @@ struct Session<'a> {
     /// Where the guest is built: not in the project, which is watched.
     folder: tempfile::TempDir,
     /// A file whose time is set after each build.
-    clock: tempfile::NamedTempFile,
+    clock: File,
     server: Option<Child>,
     /// Something was built since the server was started.
     built_since: bool,
@@ -140,8 +143,8 @@ impl Session<'_> {
 
     /// The time by the clock of the filesystem that is watched, if that can be had.
     fn now(&self) -> io::Result<Stamp> {
-        self.clock.as_file().set_modified(SystemTime::now())?;
-        Ok(stamp(&self.clock.as_file().metadata()?))
+        self.clock.set_modified(SystemTime::now())?;
+        Ok(stamp(&self.clock.metadata()?))
     }
 
     /// Puts what was built into the place of the guest. Says whether it is the same.
@@ -172,10 +175,7 @@ impl Session<'_> {
     fn serve(&mut self) -> Result<()> {
         let mut server = Command::new(own_program()?);
         server.args(self.options.serve(&self.guest())).stdin(Stdio::null());
-        // A group of its own, so that a terminal's Ctrl-C reaches it once, by way of here.
-        server.process_group(0);
-        // SAFETY: nothing but a system call.
-        unsafe { server.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
+        begins_a_session(&mut server);
         self.server = Some(server.spawn().context("the server cannot be started")?);
         self.built_since = false;
         Ok(())
@@ -194,11 +194,23 @@ impl Session<'_> {
     }
 }
 
+/// Lets a program run in a session and a process group of its own, so that a terminal's Ctrl-C
+/// reaches it once, by way of here. It is stopped when this process is gone.
+fn begins_a_session(program: &mut Command) {
+    // SAFETY: nothing but system calls.
+    unsafe {
+        program.pre_exec(|| {
+            setsid()?;
+            Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+        })
+    };
+}
+
 /// Runs the project's script, which is to make the guest `to`.
 async fn run_script(dir: &Path, to: &Path) -> Result<()> {
     let mut script = Command::from(script(dir, to)?);
-    // A group of its own, so that what it has started can be stopped, too.
-    script.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    script.stdin(Stdio::null()).kill_on_drop(true);
+    begins_a_session(&mut script);
     let mut script = script.spawn().context("the script cannot be run")?;
     let mut group = Group(script.id().and_then(|id| Pid::from_raw(id as i32)));
     let status = script.wait().await?;
@@ -208,7 +220,7 @@ async fn run_script(dir: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Processes that are stopped when this is dropped.
+/// A process group, which is stopped when this is dropped.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -240,8 +252,6 @@ fn code(status: ExitStatus) -> ExitCode {
 struct Stop {
     terminate: unix::Signal,
     interrupt: unix::Signal,
-    /// The terminal was closed.
-    hangup: unix::Signal,
 }
 
 impl Stop {
@@ -249,7 +259,6 @@ impl Stop {
         Ok(Stop {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
-            hangup: unix::signal(SignalKind::hangup())?,
         })
     }
 
@@ -257,14 +266,12 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
         }
     }
 }
 
-/// A file whose changes are told by the same clock as those in the project: a hidden one in
-/// it, which is not watched.
-fn clock(project: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let hidden = tempfile::Builder::new().prefix(".wasm-serve-").tempfile_in(project);
-    hidden.or_else(|_| tempfile::NamedTempFile::new())
+/// A file without a name, whose changes are told by the same clock as those in the project:
+/// one in it, if there can be one.
+fn clock(project: &Path) -> io::Result<File> {
+    tempfile::tempfile_in(project).or_else(|_| tempfile::tempfile())
 }
