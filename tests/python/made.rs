@@ -1,4 +1,5 @@
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
@@ -161,20 +162,23 @@ try:
 except FileNotFoundError:
     GREETING = b'Hello'
 try:
-    from .local import GREETING
+    from . import more
+    GREETING = more.GREETING
 except ImportError:
     pass
 with open(os.path.join(os.path.dirname(__file__), 'written.txt'), 'a') as file:
     file.write('once more\\n')
 ";
     write(&folder, "words/__init__.py", words);
+    // This package cannot be imported at first, so that nothing is left of it.
+    write(&folder, "words/more/__init__.py", "from .local import GREETING\n");
     let app = write(&folder, "app.py", &format!("from words import GREETING\n{HELLO}"));
     assert!(is_built(&folder, &app));
     assert!(!is_built(&folder, &app));
     for (name, text, greeting) in [
         ("words/greeting.txt", "Good day", "Good day"),
         ("words/greeting.txt", "Good evening", "Good evening"),
-        ("words/local.py", "GREETING = b'Good night'\n", "Good night"),
+        ("words/more/local.py", "GREETING = b'Good night'\n", "Good night"),
     ] {
         write(&folder, name, text);
         assert!(is_built(&folder, &app), "{text}");
@@ -223,11 +227,12 @@ fn what_changes_while_it_is_built_is_in_the_next_component() {
         write(&folder, "words.py", "GREETING = b'Good day'\n");
         let app = format!(
             "\
-import os, words
+import os, time, words
 PARTING = b'Good night'
 open(os.path.dirname(words.__file__) + '/imported', 'w').close()
+end = time.time() + 100
 while not os.path.exists(os.path.dirname(words.__file__) + '/changed'):
-    pass
+    assert time.time() < end
 from words import GREETING
 {HELLO}"
         );
@@ -344,7 +349,9 @@ fn a_named_pipe_that_nobody_reads_holds_up_nobody_else() {
     for _ in 0..20 {
         assert_eq!(server.get("/hello").text(), "Hello World");
     }
-    drop(File::open(folder.join("pipe")).unwrap());
+    // Opened so that it does not wait for the writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let _reader = File::options().read(true).custom_flags(nonblocking).open(folder.join("pipe")).unwrap();
     // WASI writes at an offset, which a pipe does not have.
     assert_eq!(writer.reply().status, 500);
     server.wait_for_line("OSError: ");

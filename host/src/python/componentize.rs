@@ -48,19 +48,10 @@ pub struct Tool(PathBuf);
 /// A component that was made.
 pub struct Built {
     pub component: Vec<u8>,
-    /// The modules and other files of the application that went into it, beside its own
-    /// file, and the folders of its packages.
-    pub made_of: Vec<(PathBuf, Noted)>,
-}
-
-/// What the adapter says of a path.
-pub enum Noted {
-    /// A file was read, whose SHA-256 sum was this.
-    Sum(String),
-    /// A file was looked for in vain.
-    Missing,
-    /// Modules were looked for in a folder.
-    Folder,
+    /// What went into it beside the application's file, as the adapter noted it: files, each with
+    /// the SHA-256 sum of its content, or "missing", and the folders of packages, each with that
+    /// of the names of its modules.
+    pub made_of: Vec<(PathBuf, String)>,
 }
 
 impl Tools {
@@ -166,20 +157,15 @@ fn settings_module(application: &Application) -> String {
     )
 }
 
-/// What the adapter says that the component is made of. It sees the folders as `/0`, `/1` and
-/// so on, `ours` of them before those of the application.
-fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, Noted)>> {
+/// What the adapter has noted. It sees the folders as `/0`, `/1` and so on, `ours` of them
+/// before those of the application.
+fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
     let list = fs::read_to_string(settings.join("files.txt")).context("the adapter has written no list")?;
     let noted = |line: &str| {
-        let (what, path) = line.split_once(' ')?;
+        let (sum, path) = line.split_once(' ')?;
         let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
         let folder = folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?;
-        let what = match what {
-            "missing" => Noted::Missing,
-            "folder" => Noted::Folder,
-            sum => Noted::Sum(sum.to_owned()),
-        };
-        Some((folder.join(rest), what))
+        Some((folder.join(rest), sum.to_owned()))
     };
     Ok(list.lines().filter_map(noted).collect())
 }

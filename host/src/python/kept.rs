@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Application;
-use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, Noted, PYTHON_WIT, WIT};
+use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 use crate::cache::Cache;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;
-/// In place of the sum of a file that is not there.
+/// In place of the sum of a file that is not there; the adapter says so, too.
 const MISSING: &str = "missing";
 
 /// The folder of components. `KEY.json` is what is known of an application: the name of
@@ -67,20 +67,8 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Adds what was noted meanwhile. What was known before stays as it was.
-    pub fn add_noted(&mut self, noted: Vec<(PathBuf, Noted)>) -> io::Result<()> {
-        for (path, what) in noted {
-            let sum = match what {
-                Noted::Sum(sum) => sum,
-                Noted::Missing => MISSING.to_owned(),
-                Noted::Folder => sum_of(&path)?,
-            };
-            self.add(&path, sum)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
+    /// Adds one, if it is not known from before.
+    pub fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
         let path = std::path::absolute(path)?.to_string_lossy().into_owned();
         self.0.entry(path).or_insert(sum.into());
         Ok(())
@@ -134,7 +122,8 @@ impl Sum {
 }
 
 /// The sum of a file's content. Of a folder, it is that of the names which an import
-/// could find there: a module that is added may be imported in place of another.
+/// could find there: a module that is added may be imported in place of another. The adapter
+/// makes the same sums.
 fn sum_of(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Ok(sum(modules(path)?.join("\n").as_bytes()));

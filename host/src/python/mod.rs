@@ -41,6 +41,8 @@ pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Resu
         format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
         || componentize::build(&tool, application, &source, &kept.cache).with_context(named),
     )?;
-    sources.add_noted(built.made_of).with_context(named)?;
+    for (path, sum) in built.made_of {
+        sources.add(&path, sum).with_context(named)?;
+    }
     kept.keep(&key, &built.component, sources).context("--cache: cannot be written")
 }

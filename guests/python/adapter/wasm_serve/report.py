@@ -17,9 +17,9 @@ import traceback
 import types
 from importlib.machinery import SourceFileLoader
 
-# What files that were imported or opened were then, since their content may be in the component:
-# their SHA-256 sum, or "missing".
-FILES = {}
+# What was imported or opened, by its path: the SHA-256 sum of what it was then, since that may be in
+# the component, or "missing". That of a folder of a package is the sum of the names of its modules.
+NOTED = {}
 
 
 def _folder():
@@ -71,13 +71,15 @@ def noting_files():
     """Notes what is imported or opened meanwhile."""
 
     def noting_open(file, mode="r", *arguments, **options):
-        if not isinstance(file, int) and ("r" in mode or "+" in mode):
+        if not isinstance(file, int) and ("r" in mode or {"a", "+"} <= set(mode)):
             _note(os.fsdecode(file))
         return real_open(file, mode, *arguments, **options)
 
     def noting_get_data(loader, path):
         content = real_get_data(loader, path)
         _note(path, content)
+        if os.path.basename(path) == "__init__.py":
+            _note_folder(os.path.dirname(path))
         return content
 
     real_open, real_get_data = io.open, SourceFileLoader.get_data
@@ -93,44 +95,57 @@ def noting_files():
 def _note(path, content=None):
     """Notes a file as it was when it was first read."""
     path = os.path.abspath(path)
-    if path in FILES or not _is_in_a_folder(path):
+    if path in NOTED or not _is_in_a_folder(path):
         return
     try:
         with io.FileIO(path) if content is None else io.BytesIO(content) as file:
-            FILES[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            NOTED[path] = hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError):
-        FILES[path] = "missing"
+        NOTED[path] = "missing"
     except OSError:
         # A folder, or what cannot be read.
         pass
 
 
+def _note_folder(path):
+    """Notes what an import could find in a package's folder, before one is tried."""
+    if path in NOTED or not _is_in_a_folder(path):
+        return
+    with contextlib.suppress(OSError):
+        names = [
+            name
+            for name in sorted(os.listdir(path))
+            if os.path.splitext(name)[1] == ".py" or os.path.isfile(f"{path}/{name}/__init__.py")
+        ]
+        NOTED[path] = hashlib.sha256("\n".join(names).encode("utf-8", "replace")).hexdigest()
+
+
 def _is_in_a_folder(path):
-    """Whether it is in one of componentize-py's `-p` folders, which are `/0`, `/1` and so on."""
-    return re.match(r"/\d+/", path) and path.isprintable()
+    """Whether it is in one of componentize-py's `-p` folders, which are `/0`, `/1` and so on.
+
+    One that cannot be in a line of UTF-8 is not.
+    """
+    return isinstance(path, str) and re.fullmatch(r"/\d+/[^\n\r\ud800-\udfff]+", path)
 
 
 def finish():
-    """Writes to `files.txt` what was noted, and keeps source lines for tracebacks.
-
-    A line is `SUM PATH`, `missing PATH`, or `folder PATH`.
-    """
-    folders = set()
+    """Writes what was noted to `files.txt`, a line each: `SUM PATH`; and keeps source lines for tracebacks."""
     for module in list(sys.modules.values()):
         if not isinstance(module, types.ModuleType):
             continue
-        folders.update(filter(_is_in_a_folder, vars(module).get("__path__") or ()))
+        # Those of packages without `__init__.py`.
+        for folder in vars(module).get("__path__") or ():
+            _note_folder(folder)
         path = vars(module).get("__file__")
-        if not path or not _is_in_a_folder(path):
+        if not _is_in_a_folder(path):
             continue
         # One that was there before, or has no source.
         _note(path)
         lines = linecache.getlines(path)
         # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
         linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
-    noted = sorted(FILES.items()) + [(folder, "folder") for folder in sorted(folders)]
     with open(_folder() + "/files.txt", "w", encoding="utf-8") as file:
-        file.writelines(f"{what} {path}\n" for path, what in noted)
+        file.writelines(f"{digest} {path}\n" for path, digest in sorted(NOTED.items()))
     gc.collect()
     # What the build made is never garbage: instances need not look at it, so its pages stay shared.
     gc.freeze()
