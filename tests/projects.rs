@@ -47,6 +47,18 @@ fn swaps(server: &Server) -> u64 {
 }
 
 #[test]
+fn nothing_is_built_again_without_a_change() {
+    let project = Project::new(&hello());
+    fs::create_dir(project.0.join("target")).unwrap();
+    let script = "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\necho >> target/builds\n";
+    fs::write(project.0.join("build"), script).unwrap();
+    let server = setup_dev(&project.0.0).start();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(fs::read_to_string(project.0.join("target/builds")).unwrap(), "\n");
+    assert_eq!(swaps(&server), 0);
+}
+
+#[test]
 fn a_hundred_swaps_under_load_fail_no_request() {
     let project = Project::new(&hello());
     let server = setup_dev(&project.0.0).options("--cores 4").start();
@@ -96,10 +108,11 @@ fn the_old_guest_is_served_on_while_the_new_one_cannot_be_built() {
     server.wait_for_figure("/swaps/done", 1);
     assert_eq!(server.get("/count").text(), "1");
     // As version control does it on the way from one branch to another.
-    fs::rename(project.0.join("build"), project.0.join("moved")).unwrap();
+    let elsewhere = Folder::new();
+    fs::rename(project.0.join("build"), elsewhere.join("build")).unwrap();
     wait_for("the script to be missed", || server.said("has no script `build`").then_some(()));
     project.save(&hello());
-    fs::rename(project.0.join("moved"), project.0.join("build")).unwrap();
+    fs::rename(elsewhere.join("build"), project.0.join("build")).unwrap();
     wait_for("a swap", || (swaps(&server) >= 2).then_some(()));
     assert_eq!(server.get("/").text(), "Hello World");
 }

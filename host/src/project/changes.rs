@@ -42,9 +42,9 @@ struct Seen {
 impl Changes {
     pub fn watch(dir: &Path) -> notify::Result<Changes> {
         let seen = Arc::new(Seen::default());
-        let tell = seen.clone();
+        let (tell, project) = (seen.clone(), dir.to_owned());
         let handle = move |event| {
-            if let Some(changed) = changed(event) {
+            if let Some(changed) = changed(&project, event) {
                 let mut last = tell.last.lock();
                 *last = last.max(Some(changed));
                 tell.told.notify_one();
@@ -58,8 +58,9 @@ impl Changes {
 
     /// Each by itself, since those of what was built may be thousands.
     fn watch_folders(&mut self) -> notify::Result<()> {
-        let is_watched =
-            |entry: &DirEntry| entry.depth() == 0 || entry.file_type().is_dir() && !is_left_out(entry.path());
+        let is_watched = |entry: &DirEntry| {
+            entry.depth() == 0 || entry.file_type().is_dir() && !is_left_out(&self.dir, entry.path())
+        };
         for folder in WalkDir::new(&self.dir).into_iter().filter_entry(is_watched).flatten() {
             match self.watcher.watch(folder.path(), RecursiveMode::NonRecursive) {
                 Err(error) if folder.depth() == 0 || matches!(error.kind, ErrorKind::MaxFilesWatch) => {
@@ -89,12 +90,15 @@ impl Changes {
     }
 }
 
-/// When the last change was that an event tells of, if any.
-fn changed(event: notify::Result<Event>) -> Option<Stamp> {
+/// When the last change in the project was that an event tells of, if any.
+fn changed(project: &Path, event: notify::Result<Event>) -> Option<Stamp> {
     match event {
         Ok(event) if event.need_rescan() => Some(now()),
         Ok(event) if event.kind.is_access() => None,
-        Ok(event) => event.paths.iter().filter(|path| !is_left_out(path)).map(|path| changed_at(path)).max(),
+        Ok(event) => {
+            let changed = event.paths.iter().filter(|path| !is_left_out(project, path));
+            changed.map(|path| changed_at(path)).max()
+        }
         Err(_) => Some(now()),
     }
 }
@@ -117,9 +121,10 @@ pub fn stamp(metadata: &Metadata) -> Stamp {
 }
 
 /// Hidden files are those of editors and version control. The script `build` is none of the
-/// folders of that name.
-fn is_left_out(path: &Path) -> bool {
+/// folders of that name, also when it is gone.
+fn is_left_out(project: &Path, path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
+    let is_folder = || path != project.join("build") && !path.is_file();
     name.as_encoded_bytes().starts_with(b".")
-        || NOT_WATCHED.iter().any(|folder| name == *folder) && !path.is_file()
+        || NOT_WATCHED.iter().any(|folder| name == *folder) && is_folder()
 }

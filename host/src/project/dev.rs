@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{
     Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal, setsid,
 };
+use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -270,8 +271,10 @@ impl Stop {
     }
 }
 
-/// A file without a name, whose changes are told by the same clock as those in the project:
-/// one in it, if there can be one.
+/// A file whose changes are told by the same clock as those in the project: one in it, if there
+/// can be one. It is gone at once, so that nothing is left of it, and its name was a hidden one,
+/// which is not watched.
 fn clock(project: &Path) -> io::Result<File> {
-    tempfile::tempfile_in(project).or_else(|_| tempfile::tempfile())
+    let hidden = tempfile::Builder::new().prefix(".wasm-serve-").tempfile_in(project);
+    hidden.map(NamedTempFile::into_file).or_else(|_| tempfile::tempfile())
 }
