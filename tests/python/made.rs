@@ -57,7 +57,10 @@ fn a_syntax_error_is_shown_with_its_line() {
 #[test]
 fn a_missing_module_is_named_with_the_line_that_imports_it() {
     let text = "import os\nimport no_such_module\n";
-    assert_refused(text, &["line 2", "import no_such_module", "ModuleNotFoundError", "'no_such_module'"]);
+    assert_refused(
+        text,
+        &["line 2", "import no_such_module", "ModuleNotFoundError", "'no_such_module'", "--pythonpath"],
+    );
 }
 
 #[test]

@@ -47,6 +47,8 @@ def _hint(failure):
     module = frames and frames.tb_frame.f_globals.get("__name__")
     if isinstance(failure, KeyError) and module == "os":
         return "While the component is built, os.environ is empty: look at it in a request.\n"
+    if isinstance(failure, ModuleNotFoundError) and failure.name not in sys.stdlib_module_names:
+        return "Packages are looked for in folders: `pip install --target DIR NAME`, and --pythonpath DIR.\n"
     if isinstance(failure, FileNotFoundError):
         return (
             "While the component is built, only files beside an imported module can be opened, by its __file__;"
