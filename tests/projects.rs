@@ -190,7 +190,7 @@ struct Dev {
 impl Dev {
     fn start(project: &Project) -> Dev {
         let mut dev = bare_program();
-        dev.arg("dev").arg(&project.0.0).args(["--http-socket", "127.0.0.1:0"]);
+        dev.current_dir(&project.0.0).args(["dev", ".", "--http-socket", "127.0.0.1:0"]);
         let mut child = dev.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         Dev { child, lines }
@@ -328,6 +328,8 @@ fn a_first_guest_that_cannot_be_served_is_waited_for() {
     dev.wait_for_line("waiting for a change");
     project.save(&hello());
     dev.wait_for_line("Serving HTTP on");
+    fs::rename(project.0.join("build"), project.0.join(".build")).unwrap();
+    dev.wait_for_line("has no script `build`");
     dev.stop();
 }
 

@@ -41,8 +41,10 @@ struct Seen {
 
 impl Changes {
     pub fn watch(dir: &Path) -> notify::Result<Changes> {
+        // As the watcher tells of what is in it.
+        let dir = std::path::absolute(dir).map_err(notify::Error::io)?;
         let seen = Arc::new(Seen::default());
-        let (tell, project) = (seen.clone(), dir.to_owned());
+        let (tell, project) = (seen.clone(), dir.clone());
         let handle = move |event| {
             if let Some(changed) = changed(&project, event) {
                 let mut last = tell.last.lock();
@@ -50,8 +52,7 @@ impl Changes {
                 tell.told.notify_one();
             }
         };
-        let mut changes =
-            Changes { dir: dir.to_owned(), watcher: notify::recommended_watcher(handle)?, seen };
+        let mut changes = Changes { dir, watcher: notify::recommended_watcher(handle)?, seen };
         changes.watch_folders()?;
         Ok(changes)
     }
