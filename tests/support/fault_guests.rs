@@ -83,7 +83,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/half`, `/zero` | `half`, and ends with 4 or 0 |
 /// | `/trap`, `/spin` | traps, computes for ever |
 /// | `/error` | prints `the error` to standard error |
-/// | `/later` | schedules the request's body in 100 ms; the id, or an error below zero |
+/// | `/later` | schedules the request's body in 5 s; the id, or an error below zero |
 /// | `/cancel` | cancels the id in the request's body; 1 or 0 |
 /// | `/outside` | schedules a payload that is not in its memory |
 ///
