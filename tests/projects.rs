@@ -18,11 +18,16 @@ struct Project(Folder);
 impl Project {
     fn new(guest: &[u8]) -> Project {
         let project = Project(Folder::new());
-        let script = project.0.join("build");
-        fs::write(&script, "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\n").unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        project.build_by("cp guest.wasm \"$1\"");
         project.save(guest);
         project
+    }
+
+    /// Gives it a script that ends with the first command that fails.
+    fn build_by(&self, commands: &str) {
+        let script = self.0.join("build");
+        fs::write(&script, format!("#!/bin/sh\nset -e\n{commands}\n")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// As an editor saves: under another name first.
@@ -50,8 +55,7 @@ fn swaps(server: &Server) -> u64 {
 fn nothing_is_built_again_without_a_change() {
     let project = Project::new(&hello());
     fs::create_dir(project.0.join("target")).unwrap();
-    let script = "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\necho >> target/builds\n";
-    fs::write(project.0.join("build"), script).unwrap();
+    project.build_by("cp guest.wasm \"$1\"\necho >> target/builds");
     let server = setup_dev(&project.0.0).start();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(fs::read_to_string(project.0.join("target/builds")).unwrap(), "\n");
@@ -172,8 +176,7 @@ fn what_a_failed_build_left_is_never_served() {
 #[test]
 fn a_build_that_changes_its_folder_does_not_go_on_for_ever() {
     let project = Project::new(&hello());
-    let script = "#!/bin/sh\nset -e\ndate +%N > generated.txt\ncp guest.wasm \"$1\"\n";
-    fs::write(project.0.join("build"), script).unwrap();
+    project.build_by("date +%N > generated.txt\ncp guest.wasm \"$1\"");
     let server = setup_dev(&project.0.0).start();
     wait_for("the end of it", || server.said("changes with each build; waiting").then_some(()));
     let before = swaps(&server);
@@ -227,9 +230,10 @@ impl Builds {
         // It is not watched.
         let folder = project.0.join("target");
         fs::create_dir(&folder).unwrap();
-        let script = "#!/bin/sh\nset -e\ncp guest.wasm \"$1\"\n: > target/begun\n\
-            until rm target/end 2>/dev/null; do sleep 0.02; done\n[ ! -e target/fails ]\n";
-        fs::write(project.0.join("build"), script).unwrap();
+        project.build_by(
+            "cp guest.wasm \"$1\"\n: > target/begun\n\
+            until rm target/end 2>/dev/null; do sleep 0.02; done\n[ ! -e target/fails ]",
+        );
         Builds(folder)
     }
 
@@ -292,8 +296,7 @@ fn a_change_is_not_lost_with_the_end_of_the_server() {
 fn a_build_ends_with_dev() {
     let project = Project::new(&hello());
     fs::create_dir(project.0.join("target")).unwrap();
-    let script = "#!/bin/sh\nsleep 1000 &\necho $! > target/pid\nmv target/pid target/begun\nwait\n";
-    fs::write(project.0.join("build"), script).unwrap();
+    project.build_by("sleep 1000 &\necho $! > target/pid\nmv target/pid target/begun\nwait");
     let dev = Dev::start(&project);
     let pid = wait_for("the build to begin", || fs::read_to_string(project.0.join("target/begun")).ok());
     dev.stop();
@@ -349,7 +352,8 @@ fn an_address_that_is_taken_is_told_before_anything_is_built() {
         let output = dev.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("{option}: cannot listen on ")), "{said}");
+        let address = if option == "--stats" { stats } else { http };
+        assert!(said.contains(&format!("{option}: cannot listen on {address}")), "{said}");
         assert!(!said.contains("Building"), "{said}");
     }
 }
