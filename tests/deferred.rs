@@ -34,7 +34,7 @@ fn the_answer_comes_at_once_and_the_file_is_read_later() {
         // It waits without a core.
         assert_eq!(server.figure("/cores/busy"), 0);
         server.wait_for_figure("/deferred/done", 1);
-        let lines: Vec<String> = (0..10).map(|k| format!("{k}:{}\n", k + 1)).collect();
+        let lines: Vec<String> = (0..10).map(|k| format!("guest: {k}:{}\n", k + 1)).collect();
         server.wait_for_line("deferred id=1 ");
         assert!(server.log().contains(&lines.concat()));
         assert!(logged(&server, "waited_ns")[0] >= 1_000_000_000);

@@ -120,10 +120,3 @@ fn huge_copies_and_tables_are_refused_or_end_at_the_deadline() {
     assert!(matches!(table.status, 200 | 500), "{}", table.status);
     assert_eq!(server.get("/hello").status, 200);
 }
-
-#[test]
-fn control_characters_of_a_guest_stay_as_they_are_in_a_file() {
-    let server = faults("--cores 1");
-    assert_eq!(server.get("/log-control").status, 200);
-    server.wait_for_line("\u{1b}[");
-}

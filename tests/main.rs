@@ -51,5 +51,8 @@ mod inspect;
 /// The log and the figures.
 mod shown;
 
+/// What guests and clients can do to the log, and what they cannot.
+mod log;
+
 /// What is in the repository: guests that match their source, the README's map.
 mod repository;

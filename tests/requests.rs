@@ -30,7 +30,7 @@ fn a_guest_reads_a_file_of_the_folder_it_was_given() {
         assert_eq!(server.get("/").text(), "Hello World");
         server.wait_for_line("9:10");
         let lines: Vec<String> = server.log().lines().take(10).map(str::to_owned).collect();
-        let expected: Vec<String> = (0..10).map(|k| format!("{k}:{}", k + 1)).collect();
+        let expected: Vec<String> = (0..10).map(|k| format!("guest: {k}:{}", k + 1)).collect();
         assert_eq!(lines, expected);
     }
 }

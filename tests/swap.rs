@@ -81,7 +81,7 @@ fn codes(server: &Server) -> usize {
 
 /// The log of the `deferred` guests' callback.
 fn numbers() -> String {
-    (0..10).map(|k| format!("{k}:{}\n", k + 1)).collect()
+    (0..10).map(|k| format!("guest: {k}:{}\n", k + 1)).collect()
 }
 
 #[test]

@@ -67,7 +67,8 @@ fn measure() -> Result<()> {
 
 fn run(program: &str) -> Result<Runs> {
     let numbers = root().join("guests/rust/numbers");
-    let start = || setup(guest(program)).dir(&numbers).options("--cores 2 --log-deferred").start();
+    let start =
+        || setup(guest(program)).dir(&numbers).options("--cores 2 --log-deferred --log-verbatim").start();
     // The first start compiles the guest; what is measured begins with the cache.
     ensure!(start().stop().status.success(), "the server did not stop cleanly");
     let server = start();

@@ -24,6 +24,7 @@ use crate::connection::Client;
 use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::error::Failure;
+use crate::escape::Target;
 use crate::instance::{Ended, Head, Instance};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
@@ -63,7 +64,7 @@ impl RequestName {
 
 impl Display for RequestName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.method, self.uri.path())
+        write!(f, "{} {}", self.method, Target(self.uri.path()))
     }
 }
 

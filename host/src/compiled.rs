@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let log = Log::open(None).unwrap();
+        let log = Log::open(None, Default::default()).unwrap();
         let kept = Kept::open(folder.path(), &log);
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();

@@ -4,6 +4,7 @@
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::dispatch::NoCore;
+use crate::escape;
 
 /// The guest call was still under way at its deadline. The store raises it in a
 /// guest that computes; a guest that waits is dropped instead.
@@ -182,16 +183,8 @@ impl std::fmt::Display for Failure {
 /// What a guest says, in one line of bounded length. Nothing in it acts on a terminal.
 fn quote(text: &str) -> String {
     const CHARACTERS_MAX: usize = 1000;
-    let mut quoted = String::new();
-    for character in text.chars().take(CHARACTERS_MAX) {
-        match character {
-            // Line separators, and those that change the direction of what follows.
-            '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => quoted.extend(character.escape_unicode()),
-            _ if character.is_control() => quoted.extend(character.escape_default()),
-            _ => quoted.push(character),
-        }
-    }
-    quoted
+    let end = text.char_indices().nth(CHARACTERS_MAX).map_or(text.len(), |(at, _)| at);
+    escape::text(&text[..end])
 }
 
 #[cfg(test)]

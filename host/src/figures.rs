@@ -79,6 +79,8 @@ impl Figures {
             queue: self.dispatch.waiting() as u64,
             deferred_pending: self.deferred.pending(),
             log_lines_dropped: self.log.lines_dropped(),
+            guest_lines_dropped: self.log.guest_lines_dropped(),
+            guest_bytes_dropped: self.log.guest_bytes_dropped(),
         }
     }
 }

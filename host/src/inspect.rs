@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use crate::config::Inspect;
+use crate::escape;
 use crate::face::{self, Face, Kind};
 use crate::guest;
-use crate::logging::escape;
 use crate::offer::{self, Missing};
 use crate::outline::Outline;
 
@@ -23,7 +23,7 @@ pub fn run(options: &Inspect) -> ExitCode {
     report.file(&options.file, options.memory_limit.0);
     let is_good = report.problems.is_empty();
     // Who reads no further has seen enough.
-    let _ = std::io::stdout().write_all(&escape(report.text().as_bytes()));
+    let _ = std::io::stdout().write_all(report.text().as_bytes());
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -125,7 +125,7 @@ impl Report {
 
     /// The whole, with the verdict as the last line.
     fn text(&self) -> String {
-        let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+        let one_line = |text: &str| escape::text(&text.replace(['\n', '\r'], " "));
         let mut text = String::new();
         for (label, line) in &self.lines {
             text.push_str(&format!("{label:<9} {}\n", one_line(line)));

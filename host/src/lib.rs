@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod activity;
+pub mod allowance;
 pub mod cache;
 pub mod call;
 pub mod callback;
@@ -16,6 +17,7 @@ pub mod deadline;
 pub mod deferred;
 pub mod dispatch;
 pub mod error;
+pub mod escape;
 pub mod face;
 pub mod figures;
 pub mod guest;

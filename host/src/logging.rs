@@ -2,7 +2,13 @@
 //! thread that serves requests waits for a disk, and lines never mix. What waits
 //! to be written has a bound: guests wait for room, the server's own lines are
 //! dropped and counted.
+//!
+//! Each line shows whose it is. One of a guest begins with `guest: `; one of the server
+//! with a time, a client's address, `unix` or `deferred id=`, or with four spaces if it
+//! goes on with the one before. No guest can write a line without its mark, and no text
+//! of a guest or a client within a line of the server can end it.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -15,12 +21,37 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use crate::allowance::{Allowance, Share};
+use crate::clock;
+use crate::escape;
+
 /// How long the writer waits for further lines after the first.
 const GATHERING: Duration = Duration::from_millis(2);
 /// Guests wait while this many bytes are not yet written.
 const GUEST_BYTES_MAX: usize = 1 << 20;
-/// The server's own lines are dropped beyond this.
-const SERVER_BYTES_MAX: usize = 8 << 20;
+/// Their lines are dropped beyond this: some of those that were told that there is room
+/// may write later.
+const GUEST_BYTES_LIMIT: usize = 8 << 20;
+/// The server's own lines are dropped beyond this. It is more, so that no flood of guests
+/// silences the server.
+const SERVER_BYTES_MAX: usize = 16 << 20;
+/// A longer message is cut: parts of it, such as the names of functions, come from guests.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// What guests have lost is said once in this time.
+const SAYING: Duration = Duration::from_secs(10);
+/// What each line of a guest begins with.
+const MARK: &[u8] = b"guest: ";
+
+/// How lines of guests are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestLines {
+    /// As they are, without a mark. On a terminal they are escaped all the same.
+    pub verbatim: bool,
+    /// Bytes a second, 0 for no limit.
+    pub rate: u64,
+    /// Bytes at once.
+    pub burst: u64,
+}
 
 /// The log of a server. Cheap to clone.
 #[derive(Clone)]
@@ -34,54 +65,78 @@ struct Shared {
     work: Condvar,
     /// Told when there is room for guests again.
     room: Arc<Notify>,
-    /// Control characters of guests are escaped.
-    escape: bool,
+    shown: Shown,
     /// Told when the writer has ended.
     closed: Condvar,
     lines_dropped: AtomicU64,
+    guest_lines_dropped: AtomicU64,
+    guest_bytes_dropped: AtomicU64,
+}
+
+/// What becomes of the lines of guests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Marked,
+    Escaped,
+    Verbatim,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
+    /// None if guests may write what they like.
+    allowance: Option<Allowance>,
+    /// Of guests, and not yet said.
+    dropped: Dropped,
     reopen: bool,
     close: bool,
     is_closed: bool,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Dropped {
+    lines: u64,
+    bytes: u64,
+}
+
 impl Log {
     /// Opens `file` for appending, or takes standard error, and starts the
     /// writer.
-    pub fn open(file: Option<&Path>) -> Result<Log> {
+    pub fn open(file: Option<&Path>, guests: GuestLines) -> Result<Log> {
         let target = match file {
             Some(path) => Target::open(path)
                 .with_context(|| format!("--logto {}: cannot be written", path.display()))?,
             None => Target::StandardError,
         };
-        let escape = file.is_none() && io::stderr().is_terminal();
+        let shown = match guests.verbatim {
+            false => Shown::Marked,
+            true if file.is_none() && io::stderr().is_terminal() => Shown::Escaped,
+            true => Shown::Verbatim,
+        };
+        let allowance = Allowance::new(guests.rate, guests.burst, clock::coarse());
+        let allowance = (guests.rate > 0).then_some(allowance);
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State { allowance, ..State::default() }),
             work: Condvar::new(),
             room: Arc::new(Notify::new()),
-            escape,
+            shown,
             closed: Condvar::new(),
             lines_dropped: AtomicU64::new(0),
+            guest_lines_dropped: AtomicU64::new(0),
+            guest_bytes_dropped: AtomicU64::new(0),
         });
         let for_writer = shared.clone();
         std::thread::Builder::new().name("log".into()).spawn(move || write_all(&for_writer, target))?;
         Ok(Log { shared })
     }
 
-    /// A line of the server's own, with the time. Further lines of the message are
-    /// indented and control characters escaped: parts of it may come from a guest,
-    /// which must not forge a line of the log.
+    /// A line of the server's own, with the time. Parts of it may come from a guest.
     pub fn server(&self, message: impl std::fmt::Display) {
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
-        let message = message.to_string().replace('\n', "\n    ");
-        self.line(&escape(format!("{time} {message}\n").as_bytes()));
+        self.line(&server_line(message));
     }
 
-    /// A whole line of the server's own, which ends in a line feed.
+    /// A whole line of the server's own, which ends in a line feed and has nothing in it
+    /// that is to be escaped.
     pub fn line(&self, line: &[u8]) {
         let mut state = self.shared.state.lock();
         if state.waiting.len() + line.len() > SERVER_BYTES_MAX {
@@ -92,12 +147,27 @@ impl Log {
     }
 
     /// Whole lines of a guest, which end in a line feed. Ask `has_room` before.
-    pub fn guest(&self, lines: &[u8]) {
+    pub fn guest(&self, share: &mut Share, lines: &[u8]) {
+        let lines = self.shared.shown.lines(lines);
         let mut state = self.shared.state.lock();
-        if self.shared.escape {
-            self.append(&mut state, &escape(lines));
+        let has_room = state.waiting.len() < GUEST_BYTES_LIMIT;
+        let is_allowed = |allowance: &mut Allowance| allowance.take(share, lines.len(), clock::coarse());
+        if has_room && state.allowance.as_mut().is_none_or(is_allowed) {
+            self.append(&mut state, &lines);
         } else {
-            self.append(&mut state, lines);
+            self.drop_lines(&mut state, &lines);
+        }
+    }
+
+    fn drop_lines(&self, state: &mut State, lines: &[u8]) {
+        let nothing_to_say = state.dropped.lines == 0;
+        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        state.dropped.lines += count;
+        state.dropped.bytes += lines.len() as u64;
+        self.shared.guest_lines_dropped.fetch_add(count, Ordering::Relaxed);
+        self.shared.guest_bytes_dropped.fetch_add(lines.len() as u64, Ordering::Relaxed);
+        if nothing_to_say {
+            self.shared.work.notify_one();
         }
     }
 
@@ -130,6 +200,16 @@ impl Log {
         self.shared.lines_dropped.load(Ordering::Relaxed)
     }
 
+    /// Lines of guests that were more than they may write.
+    pub fn guest_lines_dropped(&self) -> u64 {
+        self.shared.guest_lines_dropped.load(Ordering::Relaxed)
+    }
+
+    /// What these lines would have taken.
+    pub fn guest_bytes_dropped(&self) -> u64 {
+        self.shared.guest_bytes_dropped.load(Ordering::Relaxed)
+    }
+
     /// Writes what waits and ends the writer, unless that takes longer than
     /// `time`: whoever reads the log may stand still.
     pub fn close(&self, time: Duration) {
@@ -143,6 +223,34 @@ impl Log {
             }
         }
     }
+}
+
+impl Shown {
+    fn lines(self, lines: &[u8]) -> Cow<'_, [u8]> {
+        if self == Shown::Verbatim {
+            return Cow::Borrowed(lines);
+        }
+        let mut shown = Vec::with_capacity(lines.len() + lines.len() / 8 + 64);
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            if self == Shown::Marked {
+                shown.extend_from_slice(MARK);
+            }
+            escape::push(&mut shown, line.strip_suffix(b"\n").unwrap_or(line));
+            shown.push(b'\n');
+        }
+        Cow::Owned(shown)
+    }
+}
+
+/// A message of the server's own, with the time.
+fn server_line(message: impl std::fmt::Display) -> Vec<u8> {
+    let time = humantime::format_rfc3339_millis(SystemTime::now());
+    let mut message = format!("{time} {message}");
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push_str("...");
+    }
+    escape::message(&message)
 }
 
 enum Target {
@@ -177,11 +285,16 @@ fn write_all(shared: &Shared, mut target: Target) {
     let mut writes = Once::new("the log cannot be written, lines are lost");
     let mut reopens = Once::new("the log file cannot be opened again, the old one is used");
     let mut is_to_reopen = false;
+    let mut say_next = Instant::now();
     loop {
-        let is_closing = {
+        let (is_closing, dropped) = {
             let mut state = shared.state.lock();
             while state.waiting.is_empty() && !state.reopen && !state.close {
-                shared.work.wait(&mut state);
+                if state.dropped.lines == 0 {
+                    shared.work.wait(&mut state);
+                } else if shared.work.wait_until(&mut state, say_next).timed_out() {
+                    break;
+                }
             }
             // One write for all lines of this time, and one waking of this thread.
             let until = Instant::now() + GATHERING;
@@ -192,8 +305,17 @@ fn write_all(shared: &Shared, mut target: Target) {
             }
             std::mem::swap(&mut state.waiting, &mut lines);
             is_to_reopen |= std::mem::take(&mut state.reopen);
-            state.close
+            let is_to_say = state.close || Instant::now() >= say_next;
+            let dropped = if is_to_say { std::mem::take(&mut state.dropped) } else { Dropped::default() };
+            (state.close, dropped)
         };
+        if dropped.lines > 0 {
+            say_next = Instant::now() + SAYING;
+            lines.extend(server_line(format_args!(
+                "dropped {} lines of guests, {} bytes: more than --log-rate and --log-burst allow, or than can be written",
+                dropped.lines, dropped.bytes
+            )));
+        }
         shared.room.notify_waiters();
         // What was said before the log file was moved away belongs to the old
         // file.
@@ -238,10 +360,10 @@ impl Once {
     }
 }
 
-/// A line on standard error, where a guest's names may be in it. That nobody may be
+/// A message on standard error, where a guest's names may be in it. That nobody may be
 /// there to read it is no reason to fail.
-pub fn say(line: impl std::fmt::Display) {
-    let _ = io::stderr().write_all(&escape(format!("{line}\n").as_bytes()));
+pub fn say(message: impl std::fmt::Display) {
+    let _ = io::stderr().write_all(&escape::message(&message.to_string()));
 }
 
 /// Does something that takes seconds, and says so before and after. On a terminal the
@@ -271,35 +393,55 @@ pub fn say_while<T, E>(what: impl std::fmt::Display, work: impl FnOnce() -> Resu
     result
 }
 
-/// `lines` with each control character but tab and line feed written as `\xNN`,
-/// so that a guest cannot steer the operator's terminal.
-pub fn escape(lines: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::with_capacity(lines.len());
-    for &byte in lines {
-        match byte {
-            b'\n' | b'\t' => escaped.push(byte),
-            // C1 controls come as 0xC2 0x80 to 0xC2 0x9F in UTF-8.
-            0..=0x1f | 0x7f..=0x9f if byte < 0x80 || escaped.last() == Some(&0xc2) => {
-                if byte >= 0x80 {
-                    escaped.pop();
-                }
-                escaped.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
-            }
-            _ => escaped.push(byte),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What a log is with these lines of a guest, and a line of the server behind them.
+    fn written(name: &str, guests: GuestLines, lines: &[&[u8]]) -> String {
+        let path = std::env::temp_dir().join(format!("wasm-serve-log-{name}-{}", std::process::id()));
+        let log = Log::open(Some(&path), guests).unwrap();
+        let mut share = Share::default();
+        lines.iter().for_each(|lines| log.guest(&mut share, lines));
+        log.server("end");
+        log.close(Duration::from_secs(60));
+        let written = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        written
+    }
+
     #[test]
-    fn a_guest_cannot_steer_the_terminal() {
-        assert_eq!(escape(b"a\tb\n"), b"a\tb\n");
-        assert_eq!(escape(b"\x1b[2J\r\x7f\n"), b"\\x1b[2J\\x0d\\x7f\n");
-        assert_eq!(escape("\u{9b}2J é ü\n".as_bytes()), "\\x9b2J é ü\n".as_bytes());
+    fn each_line_of_a_guest_is_marked_and_none_of_the_server_is() {
+        let forged = b"127.0.0.1 - - [\n\nguest: a\r2026 x\x1b[2J\n";
+        let log = written("marked", GuestLines::default(), &[forged, b"b\n"]);
+        let lines: Vec<&str> = log.lines().collect();
+        let guest = ["guest: 127.0.0.1 - - [", "guest: ", "guest: guest: a\\x0d2026 x\\x1b[2J", "guest: b"];
+        assert_eq!(lines[..4], guest);
+        assert!(lines.len() == 5 && !lines[4].starts_with("guest: "), "{log}");
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_what_is_indented() {
+        let line = server_line(format_args!("a\nguest: b\u{2028}{}", "x".repeat(1 << 20)));
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.contains(" a\n    guest: b\\u{2028}x"), "{}", &line[..100]);
+        assert!(line.len() < MESSAGE_BYTES_MAX + 100 && line.ends_with("...\n"));
+    }
+
+    #[test]
+    fn bytes_stay_as_they_are_if_wanted() {
+        let log =
+            written("verbatim", GuestLines { verbatim: true, ..GuestLines::default() }, &[b"a\x1b[2J\r\n"]);
+        assert!(log.starts_with("a\x1b[2J\r\n"), "{log}");
+    }
+
+    #[test]
+    fn what_is_dropped_is_said() {
+        let limited = GuestLines { rate: 1, burst: 1000, ..GuestLines::default() };
+        let log = written("dropped", limited, &[&b"a\n".repeat(50), &b"b\n".repeat(50)]);
+        assert_eq!(log.matches("guest: a\n").count(), 50);
+        assert!(!log.contains("guest: b\n"), "{log}");
+        assert!(log.contains(" dropped 50 lines of guests, 450 bytes: more than --log-rate"), "{log}");
     }
 
     #[test]
@@ -307,12 +449,12 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("wasm-serve-log-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("log");
-        let log = Log::open(Some(&path)).unwrap();
+        let log = Log::open(Some(&path), GuestLines::default()).unwrap();
         for number in 0..1000 {
-            log.guest(format!("{number}\n").as_bytes());
+            log.guest(&mut Share::default(), format!("{number}\n").as_bytes());
         }
         log.close(Duration::from_secs(60));
-        let expected: String = (0..1000).map(|number| format!("{number}\n")).collect();
+        let expected: String = (0..1000).map(|number| format!("guest: {number}\n")).collect();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
         std::fs::remove_dir_all(&folder).unwrap();
     }

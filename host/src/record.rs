@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
+use crate::escape::Target;
 use crate::logging::Log;
 use crate::stats::Stats;
 
@@ -67,7 +68,7 @@ impl Record {
         let client = self.client.to_str().unwrap_or("-");
         let date = humantime::format_rfc3339_seconds(SystemTime::now());
         let status = self.status.map_or(0, |status| status.as_u16());
-        let _ = write!(line, "{client} - - [{date}] \"{method} {} {version:?}\" ", path(uri));
+        let _ = write!(line, "{client} - - [{date}] \"{method} {} {version:?}\" ", Target(path(uri)));
         let _ = write!(line, "{status:03} {} {:.3}ms", self.body_bytes, time.as_secs_f64() * 1e3);
         if let Some(core) = self.core {
             let _ = write!(line, " core={core}");

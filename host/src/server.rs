@@ -37,7 +37,7 @@ const NO_SIGNALS: &str = "signals cannot be received";
 
 /// Serves until a signal ends it. An error says why it could not start.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let log = Log::open(options.logto.as_deref())?;
+    let log = Log::open(options.logto.as_deref(), options.guest_lines())?;
     let served = serve(options, &log);
     // After a clean stop all is to be written; after a second signal, what can be
     // at once.

@@ -111,6 +111,8 @@ struct Levels {
     queue: Gauge,
     deferred_pending: Gauge,
     log_lines_dropped: Gauge,
+    guest_lines_dropped: Gauge,
+    guest_bytes_dropped: Gauge,
 }
 
 /// What `Levels` are set to.
@@ -121,6 +123,8 @@ pub struct Now {
     pub queue: u64,
     pub deferred_pending: u64,
     pub log_lines_dropped: u64,
+    pub guest_lines_dropped: u64,
+    pub guest_bytes_dropped: u64,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -191,6 +195,7 @@ impl Stats {
                 "lateness_seconds": self.deferred_lateness_seconds.json(),
             },
             "log_lines_dropped": now.log_lines_dropped,
+            "guest_output_dropped": { "lines": now.guest_lines_dropped, "bytes": now.guest_bytes_dropped },
         })
     }
 
@@ -201,6 +206,8 @@ impl Stats {
             (&self.levels.queue, now.queue),
             (&self.levels.deferred_pending, now.deferred_pending),
             (&self.levels.log_lines_dropped, now.log_lines_dropped),
+            (&self.levels.guest_lines_dropped, now.guest_lines_dropped),
+            (&self.levels.guest_bytes_dropped, now.guest_bytes_dropped),
         ];
         for (gauge, value) in rows {
             gauge.set(value as i64);
@@ -266,6 +273,12 @@ impl Stats {
             "Log lines that found no room",
             self.levels.log_lines_dropped.clone(),
         );
+        r.register(
+            "guest_lines_dropped",
+            "Lines of guests beyond --log-rate and --log-burst",
+            self.levels.guest_lines_dropped.clone(),
+        );
+        r.register("guest_bytes_dropped", "Bytes of these lines", self.levels.guest_bytes_dropped.clone());
         registry
     }
 }

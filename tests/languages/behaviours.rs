@@ -127,7 +127,7 @@ fn defers(guest: &Path) {
     assert_eq!(server.get("/later?delay-ms=0&text=read%20numbers.txt").status, 200);
     server.wait_for_line("9:10");
     let log = server.log();
-    let lines: Vec<String> = (0..10).map(|k| format!("{k}:{}", k + 1)).collect();
+    let lines: Vec<String> = (0..10).map(|k| format!("guest: {k}:{}", k + 1)).collect();
     let read: Vec<&str> = log.lines().filter(|line| lines.iter().any(|of_file| of_file == line)).collect();
     assert_eq!(read, lines);
     assert_eq!(server.get("/later?delay-ms=0&size=60000").status, 200);
@@ -168,7 +168,10 @@ fn logs(guest: &Path) {
     server.wait_for_line("out hi_there");
     server.wait_for_line("err hi_there");
     for text in ["out hi_there", "err hi_there"] {
-        assert!(server.log().lines().any(|line| line == text), "{text} is a line of its own");
+        assert!(
+            server.log().lines().any(|line| line.strip_prefix("guest: ") == Some(text)),
+            "{text} is a line of its own"
+        );
     }
 }
 

@@ -5,7 +5,8 @@ use crate::support::wait_for;
 
 #[test]
 fn the_blocking_file_runs_as_it_is() {
-    let server = setup_python(file("blocking.py")).options("--cores 2 --disable-logging").start();
+    let server =
+        setup_python(file("blocking.py")).options("--cores 2 --log-verbatim --disable-logging").start();
     let mut connection = Connection::open(server.address);
     for _ in 0..20 {
         assert_hello(&mut connection);
@@ -16,8 +17,9 @@ fn the_blocking_file_runs_as_it_is() {
 
 #[test]
 fn the_nonblocking_file_runs_as_it_is_and_reads_five_seconds_later() {
-    let server =
-        setup_python(file("nonblocking.py")).options("--cores 2 --disable-logging --log-deferred").start();
+    let server = setup_python(file("nonblocking.py"))
+        .options("--cores 2 --log-verbatim --disable-logging --log-deferred")
+        .start();
     let mut connection = Connection::open(server.address);
     for _ in 0..20 {
         assert_hello(&mut connection);
@@ -43,16 +45,18 @@ fn the_nonblocking_file_runs_as_it_is_and_reads_five_seconds_later() {
 
 #[test]
 fn with_an_instance_for_each_call_both_files_do_the_same() {
-    let server =
-        setup_python(file("blocking.py")).options("--cores 2 --max-requests 1 --disable-logging").start();
+    let server = setup_python(file("blocking.py"))
+        .options("--cores 2 --max-requests 1 --log-verbatim --disable-logging")
+        .start();
     let mut connection = Connection::open(server.address);
     for _ in 0..5 {
         assert_hello(&mut connection);
     }
     assert_eq!(wait_for_lines(&server, 50), numbered_lines().repeat(5));
     assert_eq!(server.figure("/instances_created"), 5);
-    let server =
-        setup_python(file("nonblocking.py")).options("--cores 2 --max-requests 1 --disable-logging").start();
+    let server = setup_python(file("nonblocking.py"))
+        .options("--cores 2 --max-requests 1 --log-verbatim --disable-logging")
+        .start();
     assert_hello(&mut Connection::open(server.address));
     server.wait_for_figure("/deferred/done", 1);
     assert_eq!(wait_for_lines(&server, 10), numbered_lines());

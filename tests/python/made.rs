@@ -213,7 +213,10 @@ fn a_component_is_a_guest_like_any_other() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let numbers = root().join("guests/rust/numbers");
-    let server = setup(folder.join("app.wasm")).dir(&numbers).options("--cores 1 --disable-logging").start();
+    let server = setup(folder.join("app.wasm"))
+        .dir(&numbers)
+        .options("--cores 1 --log-verbatim --disable-logging")
+        .start();
     assert_eq!(server.get("/").text(), "Hello World");
     server.wait_for_figure("/deferred/done", 1);
     server.wait_for_line("9:10");

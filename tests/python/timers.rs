@@ -81,7 +81,9 @@ fn no_callback_runs_early_and_each_runs_once() {
 
 #[test]
 fn a_callback_that_fails_leaves_its_traceback() {
-    let server = setup_python(file("applications/timers.py")).options("--cores 2 --log-deferred").start();
+    let server = setup_python(file("applications/timers.py"))
+        .options("--cores 2 --log-verbatim --log-deferred")
+        .start();
     assert_eq!(server.get("/").status, 200);
     server.wait_for_figure("/deferred/failed", 1);
     let line = server.wait_for_line("error: ValueError: in the callback");

@@ -44,12 +44,13 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/log/N`, `/log` | prints `line 0` to `line N-1`, each in three pieces, answers `logged`; without N for ever |
 /// | `/log-long/N` | prints a line of N times 4096 `x` |
 /// | `/log-unfinished` | prints `unfinished` without a line feed |
+/// | `/forge` | prints lines that look like those of the server, with `forged` in each |
 /// | `/log-control` | prints control characters to standard error, between `red` and `end` |
 /// | any other | 404 |
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
-/// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`
-/// and `/error-code`; traps at any other path.
+/// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
+/// `/forge`, `/flood` (prints for ever) and `/error-code`; traps at any other path.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///
@@ -83,6 +84,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/half`, `/zero` | `half`, and ends with 4 or 0 |
 /// | `/trap`, `/spin` | traps, computes for ever |
 /// | `/error` | prints `the error` to standard error |
+/// | `/print`, `/flood` | prints the request's body to standard error, once or for ever |
 /// | `/later` | schedules the request's body in 5 s; the id, or an error below zero |
 /// | `/cancel` | cancels the id in the request's body; 1 or 0 |
 /// | `/outside` | schedules a payload that is not in its memory |

@@ -16,10 +16,13 @@ pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_progr
 pub use self::python::PythonOptions;
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::deferred;
+use crate::logging::GuestLines;
 use crate::python::{Application, Tools};
 
 /// Unless another one is given.
 const MEMORY_LIMIT: &str = "128M";
+/// A line of 64 KiB, escaped, fits into half of it.
+const LOG_BURST_MIN: usize = 1 << 20;
 
 /// Serve HTTP with a WebAssembly guest, each call behind a wall of its own.
 #[derive(Parser, Debug)]
@@ -220,6 +223,21 @@ pub struct Options {
     #[arg(long, help_heading = "What it shows")]
     pub log_deferred: bool,
 
+    /// Write what guests print byte by byte, without `guest: ` before each line: a guest
+    /// can then write lines that look like those of the server.
+    #[arg(long, help_heading = "What it shows")]
+    pub log_verbatim: bool,
+
+    /// Bytes that guests may write to the log in a second, all together; what is more is
+    /// dropped and counted. 0 is no limit.
+    #[arg(long, value_name = "BYTES", default_value = "8M", help_heading = "What it shows")]
+    pub log_rate: Bytes,
+
+    /// Bytes that they may write at once, before --log-rate counts. One call gets at most
+    /// half of what is left, so that it silences no other.
+    #[arg(long, value_name = "BYTES", default_value = "16M", help_heading = "What it shows")]
+    pub log_burst: Bytes,
+
     /// Serve /metrics (Prometheus), /stats (JSON) and /healthz on this address
     /// [default: off].
     #[arg(long, value_name = "ADDR", help_heading = "What it shows")]
@@ -334,6 +352,10 @@ impl Options {
             self.connections <= tokio::sync::Semaphore::MAX_PERMITS.min(u32::MAX as usize),
             "--connections is too large"
         );
+        ensure!(
+            self.log_burst.0 >= LOG_BURST_MIN,
+            "--log-burst must be at least 1M, so that a long line fits into it"
+        );
         ensure!(self.cores.get() <= 100_000, "--cores must be at most 100000");
         ensure!(self.threads().get() <= 1024, "--threads must be at most 1024");
         Ok(())
@@ -380,6 +402,15 @@ impl Options {
             payload_bytes_max: self.deferred_payload.0 as u64,
             payload_bytes_total_max: self.deferred_memory.0 as u64,
             delay_max: self.deferred_delay.0.as_nanos() as u64,
+        }
+    }
+
+    /// How what guests print is written to the log.
+    pub fn guest_lines(&self) -> GuestLines {
+        GuestLines {
+            verbatim: self.log_verbatim,
+            rate: self.log_rate.0 as u64,
+            burst: self.log_burst.0 as u64,
         }
     }
 

@@ -14,6 +14,7 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::allowance::Share;
 use crate::logging::Log;
 
 /// A longer line is cut into pieces.
@@ -29,6 +30,8 @@ pub struct Output(Arc<Mutex<Lines>>);
 
 struct Lines {
     log: Log,
+    /// What the call under way has written to the log of late.
+    share: Share,
     /// What came after the last line feed.
     unfinished: Vec<u8>,
     /// What all streams may write without asking again.
@@ -37,12 +40,20 @@ struct Lines {
 
 impl Output {
     pub fn new(log: Log) -> Output {
-        Output(Arc::new(Mutex::new(Lines { log, unfinished: Vec::new(), allowed: 0 })))
+        Output(Arc::new(Mutex::new(Lines {
+            log,
+            share: Share::default(),
+            unfinished: Vec::new(),
+            allowed: 0,
+        })))
     }
 
     /// Ends the last line, if it is unfinished. Called when a guest call ends.
     pub fn finish_line(&self) {
-        self.0.lock().finish();
+        let mut lines = self.0.lock();
+        lines.finish();
+        // The next call of this instance has written nothing yet.
+        lines.share = Share::default();
     }
 
     fn log(&self) -> Log {
@@ -58,11 +69,11 @@ impl Lines {
         };
         let (lines, rest) = bytes.split_at(end);
         if self.unfinished.is_empty() && lines.len() <= LINE_BYTES_MAX {
-            self.log.guest(lines);
+            self.log.guest(&mut self.share, lines);
         } else {
             self.unfinished.extend_from_slice(lines);
             let lines = std::mem::take(&mut self.unfinished);
-            self.log.guest(&cut_long_lines(&lines));
+            self.log.guest(&mut self.share, &cut_long_lines(&lines));
         }
         self.unfinished.extend_from_slice(rest);
         self.cut_long_line();
@@ -70,7 +81,7 @@ impl Lines {
 
     fn cut_long_line(&mut self) {
         while self.unfinished.len() > LINE_BYTES_MAX {
-            let rest = self.unfinished.split_off(LINE_BYTES_MAX);
+            let rest = self.unfinished.split_off(first_piece(&self.unfinished).len());
             self.finish();
             self.unfinished = rest;
         }
@@ -79,7 +90,7 @@ impl Lines {
     fn finish(&mut self) {
         if !self.unfinished.is_empty() {
             self.unfinished.push(b'\n');
-            self.log.guest(&self.unfinished);
+            self.log.guest(&mut self.share, &self.unfinished);
             self.unfinished.clear();
         }
     }
@@ -91,7 +102,21 @@ impl Drop for Lines {
     }
 }
 
-/// `lines` with a line feed after each `LINE_BYTES_MAX` bytes of a longer line.
+/// The beginning of a longer line, with all bytes of its last character, if they are one.
+fn first_piece(line: &[u8]) -> &[u8] {
+    const CHARACTER_BYTES_MAX: usize = 4;
+    let Some((piece, rest)) = line.split_at_checked(LINE_BYTES_MAX) else { return line };
+    let is_within = |byte: &u8| byte & 0xc0 == 0x80;
+    let within = piece.iter().rev().take_while(|byte| is_within(byte)).count();
+    match rest.first() {
+        Some(next) if is_within(next) && within + 1 < CHARACTER_BYTES_MAX => {
+            &piece[..LINE_BYTES_MAX - within - 1]
+        }
+        _ => piece,
+    }
+}
+
+/// `lines` with a line feed after each piece of a line that is longer than `LINE_BYTES_MAX`.
 fn cut_long_lines(lines: &[u8]) -> Vec<u8> {
     let mut cut = Vec::with_capacity(lines.len() + lines.len() / LINE_BYTES_MAX);
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -99,7 +124,10 @@ fn cut_long_lines(lines: &[u8]) -> Vec<u8> {
         if text.is_empty() {
             cut.push(b'\n');
         }
-        for piece in text.chunks(LINE_BYTES_MAX) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let piece = first_piece(rest);
+            rest = &rest[piece.len()..];
             cut.extend_from_slice(piece);
             cut.push(b'\n');
         }
@@ -214,12 +242,15 @@ impl AsyncWrite for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::GuestLines;
+
+    const VERBATIM: GuestLines = GuestLines { verbatim: true, rate: 0, burst: 0 };
 
     fn written(pieces: &[&[u8]]) -> Vec<u8> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("wasm-serve-stdio-{}-{number}", std::process::id()));
-        let log = Log::open(Some(&path)).unwrap();
+        let log = Log::open(Some(&path), VERBATIM).unwrap();
         let output = Output::new(log.clone());
         for piece in pieces {
             output.0.lock().write(piece);
@@ -233,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_guest_writes_no_more_than_it_may() {
-        let output = Output::new(Log::open(None).unwrap());
+        let output = Output::new(Log::open(None, VERBATIM).unwrap());
         let stream = || Stream { output: output.clone(), allowed: 0 };
         let bytes = |count| Bytes::from(vec![b'x'; count]);
         let (mut one, mut other) = (stream(), stream());
@@ -248,7 +279,7 @@ mod tests {
 
     #[test]
     fn many_streams_of_an_output_may_write_little_each() {
-        let output = Output::new(Log::open(None).unwrap());
+        let output = Output::new(Log::open(None, VERBATIM).unwrap());
         let mut streams: Vec<_> = (0..100).map(|_| Stream { output: output.clone(), allowed: 0 }).collect();
         let allowed: Vec<_> = streams.iter_mut().map(|stream| stream.check_write().unwrap()).collect();
         assert_eq!(allowed[..16], [LINE_BYTES_MAX; 16]);
@@ -279,5 +310,17 @@ mod tests {
         let whole = [&long[..], b"\n"].concat();
         assert_eq!(written(&[&whole]), expected);
         assert_eq!(written(&[b"x", &whole[1..]]), expected);
+    }
+    #[test]
+    fn a_character_is_not_cut() {
+        for before in 0..4 {
+            let line = ["x".repeat(LINE_BYTES_MAX - before), "\u{1f600}\u{e9}\n".to_owned()].concat();
+            let cut = String::from_utf8(written(&[line.as_bytes()])).unwrap();
+            assert_eq!(cut.matches('\n').count(), 2, "{before}");
+            assert_eq!(cut.replace('\n', ""), line.trim_end());
+        }
+        // What is no UTF-8 is cut anywhere.
+        let line = [vec![0x80; LINE_BYTES_MAX + 10], b"\n".to_vec()].concat();
+        assert_eq!(written(&[&line]).len(), LINE_BYTES_MAX + 12);
     }
 }

@@ -72,7 +72,8 @@ pub fn measure(bench: &Bench, servers: Vec<Server>) -> Result<Measured> {
 
 pub fn article(bench: &Bench) -> Result<Outcome> {
     let ours = |name: &str, program: &str, more: &str| {
-        let options = format!("--threads 2 --cores 2 --dir {}::ro {more}", numbers().display());
+        let options =
+            format!("--threads 2 --cores 2 --log-verbatim --dir {}::ro {more}", numbers().display());
         wasm_serve_tcp(bench, name, guest(program), &options)
     };
     let servers = [

@@ -19,7 +19,13 @@ const FRESH: &str = "wasm-serve, hello.py, fresh";
 pub fn article(bench: &Bench) -> Result<Outcome> {
     let ours = |name: &str, file: &str, options: &str| {
         let file = root().join("guests/python").join(file);
-        wasm_serve_python(bench, name, &file, numbers(), &format!("--threads 2 --cores 2 {options}"))
+        wasm_serve_python(
+            bench,
+            name,
+            &file,
+            numbers(),
+            &format!("--threads 2 --cores 2 --log-verbatim {options}"),
+        )
     };
     let blocking = root().join("guests/python/blocking.py");
     let measured = article::measure(
