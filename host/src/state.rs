@@ -15,7 +15,7 @@ use crate::config::{Folder, Options};
 use crate::deadline::Deadline;
 use crate::deferred::Deferred;
 use crate::error::DeadlinePassed;
-use crate::imports::files;
+use crate::imports::files::{self, AtOnce, Files};
 use crate::imports::http::Hooks;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
@@ -46,6 +46,7 @@ pub struct Host {
     files: WasiFilesystemCtx,
     /// Those of them in which paths may be resolved at once.
     pub local_folders: Vec<Arc<File>>,
+    pub at_once: AtOnce,
 }
 
 impl Host {
@@ -68,6 +69,7 @@ impl Host {
             environment: options.guest_environment()?,
             arguments: vec![options.guest_name()],
             local_folders: files::local_folders(&mut files)?,
+            at_once: AtOnce::new(options.blocking_files)?,
             files,
         })
     }
@@ -122,6 +124,8 @@ pub struct State {
     pub(crate) deferred_scheduled: u64,
     deadline: Arc<Deadline>,
     wasi: Wasi,
+    /// Its locks end when nothing can change files any more.
+    pub(crate) files: Files,
     http: WasiHttpCtx,
     hooks: Hooks,
     stdout: Output,
@@ -194,6 +198,7 @@ impl State {
             deferred_scheduled: 0,
             deadline,
             wasi,
+            files: Files::default(),
             http: WasiHttpCtx::new(),
             hooks: Hooks,
             stdout,

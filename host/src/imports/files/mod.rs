@@ -3,32 +3,44 @@
 //! may block, and the two switches between threads cost more than the rest of a small
 //! file. Only what the system has in memory is done here; it says so itself.
 
+mod changes;
 mod content;
+mod locks;
 mod lookup;
+mod record_lock;
+mod threads;
+mod written;
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags, fstat};
-use tokio::task::spawn_blocking;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, LinkerInstance, Resource};
-use wasmtime_wasi::WasiView;
-use wasmtime_wasi::filesystem::{self, Descriptor, Dir, OpenMode, WasiFilesystemCtxView, WasiFilesystemView};
+use wasmtime_wasi::filesystem::{self, Descriptor, Dir, FsPerms, OpenMode, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    Advice, DescriptorFlags, DescriptorStat, ErrorCode, HostDescriptor, MetadataHashValue, NewTimestamp,
-    OpenFlags, PathFlags,
+    DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor, MetadataHashValue, OpenFlags,
+    PathFlags,
 };
-use wasmtime_wasi::p2::{DynInputStream, FsResult};
+use wasmtime_wasi::p2::{DynInputStream, FsError, FsResult};
+use wasmtime_wasi::{ResourceTable, WasiView};
 
 use self::content::Content;
+use self::locks::Locks;
 pub use self::lookup::local_folders;
 use self::lookup::{Found, find};
+pub use self::threads::AtOnce;
+use self::threads::{in_a_thread, now, with};
 use crate::state::State;
 
 /// The name under which wasmtime offers it.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
+
+/// What one instance has of files beside its descriptors.
+#[derive(Default)]
+pub struct Files {
+    locks: Locks,
+}
 
 /// Takes the place of wasmtime's functions.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -60,26 +72,20 @@ fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap_async("[method]descriptor.read", |mut store, (file, bytes, offset)| {
         Box::new(async move { told(read(&mut store, file, bytes, offset).await) })
     })?;
-    // wasmtime does at once whatever a guest does with a file that was opened at once.
-    // Of what can be done with one that is not opened to be written, these may wait.
+    // wasmtime does at once whatever a guest does with a file that was opened at once. Of
+    // what can be done with one that is not opened to be written, these, `advise`,
+    // `set-times` and the two of `sync` may wait.
     types.func_wrap_async("[method]descriptor.is-same-object", |mut store, (one, other)| {
         Box::new(async move { Ok((is_same_object(&mut store, one, other).await?,)) })
     })?;
-    types.func_wrap_async("[method]descriptor.advise", |mut store, (file, offset, bytes, advice)| {
-        Box::new(async move { told(advise(&mut store, file, offset, bytes, advice).await) })
-    })?;
-    types.func_wrap_async("[method]descriptor.set-times", |mut store, (file, accessed, modified)| {
-        Box::new(async move { told(set_times(&mut store, file, accessed, modified).await) })
-    })?;
-    types.func_wrap_async("[method]descriptor.sync", |mut store, (file,)| {
-        Box::new(async move { told(sync(&mut store, file).await) })
-    })?;
-    types.func_wrap_async("[method]descriptor.sync-data", |mut store, (file,)| {
-        Box::new(async move { told(sync_data(&mut store, file).await) })
-    })
+    changes::define(types)
 }
 
 type Store<'a> = StoreContextMut<'a, State>;
+
+fn table<'a>(store: &'a mut Store<'_>) -> &'a mut ResourceTable {
+    store.data_mut().ctx().table
+}
 
 /// A result as the linker has it.
 fn told<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
@@ -144,7 +150,12 @@ async fn open_at(
             Found::Something(_) | Found::Unknown => {}
         }
     }
-    store.data_mut().filesystem().open_at(folder, follow, path, how, flags).await
+    let opened = with(store, [&folder], move |files, [folder]| {
+        let opened = now(files.open_at(folder, follow, path, how, flags))?;
+        Ok(files.table.delete(opened)?)
+    });
+    let opened = opened.await?;
+    Ok(table(store).push(opened)?)
 }
 
 fn is_a(file: &File, kind: FileType) -> bool {
@@ -157,26 +168,91 @@ async fn stat_at(
     follow: PathFlags,
     path: String,
 ) -> FsResult<DescriptorStat> {
-    let at_once = named(store, &folder, follow, &path)?;
+    match stat_of_real(store, &folder, follow, &path).await {
+        Err(error) if stands_for_lock(store, &folder, &path, &error).await? => Ok(DescriptorStat {
+            type_: DescriptorType::Directory,
+            link_count: 2,
+            size: 0,
+            data_access_timestamp: None,
+            data_modification_timestamp: None,
+            status_change_timestamp: None,
+        }),
+        stat => stat,
+    }
+}
+
+async fn stat_of_real(
+    store: &mut Store<'_>,
+    folder: &Resource<Descriptor>,
+    follow: PathFlags,
+    path: &str,
+) -> FsResult<DescriptorStat> {
+    let at_once = named(store, folder, follow, path)?;
     let mut files = store.data_mut().filesystem();
-    let Some(named) = at_once else { return files.stat_at(folder, follow, path).await };
+    let Some(named) = at_once else {
+        return files.stat_at(Resource::new_borrow(folder.rep()), follow, path.to_owned()).await;
+    };
     let stat = files.stat(Resource::new_borrow(named.rep())).await;
     files.table.delete(named)?;
     stat
 }
 
+/// That of a folder which stands for a lock is the database's, turned round.
 async fn metadata_hash_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     follow: PathFlags,
     path: String,
 ) -> FsResult<MetadataHashValue> {
-    let at_once = named(store, &folder, follow, &path)?;
+    match hash_of_real(store, &folder, follow, &path).await {
+        Err(error) if stands_for_lock(store, &folder, &path, &error).await? => {
+            let database = locks::database(&path).unwrap_or_default();
+            let hash = hash_of_real(store, &folder, PathFlags::SYMLINK_FOLLOW, database).await?;
+            Ok(MetadataHashValue { lower: !hash.lower, upper: !hash.upper })
+        }
+        hash => hash,
+    }
+}
+
+async fn hash_of_real(
+    store: &mut Store<'_>,
+    folder: &Resource<Descriptor>,
+    follow: PathFlags,
+    path: &str,
+) -> FsResult<MetadataHashValue> {
+    let at_once = named(store, folder, follow, path)?;
     let mut files = store.data_mut().filesystem();
-    let Some(named) = at_once else { return files.metadata_hash_at(folder, follow, path).await };
+    let Some(named) = at_once else {
+        return files.metadata_hash_at(Resource::new_borrow(folder.rep()), follow, path.to_owned()).await;
+    };
     let hash = files.metadata_hash(Resource::new_borrow(named.rep())).await;
     files.table.delete(named)?;
     hash
+}
+
+/// There is no folder at `path`, as `error` says, but to guests there is one, by which a
+/// database is locked.
+async fn stands_for_lock(
+    store: &mut Store<'_>,
+    folder: &Resource<Descriptor>,
+    path: &str,
+    error: &FsError,
+) -> FsResult<bool> {
+    if !matches!(error.downcast_ref(), Some(ErrorCode::NoEntry)) || locks::database(path).is_none() {
+        return Ok(false);
+    }
+    let may_block = store.data().server.blocking_files;
+    let Descriptor::Dir(folder) = table(store).get(folder)? else { return Ok(false) };
+    let (folder, path) = (folder.dir.clone(), path.to_owned());
+    Ok(in_a_thread(may_block, move || Ok(locks::stands_for_lock(&folder, &path))).await?)
+}
+
+/// A folder in which the guest may make and remove.
+fn folder_to_write(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Arc<File>>> {
+    Ok(match table(store).get(folder)? {
+        Descriptor::Dir(folder) if folder.perms == FsPerms::ReadWrite => Some(folder.dir.clone()),
+        _ => None,
+    })
 }
 
 /// What is at `path`, to be asked what it is and for nothing else, if that is known at
@@ -253,78 +329,38 @@ fn opened(descriptor: &Descriptor) -> Arc<File> {
     }
 }
 
-/// What may wait for a disk: in a thread that may, unless this one may, too.
-async fn in_a_thread<T: Send + 'static>(
-    may_block: bool,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    match may_block {
-        true => work(),
-        false => spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error))),
-    }
-}
-
-async fn advise(
-    store: &mut Store<'_>,
-    file: Resource<Descriptor>,
-    offset: u64,
-    bytes: u64,
-    advice: Advice,
-) -> FsResult<()> {
-    waiting(store, &file)?.advise(file, offset, bytes, advice).await
-}
-
-async fn set_times(
-    store: &mut Store<'_>,
-    file: Resource<Descriptor>,
-    accessed: NewTimestamp,
-    modified: NewTimestamp,
-) -> FsResult<()> {
-    waiting(store, &file)?.set_times(file, accessed, modified).await
-}
-
-async fn sync(store: &mut Store<'_>, file: Resource<Descriptor>) -> FsResult<()> {
-    waiting(store, &file)?.sync(file).await
-}
-
-async fn sync_data(store: &mut Store<'_>, file: Resource<Descriptor>) -> FsResult<()> {
-    waiting(store, &file)?.sync_data(file).await
-}
-
-/// What wasmtime does with `file` from here on, it does in a thread that may block.
-fn waiting<'a>(store: &'a mut Store<'_>, file: &Resource<Descriptor>) -> FsResult<WasiFilesystemCtxView<'a>> {
-    let may_block = store.data().server.blocking_files;
-    let files = store.data_mut().filesystem();
-    if let Descriptor::File(file) = files.table.get_mut(file)?
-        && !may_block
-    {
-        // Whether it does not do so already cannot be asked.
-        *file = filesystem::File::new(file.file.try_clone()?, file.perms, file.open_mode, false);
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
-    use wasmtime_wasi::filesystem::FsPerms;
+    use wasmtime_wasi::filesystem::{FsPerms, WasiFilesystemCtxView};
     use wasmtime_wasi::{ResourceTable, WasiCtx};
 
     use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 
     use super::*;
 
-    const FUNCTIONS: [&str; 11] = [
+    const FUNCTIONS: [&str; 22] = [
         "advise",
+        "append-via-stream",
+        "create-directory-at",
         "get-flags",
         "is-same-object",
+        "link-at",
         "metadata-hash-at",
         "open-at",
         "read",
         "read-via-stream",
+        "remove-directory-at",
+        "rename-at",
+        "set-size",
         "set-times",
+        "set-times-at",
         "stat-at",
+        "symlink-at",
         "sync",
         "sync-data",
+        "unlink-file-at",
+        "write",
+        "write-via-stream",
     ];
 
     /// Under other names they would stand beside wasmtime's, unused.
