@@ -142,7 +142,7 @@ fn no_response_is_lost_when_many_clients_ask_at_once() {
 
 #[test]
 fn one_thread_serves_many_cores() {
-    let server = faults("--cores 8 --threads 1");
+    let server = faults("--cores 8 --cores-per-client 0 --threads 1");
     let waiting: Vec<_> = (0..8)
         .map(|_| {
             let mut connection = Connection::open(server.address);

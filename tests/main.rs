@@ -23,6 +23,9 @@ mod failures;
 /// Clients that send too much, stop in the middle, or leave.
 mod clients;
 
+/// Clients that want everything: connections, cores, the figures.
+mod shares;
+
 /// Stopping, and what a server does when the system gives it no more.
 mod shutdown;
 

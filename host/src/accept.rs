@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Address;
 use crate::logging::Log;
@@ -40,12 +39,11 @@ enum ListeningSocket {
     Unix { listener: UnixListener, _file: Arc<SocketFile> },
 }
 
-/// A connection with its place among `--connections`, given back on drop.
+/// A connection.
 pub struct Accepted {
     pub stream: Stream,
     /// None for a Unix socket.
     pub address: Option<IpAddr>,
-    pub place: OwnedSemaphorePermit,
 }
 
 impl Bound {
@@ -146,19 +144,14 @@ fn bind(address: &Address, backlog: u32, sharing: Sharing) -> Result<Bound> {
 }
 
 impl Listener {
-    /// Waits for a connection, and then for its place. It has no error: what is wrong
-    /// with one connection is that client's affair, and when the system has no more
-    /// descriptors, it waits until it has.
-    pub async fn accept(&self, places: &Arc<Semaphore>, log: &Log) -> Accepted {
+    /// Waits for a connection. It has no error: what is wrong with one connection is
+    /// that client's affair, and when the system has no more descriptors, it waits until
+    /// it has.
+    pub async fn accept(&self, log: &Log) -> Accepted {
         let mut said = false;
         loop {
             match self.accept_stream().await {
-                Ok((stream, address)) => {
-                    // In this order: a worker without clients must not keep a place
-                    // from one that has them.
-                    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-                    return Accepted { stream, address, place };
-                }
+                Ok((stream, address)) => return Accepted { stream, address },
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
                     if !said {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::clients::Claim;
 use crate::dispatch::Worker;
 
 /// One core while no call holds it.
@@ -19,11 +20,13 @@ pub struct CoreGuard<I: Send + 'static> {
     core: Option<Core<I>>,
     /// Who gives it back.
     worker: Arc<Worker<I>>,
+    /// The client that holds it, if that is counted.
+    claim: Option<Arc<Claim>>,
 }
 
 impl<I: Send + 'static> CoreGuard<I> {
-    pub(crate) fn new(core: Core<I>, worker: Arc<Worker<I>>) -> CoreGuard<I> {
-        CoreGuard { core: Some(core), worker }
+    pub(crate) fn new(core: Core<I>, worker: Arc<Worker<I>>, claim: Option<Arc<Claim>>) -> CoreGuard<I> {
+        CoreGuard { core: Some(core), worker, claim }
     }
 
     /// The worker whose core this is for the time of the call.
@@ -56,15 +59,15 @@ impl<I: Send + 'static> CoreGuard<I> {
         }
     }
 
-    pub(crate) fn into_core(mut self) -> Option<Core<I>> {
-        self.core.take()
+    pub(crate) fn into_parts(mut self) -> Option<(Core<I>, Option<Arc<Claim>>)> {
+        Some((self.core.take()?, self.claim.take()))
     }
 }
 
 impl<I: Send + 'static> Drop for CoreGuard<I> {
     fn drop(&mut self) {
         if let Some(core) = self.core.take() {
-            self.worker.give_back(core);
+            self.worker.give_back(core, self.claim.take());
         }
     }
 }

@@ -7,6 +7,9 @@
 //! keep to itself it keeps: its cores, whose instances are in its CPU's caches,
 //! and its requests, whose tasks it need not wake from outside. The lock of
 //! `deferred` may be taken inside this one, never the other way round.
+//!
+//! A request whose client holds as many cores as it may waits, too, though cores are
+//! idle; those behind it pass by.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use crate::clients::Claim;
 use crate::clock::{self, Nanos};
 use crate::cores::{Core, CoreGuard};
 use crate::deferred::{Call, Deferred};
@@ -79,11 +83,19 @@ struct Mine<I: Send + 'static> {
 struct Waiting<I: Send + 'static> {
     ticket: u64,
     since: Nanos,
+    /// Whose request it is, if that is counted.
+    claim: Option<Arc<Claim>>,
     core: oneshot::Sender<CoreGuard<I>>,
 }
 
+impl<I: Send + 'static> Waiting<I> {
+    fn may_start(&self) -> bool {
+        self.claim.as_ref().is_none_or(|claim| claim.may_take_core())
+    }
+}
+
 enum Next<I: Send + 'static> {
-    Request(oneshot::Sender<CoreGuard<I>>),
+    Request(Waiting<I>),
     Deferred(Call),
 }
 
@@ -117,35 +129,58 @@ impl<I: Send + 'static> State<I> {
     }
 
     /// The request that a worker serves next: its own first, unless another
-    /// worker's has waited for longer than is fair.
+    /// worker's has waited for longer than is fair. Its client holds a core from now on.
     fn pop_waiting(&mut self, worker: usize) -> Option<Waiting<I>> {
         if self.waiting == 0 {
             return None;
         }
-        let front = |mine: &Mine<I>| mine.waiting.front().map(|waiting| (waiting.ticket, waiting.since));
-        let fronts = self.workers.iter().enumerate();
-        let (_, since, oldest) =
-            fronts.filter_map(|(at, mine)| front(mine).map(|(ticket, since)| (ticket, since, at))).min()?;
-        let is_fair = front(&self.workers[worker])
-            .is_some_and(|(_, own)| own.saturating_sub(since) <= OWN_FIRST.as_nanos() as Nanos);
-        self.waiting -= 1;
-        self.workers[if is_fair { worker } else { oldest }].waiting.pop_front()
+        // Nearly always the first one. How many of one client stand before it is bounded.
+        let first = |mine: &Mine<I>| {
+            let index = mine.waiting.iter().position(Waiting::may_start)?;
+            Some((mine.waiting[index].ticket, mine.waiting[index].since, index))
+        };
+        let firsts = self.workers.iter().enumerate().filter_map(|(at, mine)| Some((first(mine)?, at)));
+        let ((_, since, index), oldest) = firsts.min()?;
+        let own = first(&self.workers[worker])
+            .filter(|(_, own, _)| own.saturating_sub(since) <= OWN_FIRST.as_nanos() as Nanos);
+        let (worker, index) = own.map_or((oldest, index), |(_, _, index)| (worker, index));
+        let waiting = self.take_waiting(worker, index)?;
+        if let Some(claim) = &waiting.claim {
+            claim.take_core();
+        }
+        Some(waiting)
     }
 
-    fn push_waiting(&mut self, worker: usize, core: oneshot::Sender<CoreGuard<I>>) -> u64 {
+    fn push_waiting(
+        &mut self,
+        worker: usize,
+        claim: Option<Arc<Claim>>,
+        core: oneshot::Sender<CoreGuard<I>>,
+    ) -> u64 {
         self.last_ticket += 1;
         self.waiting += 1;
+        if let Some(claim) = &claim {
+            claim.wait();
+        }
         let ticket = self.last_ticket;
-        self.workers[worker].waiting.push_back(Waiting { ticket, since: clock::now(), core });
+        self.workers[worker].waiting.push_back(Waiting { ticket, since: clock::now(), claim, core });
         ticket
     }
 
-    fn remove_waiting(&mut self, worker: usize, ticket: u64) {
-        let waiting = &mut self.workers[worker].waiting;
-        if let Ok(index) = waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket) {
-            waiting.remove(index);
-            self.waiting -= 1;
+    /// Gives the request back, to be dropped without the lock.
+    fn remove_waiting(&mut self, worker: usize, ticket: u64) -> Option<Waiting<I>> {
+        let waiting = &self.workers[worker].waiting;
+        let index = waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
+        self.take_waiting(worker, index)
+    }
+
+    fn take_waiting(&mut self, worker: usize, index: usize) -> Option<Waiting<I>> {
+        let waiting = self.workers[worker].waiting.remove(index)?;
+        self.waiting -= 1;
+        if let Some(claim) = &waiting.claim {
+            claim.wait_no_more();
         }
+        Some(waiting)
     }
 }
 
@@ -173,21 +208,21 @@ impl<I: Send + 'static> Dispatch<I> {
     }
 
     fn next(&self, state: &mut State<I>, worker: usize) -> Option<Next<I>> {
-        if self.deferred.is_due() {
-            // Also while no request waits: one that needs no waiting has come and
-            // gone before `start_due` has its turn.
-            if state.share.is_turn_of_deferred() {
-                // None if it was cancelled in this moment.
-                if let Some(call) = self.deferred.take_due() {
-                    return Some(Next::Deferred(call));
-                }
-            }
-            if state.waiting == 0 {
-                // The core becomes idle, and `start_due` may take it.
-                self.due[worker].notify_one();
+        let is_due = self.deferred.is_due();
+        // Also while no request waits: one that needs no waiting has come and gone
+        // before `start_due` has its turn.
+        if is_due && state.share.is_turn_of_deferred() {
+            // None if it was cancelled in this moment.
+            if let Some(call) = self.deferred.take_due() {
+                return Some(Next::Deferred(call));
             }
         }
-        state.pop_waiting(worker).map(|waiting| Next::Request(waiting.core))
+        let waiting = state.pop_waiting(worker);
+        if is_due && waiting.is_none() {
+            // The core becomes idle, and `start_due` may take it.
+            self.due[worker].notify_one();
+        }
+        waiting.map(Next::Request)
     }
 
     fn start_deferred(&self, core: CoreGuard<I>, call: Call) {
@@ -265,21 +300,31 @@ impl<I: Send + 'static> Worker<I> {
         let mut state = self.dispatch.state.lock();
         let call = if state.idle > 0 { self.dispatch.deferred.take_due()? } else { return None };
         let core = state.take_idle(self.number).expect("an idle core was seen under this lock");
-        Some((CoreGuard::new(core, self.clone()), call))
+        Some((CoreGuard::new(core, self.clone(), None), call))
     }
 
-    /// Takes a core for a request, at once or after those that wait already.
-    pub async fn core_for_request(self: &Arc<Self>) -> Result<CoreGuard<I>, NoCore> {
+    /// Takes a core for a request, at once or after those that wait already. `claim` is
+    /// its client's, if that is counted.
+    pub async fn core_for_request(
+        self: &Arc<Self>,
+        claim: Option<Arc<Claim>>,
+    ) -> Result<CoreGuard<I>, NoCore> {
         let (place, core) = {
             let mut state = self.dispatch.state.lock();
-            if let Some(core) = state.take_idle(self.number) {
-                return Ok(CoreGuard::new(core, self.clone()));
+            if claim.as_ref().is_none_or(|claim| claim.may_take_core())
+                && let Some(core) = state.take_idle(self.number)
+            {
+                if let Some(claim) = &claim {
+                    claim.take_core();
+                }
+                return Ok(CoreGuard::new(core, self.clone(), claim));
             }
-            if state.waiting >= self.dispatch.limits.queue_max {
+            let may_wait = claim.as_ref().is_none_or(|claim| claim.may_wait());
+            if state.waiting >= self.dispatch.limits.queue_max || !may_wait {
                 return Err(NoCore::QueueFull);
             }
             let (sender, receiver) = oneshot::channel();
-            let ticket = state.push_waiting(self.number, sender);
+            let ticket = state.push_waiting(self.number, claim, sender);
             (Place { ticket, worker: self }, receiver)
         };
         let core = tokio::time::timeout(self.dispatch.limits.queue_time_max, core).await;
@@ -290,14 +335,18 @@ impl<I: Send + 'static> Worker<I> {
         }
     }
 
-    /// Gives a core to whoever is next, or makes it idle.
-    pub(crate) fn give_back(self: &Arc<Self>, mut core: Core<I>) {
+    /// Gives a core to whoever is next, or makes it idle. `claim` is of the client that
+    /// held it.
+    pub(crate) fn give_back(self: &Arc<Self>, mut core: Core<I>, mut claim: Option<Arc<Claim>>) {
         let dispatch = &self.dispatch;
         loop {
-            let next = {
+            let (next, is_one_waiting) = {
                 let mut state = dispatch.state.lock();
+                if let Some(claim) = &claim {
+                    claim.give_core_back();
+                }
                 match dispatch.next(&mut state, self.number) {
-                    Some(next) => next,
+                    Some(next) => (next, state.waiting > 0),
                     None => {
                         state.put_idle(self.number, core);
                         if state.idle == dispatch.limits.cores {
@@ -307,19 +356,42 @@ impl<I: Send + 'static> Worker<I> {
                     }
                 }
             };
-            let guard = CoreGuard::new(core, self.clone());
             match next {
-                Next::Deferred(call) => return dispatch.start_deferred(guard, call),
-                Next::Request(request) => match request.send(guard) {
-                    Ok(()) => return,
-                    // It left in this moment: on to the one behind it.
-                    Err(guard) => match guard.into_core() {
-                        Some(returned) => core = returned,
-                        None => return,
-                    },
-                },
+                Next::Deferred(call) => {
+                    dispatch.start_deferred(CoreGuard::new(core, self.clone(), None), call);
+                    if is_one_waiting {
+                        self.start_waiting();
+                    }
+                    return;
+                }
+                Next::Request(Waiting { core: request, claim: its, .. }) => {
+                    match request.send(CoreGuard::new(core, self.clone(), its)) {
+                        Ok(()) => return,
+                        // It left in this moment: on to the one behind it.
+                        Err(guard) => match guard.into_parts() {
+                            Some(returned) => (core, claim) = returned,
+                            None => return,
+                        },
+                    }
+                }
             }
         }
+    }
+
+    /// The client of a call that ended may have another one now, though its core went to a
+    /// deferred call: that one takes an idle core, if there is one.
+    fn start_waiting(self: &Arc<Self>) {
+        let (core, Waiting { core: request, claim, .. }) = {
+            let mut state = self.dispatch.state.lock();
+            if state.idle == 0 {
+                return;
+            }
+            let Some(waiting) = state.pop_waiting(self.number) else { return };
+            let core = state.take_idle(self.number).expect("an idle core was seen under this lock");
+            (core, waiting)
+        };
+        // If it left in this moment, its core is given back as it is dropped.
+        let _ = request.send(CoreGuard::new(core, self.clone(), claim));
     }
 }
 
@@ -331,7 +403,8 @@ struct Place<'a, I: Send + 'static> {
 
 impl<I: Send + 'static> Drop for Place<'_, I> {
     fn drop(&mut self) {
-        self.worker.dispatch.state.lock().remove_waiting(self.worker.number, self.ticket);
+        let left = self.worker.dispatch.state.lock().remove_waiting(self.worker.number, self.ticket);
+        drop(left);
     }
 }
 
@@ -356,6 +429,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::{Bounds, Clients};
     use crate::deferred;
     use proptest::prelude::*;
 
@@ -402,25 +476,25 @@ mod tests {
     #[tokio::test]
     async fn the_core_used_last_is_taken_first_with_its_instance() {
         let server = server(Limits { cores: 3, ..LIMITS });
-        let first = server.worker.core_for_request().await.ok().unwrap();
-        let mut second = server.worker.core_for_request().await.ok().unwrap();
+        let first = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut second = server.worker.core_for_request(None).await.ok().unwrap();
         assert_eq!((first.number(), second.number()), (0, 1));
         second.leave_instance("warm");
         drop(first);
         drop(second);
-        let mut again = server.worker.core_for_request().await.ok().unwrap();
+        let mut again = server.worker.core_for_request(None).await.ok().unwrap();
         assert_eq!((again.number(), again.take_instance()), (1, Some("warm")));
     }
 
     #[tokio::test]
     async fn requests_wait_in_order_and_only_so_many() {
         let server = server(LIMITS);
-        let held = server.worker.core_for_request().await.ok().unwrap();
-        let mut first = Box::pin(server.worker.core_for_request());
-        let mut second = Box::pin(server.worker.core_for_request());
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut first = Box::pin(server.worker.core_for_request(None));
+        let mut second = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut first).is_none());
         assert!(ready(&mut second).is_none());
-        assert_eq!(ready(server.worker.core_for_request()).unwrap().err(), Some(NoCore::QueueFull));
+        assert_eq!(ready(server.worker.core_for_request(None)).unwrap().err(), Some(NoCore::QueueFull));
         drop(held);
         assert!(ready(&mut second).is_none());
         assert!(ready(&mut first).unwrap().is_ok());
@@ -430,8 +504,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_gives_up_leaves_its_place() {
         let server = server(LIMITS);
-        let held = server.worker.core_for_request().await.ok().unwrap();
-        let mut first = Box::pin(server.worker.core_for_request());
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut first = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut first).is_none());
         assert_eq!(server.dispatch.waiting(), 1);
         drop(first);
@@ -443,8 +517,8 @@ mod tests {
     #[tokio::test]
     async fn a_core_sent_to_a_request_that_just_left_comes_back() {
         let server = server(LIMITS);
-        let held = server.worker.core_for_request().await.ok().unwrap();
-        let mut first = Box::pin(server.worker.core_for_request());
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut first = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut first).is_none());
         drop(held);
         assert_eq!(server.dispatch.busy(), 1);
@@ -470,7 +544,7 @@ mod tests {
     #[tokio::test]
     async fn a_due_call_that_waits_for_a_core_can_be_cancelled() {
         let server = server(LIMITS);
-        let held = server.worker.core_for_request().await.ok().unwrap();
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
         let id = server.deferred.schedule(0, Box::new([])).unwrap();
         assert!(server.worker.take_due().is_none());
         assert!(server.deferred.cancel(id));
@@ -484,10 +558,10 @@ mod tests {
         let server = server(Limits { cores: 4, workers: 2, ..LIMITS });
         let mut taken = Vec::new();
         for _ in 0..4 {
-            taken.push(server.other.core_for_request().await.ok().unwrap());
+            taken.push(server.other.core_for_request(None).await.ok().unwrap());
         }
         assert_eq!(taken.iter().map(CoreGuard::number).collect::<Vec<_>>(), [1, 3, 2, 0]);
-        assert!(ready(server.other.core_for_request()).is_none());
+        assert!(ready(server.other.core_for_request(None)).is_none());
         drop(taken);
         assert_eq!(server.dispatch.busy(), 0);
     }
@@ -495,10 +569,10 @@ mod tests {
     #[tokio::test]
     async fn a_free_core_goes_to_the_own_request_but_none_waits_for_long() {
         let server = server(Limits { workers: 2, ..LIMITS });
-        let held = server.worker.core_for_request().await.ok().unwrap();
-        let mut of_other = Box::pin(server.other.core_for_request());
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut of_other = Box::pin(server.other.core_for_request(None));
         assert!(ready(&mut of_other).is_none());
-        let mut own = Box::pin(server.worker.core_for_request());
+        let mut own = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut own).is_none());
         let now = clock::now();
         for worker in &mut server.dispatch.state.lock().workers {
@@ -507,7 +581,7 @@ mod tests {
         drop(held);
         let held = ready(&mut own).expect("its own worker had the core").ok().unwrap();
         // One that comes later than is fair is not preferred.
-        let mut own = Box::pin(server.worker.core_for_request());
+        let mut own = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut own).is_none());
         let late = now + 2 * OWN_FIRST.as_nanos() as Nanos;
         server.dispatch.state.lock().workers[0].waiting[0].since = late;
@@ -520,7 +594,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
         let server = server(Limits { cores: 2, workers: 2, ..LIMITS });
-        let _held = server.worker.core_for_request().await.ok().unwrap();
+        let _held = server.worker.core_for_request(None).await.ok().unwrap();
         server.deferred.schedule(0, Box::new([])).unwrap();
         turns(&mut Box::pin(server.worker.start_due())).await;
         let started = server.started.lock();
@@ -531,9 +605,9 @@ mod tests {
     #[tokio::test]
     async fn a_due_call_has_its_turn_while_requests_wait() {
         let server = server(LIMITS);
-        let held = server.worker.core_for_request().await.ok().unwrap();
-        let mut first = Box::pin(server.worker.core_for_request());
-        let mut second = Box::pin(server.worker.core_for_request());
+        let held = server.worker.core_for_request(None).await.ok().unwrap();
+        let mut first = Box::pin(server.worker.core_for_request(None));
+        let mut second = Box::pin(server.worker.core_for_request(None));
         assert!(ready(&mut first).is_none());
         assert!(ready(&mut second).is_none());
         server.deferred.schedule(0, Box::new([])).unwrap();
@@ -545,6 +619,81 @@ mod tests {
         assert!(ready(&mut second).is_none());
         server.started.lock().clear();
         assert!(ready(&mut second).unwrap().is_ok());
+    }
+
+    /// Clients by the last number of their address.
+    fn claims(cores_max: u32, waiting_max: u32) -> impl Fn(u8) -> Option<Arc<Claim>> {
+        let clients = Clients::new(Bounds { connections_max: 100, cores_max, waiting_max });
+        move |client| Some(clients.claim([192, 0, 2, client].into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_at_its_bound_and_others_pass_by() {
+        let server = server(Limits { cores: 2, queue_max: 3, ..LIMITS });
+        let claim = claims(1, 2);
+        let held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
+        let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
+        let mut more = Box::pin(server.worker.core_for_request(claim(1)));
+        assert!(ready(&mut waiting).is_none() && ready(&mut more).is_none());
+        // Not all of the queue is this client's either.
+        let third = ready(server.worker.core_for_request(claim(1)));
+        assert_eq!(third.unwrap().err(), Some(NoCore::QueueFull));
+        for _ in 0..3 {
+            // Its core becomes idle each time: nobody who waits may have it.
+            assert!(ready(server.worker.core_for_request(claim(2))).unwrap().is_ok());
+        }
+        drop(held);
+        let held = ready(&mut waiting).unwrap().ok().unwrap();
+        assert!(ready(&mut more).is_none());
+        drop(held);
+        assert!(ready(&mut more).unwrap().is_ok());
+        assert_eq!((server.dispatch.busy(), server.dispatch.waiting()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_behind_a_client_at_its_bound_gets_the_core() {
+        let server = server(Limits { cores: 2, queue_max: 3, ..LIMITS });
+        let claim = claims(1, 2);
+        let first = server.worker.core_for_request(claim(1)).await.ok().unwrap();
+        let second = server.worker.core_for_request(claim(2)).await.ok().unwrap();
+        let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
+        let mut behind = Box::pin(server.worker.core_for_request(claim(3)));
+        assert!(ready(&mut waiting).is_none() && ready(&mut behind).is_none());
+        drop(second);
+        assert!(ready(&mut behind).unwrap().is_ok());
+        assert!(ready(&mut waiting).is_none());
+        drop(first);
+        assert!(ready(&mut waiting).unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_bounded_client_goes_on_though_its_core_goes_to_a_deferred_call() {
+        let server = server(Limits { cores: 2, deferred_share: 99, ..LIMITS });
+        let claim = claims(1, 2);
+        let held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
+        let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
+        assert!(ready(&mut waiting).is_none());
+        server.deferred.schedule(0, Box::new([])).unwrap();
+        server.dispatch.state.lock().share.credit = 99;
+        drop(held);
+        assert_eq!(server.started.lock().len(), 1);
+        assert!(ready(&mut waiting).unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_due_call_is_told_of_a_core_that_nobody_who_waits_may_have() {
+        let server = server(Limits { cores: 2, deferred_share: 1, ..LIMITS });
+        let claim = claims(1, 2);
+        let _held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
+        let other = server.worker.core_for_request(claim(2)).await.ok().unwrap();
+        let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
+        assert!(ready(&mut waiting).is_none());
+        let mut starter = Box::pin(server.worker.start_due());
+        turns(&mut starter).await;
+        server.deferred.schedule(0, Box::new([])).unwrap();
+        drop(other);
+        turns(&mut starter).await;
+        assert_eq!(server.started.lock().len(), 1);
     }
 
     /// Lets the starter of due calls run until it waits.

@@ -2,12 +2,15 @@
 //! well.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use crate::accept::Listener;
+use crate::clock;
 use crate::connection;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
@@ -17,8 +20,17 @@ use crate::logging::Log;
 use crate::response::ResponseBody;
 use crate::stats::{self, Stats};
 
-/// Connections of `--stats` that are open at once.
+/// Connections of `--stats` that are open at once. When one more comes, the one that has
+/// asked for nothing for the longest time is closed: so connections that stay open and
+/// ask nothing keep nobody from an answer.
 const CONNECTIONS_MAX: usize = 64;
+
+/// An open connection.
+struct Open {
+    task: AbortHandle,
+    /// When it began, or last asked for something.
+    asked_at: Arc<AtomicU64>,
+}
 
 /// What the figures of `--stats` are taken from when someone asks.
 pub struct Figures {
@@ -34,19 +46,36 @@ pub struct Figures {
 pub async fn serve(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (_never, stopping) = watch::channel(false);
+    let mut open: Vec<Open> = Vec::new();
     loop {
-        let accepted = listener.accept(&places, &figures.log).await;
+        let accepted = listener.accept(&figures.log).await;
+        open.retain(|connection| !connection.task.is_finished());
+        if places.available_permits() == 0 {
+            close_idlest(&open);
+        }
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let address = ClientAddress::new(accepted.address, &[]);
         let figures = figures.clone();
+        let asked_at = Arc::new(AtomicU64::new(clock::now()));
+        let asked = asked_at.clone();
         let respond = move |request: Request<Incoming>, _| {
+            asked.store(clock::now(), Relaxed);
             let response = figures.show(request.uri().path());
             std::future::ready(response)
         };
         let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             connection.await;
-            drop(accepted.place);
+            drop(place);
         });
+        open.push(Open { task: task.abort_handle(), asked_at });
+    }
+}
+
+/// Closes one connection, soon: its task is dropped when its turn comes.
+fn close_idlest(open: &[Open]) {
+    if let Some(idlest) = open.iter().min_by_key(|connection| connection.asked_at.load(Relaxed)) {
+        idlest.task.abort();
     }
 }
 

@@ -33,6 +33,10 @@ impl ClientAddress {
         ClientAddress { text, is_trusted_proxy }
     }
 
+    pub fn is_trusted_proxy(&self) -> bool {
+        self.is_trusted_proxy
+    }
+
     /// Writes the client's address into the head, and returns it. A trusted
     /// proxy appends the address that it saw to the header: so the last one is
     /// the one to believe.

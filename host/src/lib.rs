@@ -8,6 +8,7 @@ pub mod cache;
 pub mod call;
 pub mod callback;
 pub mod cgi;
+pub mod clients;
 pub mod clock;
 pub mod compiled;
 pub mod config;

@@ -10,6 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::call::{Begun, Call, RequestName};
+use crate::clients::Claim;
 use crate::connection::Client;
 use crate::cores::CoreGuard;
 use crate::dispatch::Worker;
@@ -43,16 +44,17 @@ pub struct Limits {
 
 impl Service {
     /// Answers a request. If the future is dropped, because the client left, the
-    /// guest call is cancelled.
+    /// guest call is cancelled. `claim` is the client's, if that is counted.
     pub async fn respond(
         self: Arc<Self>,
         mut request: Request<Incoming>,
         client: Client,
+        claim: Option<Arc<Claim>>,
     ) -> Response<ResponseBody> {
         let address = client.address.sign(request.headers_mut());
         let mut record = Record::new(self.book.clone(), &request, address);
         let name = RequestName::new(&request);
-        let mut response = match self.answer(request, client, &name, &mut record).await {
+        let mut response = match self.answer(request, client, claim, &name, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
                 self.report(&failure, &name, record.core);
@@ -68,6 +70,7 @@ impl Service {
         self: &Arc<Self>,
         mut request: Request<Incoming>,
         client: Client,
+        claim: Option<Arc<Claim>>,
         name: &RequestName,
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
@@ -76,7 +79,7 @@ impl Service {
         if request.body().size_hint().lower() > self.limits.body.bytes_max {
             return Err(Failure::BodyTooLarge);
         }
-        let core = self.dispatch.core_for_request().await.map_err(Failure::NoCore)?;
+        let core = self.dispatch.core_for_request(claim).await.map_err(Failure::NoCore)?;
         record.core = Some(core.number());
         let mut call = Call::begin(self, core, request, client, name.clone());
         match call.response().await.and_then(Begun::or_failure) {

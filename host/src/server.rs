@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Bound;
 use crate::activity::Patience;
+use crate::clients::Clients;
 use crate::config::Options;
 use crate::connection;
 use crate::deadline::Epoch;
@@ -130,6 +131,7 @@ impl Server {
         let (accepting, accepts) = watch::channel(());
         let connections = Connections {
             places: Arc::new(Semaphore::new(options.connections)),
+            clients: options.client_bounds().map(Clients::new),
             trusted: options.trusted_proxy.clone(),
             limits: connection_limits(options),
             stopping: stop.clone(),

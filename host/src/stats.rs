@@ -86,6 +86,7 @@ pub struct Stats {
     pub broken: Counter,
     pub request_seconds: Histogram,
     pub connections_accepted: Counter,
+    pub connections_refused: Counter,
     pub connections: Gauge,
     pub instances_created: Counter,
     pub deferred_scheduled: Counter,
@@ -172,7 +173,7 @@ impl Stats {
             .collect();
         json!({
             "cores": { "all": now.cores, "busy": now.cores_busy, "queue": now.queue },
-            "connections": { "open": self.connections.get(), "accepted": self.connections_accepted.get() },
+            "connections": { "open": self.connections.get(), "accepted": self.connections_accepted.get(), "refused": self.connections_refused.get() },
             "requests": {
                 "answered": requests,
                 "cancelled": self.cancelled.get(),
@@ -235,6 +236,11 @@ impl Stats {
             self.request_seconds.clone(),
         );
         r.register("connections_accepted", "Connections accepted", self.connections_accepted.clone());
+        r.register(
+            "connections_refused",
+            "Connections beyond --connections-per-client",
+            self.connections_refused.clone(),
+        );
         r.register("connections", "Connections open", self.connections.clone());
         r.register("cores", "Cores", self.levels.cores.clone());
         r.register("cores_busy", "Cores that a guest call holds", self.levels.cores_busy.clone());

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::accept::{Bound, Listener};
+use crate::accept::{Accepted, Bound, Listener};
 use crate::callback;
+use crate::clients::{Claim, Clients};
 use crate::config::TrustedProxy;
 use crate::connection;
 use crate::head::ClientAddress;
+use crate::record::Book;
 use crate::request::Service;
 
 /// What one worker is made of.
@@ -30,6 +32,8 @@ pub struct Worker {
 pub struct Connections {
     /// One for each connection that may be open.
     pub places: Arc<Semaphore>,
+    /// What each client may have, unless that has no bound.
+    pub clients: Option<Arc<Clients>>,
     pub trusted: Vec<TrustedProxy>,
     pub limits: connection::Limits,
     /// True once no more connections shall be accepted.
@@ -93,33 +97,66 @@ fn serve(
     });
 }
 
+/// A connection that may be served.
+struct Admitted {
+    accepted: Accepted,
+    address: ClientAddress,
+    claim: Option<Arc<Claim>>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    /// Waits for a connection whose client may have one more, and then for its place.
+    /// Others are closed at once: to let one wait would let all behind it wait.
+    async fn next(&self, listener: &Listener, book: &Book) -> Admitted {
+        loop {
+            let accepted = listener.accept(&book.log).await;
+            let address = ClientAddress::new(accepted.address, &self.trusted);
+            let claim = match (&self.clients, accepted.address) {
+                (Some(clients), Some(ip)) if !address.is_trusted_proxy() => match clients.claim(ip) {
+                    Some(claim) => Some(claim),
+                    None => {
+                        book.stats.connections_refused.inc();
+                        continue;
+                    }
+                },
+                _ => None,
+            };
+            // In this order: a worker without clients must not keep a place from one
+            // that has them.
+            let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            return Admitted { accepted, address, claim, place };
+        }
+    }
+}
+
 /// Accepts until the server stops, and with it closes the listener. Each connection
 /// has a task of its own, which holds its place among `--connections`.
 async fn accept(listener: Listener, service: Arc<Service>, connections: Connections) {
-    let Connections { places, trusted, limits, stopping: mut stop, accepting: _accepting } = connections;
+    let mut stop = connections.stopping.clone();
     // Every connection looks at it each time that it is polled: so each worker has
     // one of its own.
     let (stopping_here, stopping) = watch::channel(false);
     loop {
-        let accepted = tokio::select! {
+        let Admitted { accepted, address, claim, place } = tokio::select! {
             biased;
             _ = stop.wait_for(|stopping| *stopping) => break,
-            accepted = listener.accept(&places, &service.book.log) => accepted,
+            admitted = connections.next(&listener, &service.book) => admitted,
         };
         let stats = service.book.stats.clone();
         stats.connections_accepted.inc();
         stats.connections.inc();
-        let address = ClientAddress::new(accepted.address, &trusted);
         let service = service.clone();
-        let respond = move |request, client| service.clone().respond(request, client);
+        let respond = move |request, client| service.clone().respond(request, client, claim.clone());
+        let limits = connections.limits;
         let connection = connection::serve(accepted.stream, address, limits, stopping.clone(), respond);
         tokio::spawn(async move {
             connection.await;
             stats.connections.dec();
-            drop(accepted.place);
+            drop(place);
         });
     }
-    // Before `_accepting`: the server ends when nobody accepts, and the file of a
+    // Before `accepting` is dropped: the server ends when nobody accepts, and the file of a
     // Unix socket goes with the last listener.
     drop(listener);
     stopping_here.send_replace(true);

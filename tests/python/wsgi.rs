@@ -336,7 +336,7 @@ fn a_piece_leaves_while_the_application_waits_for_the_next() {
 #[test]
 fn requests_that_wait_hold_up_no_other() {
     // More than there are threads.
-    let server = validated("--cores 9 --threads 2");
+    let server = validated("--cores 10 --threads 2");
     let waiting: Vec<Connection> = (0..8)
         .map(|_| {
             let mut connection = Connection::open(server.address);

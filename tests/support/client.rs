@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 /// A response as it came over the socket.
 #[derive(Debug)]
 pub struct Reply {
@@ -46,6 +48,15 @@ impl Connection {
         socket.set_nodelay(true).expect("TCP");
         Connection::over(socket)
     }
+}
+
+/// A connection from another address of this machine.
+pub fn open_from(local: [u8; 4], address: SocketAddr) -> Connection {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((local, 0)).into()).expect("all of 127.0.0.0/8 is this machine");
+    socket.connect(&address.into()).expect("the server accepts");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+    Connection::over(socket.into())
 }
 
 impl<S: Read + Write> Connection<S> {

@@ -15,6 +15,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
+use crate::clients::Bounds;
 use crate::deferred;
 use crate::logging::GuestLines;
 use crate::python::{Application, Tools};
@@ -248,6 +249,19 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Clients")]
     pub connections: usize,
 
+    /// Connections of one client: of one address, or of one IPv6 network of 64 bits. One
+    /// more is closed. Trusted proxies and Unix sockets are not counted, and 0 is no
+    /// bound [default: seven eighths of --connections].
+    #[arg(long, value_name = "N", help_heading = "Clients")]
+    pub connections_per_client: Option<u32>,
+
+    /// Cores that the requests of one client hold at once. One more waits in its place in
+    /// the queue, where others pass by, and is answered 503 as others are; of the queue's
+    /// places a client gets the same part. 0 is no bound [default: seven eighths of
+    /// --cores].
+    #[arg(long, value_name = "N", help_heading = "Clients")]
+    pub cores_per_client: Option<u32>,
+
     /// Connections that the system holds until they are accepted, for each thread.
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Clients")]
     pub listen: u32,
@@ -403,6 +417,23 @@ impl Options {
             payload_bytes_total_max: self.deferred_memory.0 as u64,
             delay_max: self.deferred_delay.0.as_nanos() as u64,
         }
+    }
+
+    /// What one client may have. None if that is as much as there is. By default an eighth
+    /// is left for others, which a single client that may have all would hardly miss.
+    pub fn client_bounds(&self) -> Option<Bounds> {
+        let bound = |asked: Option<u32>, all: u32| match asked.unwrap_or(all - all / 8) {
+            0 => u32::MAX,
+            bound if bound >= all => u32::MAX,
+            bound => bound,
+        };
+        let (connections, cores) = (self.connections as u32, self.cores.get());
+        let connections_max = bound(self.connections_per_client, connections);
+        let cores_max = bound(self.cores_per_client, cores);
+        let waiting = (self.queue as u64).saturating_mul(cores_max.into()).div_ceil(cores.into());
+        let waiting_max = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let is_bounded = connections_max < u32::MAX || cores_max < u32::MAX;
+        is_bounded.then_some(Bounds { connections_max, cores_max, waiting_max })
     }
 
     /// How what guests print is written to the log.

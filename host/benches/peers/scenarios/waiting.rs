@@ -19,13 +19,13 @@ pub fn waiting(bench: &Bench) -> Result<Outcome> {
             bench,
             "wasm-serve 0.2, 1000 cores, warm",
             guest.clone(),
-            "--threads 2 --disable-logging --cores 1000 --max-requests 0",
+            "--threads 2 --disable-logging --cores 1000 --cores-per-client 0 --max-requests 0",
         ),
         wasm_serve_tcp(
             bench,
             "wasm-serve 0.2, 1000 cores, fresh",
             guest,
-            "--threads 2 --disable-logging --cores 1000",
+            "--threads 2 --disable-logging --cores 1000 --cores-per-client 0",
         ),
     ];
     let servers: Vec<Server> =
