@@ -182,3 +182,18 @@ fn without_descriptors_it_waits_and_recovers() {
     assert_eq!(server.get("/").text(), "Hello World");
     assert_eq!(server.stop().status.code(), Some(0));
 }
+
+#[test]
+fn a_stop_under_calls_that_schedule_ever_more_ends() {
+    let server = faults("deferred-faults", "--cores 2 --grace 0.5 --deferred-timeout 1");
+    assert_eq!(server.get("/later/0/double").status, 200);
+    // More than could run in the time that a stop may take.
+    crate::support::wait_for("a backlog", || (server.figure("/deferred/pending") > 300_000).then_some(()));
+    let start = Instant::now();
+    let ended = server.stop();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(60), "it runs ever more of them");
+    for text in ["more deferred calls came due than could run in 1.5 s", "pending deferred calls: "] {
+        assert!(ended.log.contains(text), "{text}");
+    }
+}

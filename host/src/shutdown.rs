@@ -84,6 +84,8 @@ pub struct Drain {
     pub connections_max: usize,
     /// See `Options::request_time_max`.
     pub request_time_max: Duration,
+    /// For one run of a deferred call.
+    pub deferred_time_max: Duration,
     pub dispatch: Arc<Dispatch<Instance>>,
     pub deferred: Arc<Deferred>,
     pub log: Log,
@@ -100,8 +102,23 @@ impl Drain {
         let work = self.work();
         self.log.server(format_args!("stopping: {work}, {pending} deferred calls pending; those due in the next {} s will run, another signal stops at once", grace.as_secs_f64()));
         self.connections_closed().await;
-        self.deferred_done().await;
+        self.deferred_ended(grace).await;
         self.name_dropped();
+    }
+
+    /// Waits for the deferred calls, but not for all that came due in time if they schedule
+    /// ever more of them: what is under way ends, and the rest is dropped.
+    async fn deferred_ended(&self, grace: Duration) {
+        let time_max = grace + self.deferred_time_max;
+        if tokio::time::timeout(time_max, self.deferred_done()).await.is_ok() {
+            return;
+        }
+        self.deferred.close_after(0);
+        self.log.server(format_args!(
+            "more deferred calls came due than could run in {} s",
+            time_max.as_secs_f64()
+        ));
+        let _ = tokio::time::timeout(self.deferred_time_max, self.dispatch.idle()).await;
     }
 
     /// Ends the work in hand.
