@@ -20,6 +20,10 @@ mod deadlines;
 /// Guests that trap, answer nothing, or want too much memory.
 mod failures;
 
+/// Memory: what one instance may make the server hold, what all may take together, and
+/// what they give back.
+mod memory;
+
 /// Clients that send too much, stop in the middle, or leave.
 mod clients;
 

@@ -25,7 +25,8 @@ use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::escape::Target;
-use crate::instance::{Ended, Head, Instance};
+use crate::guest::Program;
+use crate::instance::{Ended, Head, Instance, Place};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
 use crate::response::{BodyState, Link, ResponseBody, poll_frame_now};
@@ -126,7 +127,9 @@ impl Begun {
 impl Call {
     pub fn begin(
         service: &Arc<Service>,
-        mut core: CoreGuard<Instance>,
+        core: CoreGuard<Instance>,
+        program: Arc<Program>,
+        place: Place,
         request: Request<Incoming>,
         client: Client,
         name: RequestName,
@@ -141,13 +144,7 @@ impl Call {
             RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
         };
         let request = request.map(body);
-        let future = service.current.for_request().handle(
-            core.take_instance(),
-            deadline.clone(),
-            request,
-            sender,
-            link.clone(),
-        );
+        let future = program.handle(place, deadline.clone(), request, sender, link.clone());
         Call {
             guest: Guest::Running(Box::pin(future)),
             core,

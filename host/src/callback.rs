@@ -8,7 +8,7 @@ use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::deferred::{Call, TimerId};
 use crate::error::Failure;
-use crate::instance::Instance;
+use crate::instance::{Ended, Instance};
 use crate::request::Service;
 use crate::stats::Stats;
 
@@ -40,7 +40,13 @@ pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Inst
     let running = Running::begin(stats.clone());
     let until = clock::after(limits.time_max);
     let program = service.current.for_deferred();
-    let callback = program.run_callback(core.take_instance(), Deadline::at(until), call);
+    let callback = async {
+        let place = service.place(&mut core, &program, limits.time_max).await;
+        match place {
+            Ok(place) => program.clone().run_callback(place, Deadline::at(until), call).await,
+            Err(failure) => Ended { instance: None, result: Err(failure) },
+        }
+    };
     let result = match tokio::time::timeout_at(clock::instant(until), callback).await {
         Ok(ended) => {
             // An error that the callback returned is its result; the instance is

@@ -248,6 +248,14 @@ impl<I: Send + 'static> Dispatch<I> {
         cores.filter_map(|core| core.instance.take_if(|instance| is_wanted(instance))).collect()
     }
 
+    /// Takes what one idle core has kept, the one that has been idle for the longest of its
+    /// worker's.
+    fn take_coldest_kept(&self) -> Option<I> {
+        let mut state = self.state.lock();
+        let mut cores = state.workers.iter_mut().flat_map(|worker| &mut worker.idle);
+        cores.find_map(|core| core.instance.take())
+    }
+
     /// Waits until no call holds a core.
     pub async fn idle(&self) {
         loop {
@@ -333,6 +341,11 @@ impl<I: Send + 'static> Worker<I> {
             Ok(Ok(core)) => Ok(core.moved_to(self)),
             Ok(Err(_)) | Err(_) => Err(NoCore::WaitedTooLong),
         }
+    }
+
+    /// What an idle core has kept, whichever worker's it is: none of them are used soon.
+    pub fn take_coldest_kept(&self) -> Option<I> {
+        self.dispatch.take_coldest_kept()
     }
 
     /// Gives a core to whoever is next, or makes it idle. `claim` is of the client that

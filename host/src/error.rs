@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::dispatch::NoCore;
 use crate::escape;
+use crate::memories::NO_ADDRESSES;
 
 /// The guest call was still under way at its deadline. The store raises it in a
 /// guest that computes; a guest that waits is dropped instead.
@@ -19,6 +20,30 @@ impl std::fmt::Display for DeadlinePassed {
 
 impl std::error::Error for DeadlinePassed {}
 
+/// The server would hold more for an instance than so many bytes. The store raises it.
+#[derive(Clone, Copy, Debug)]
+pub struct HostMemoryExceeded(pub u64);
+
+impl std::fmt::Display for HostMemoryExceeded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the server would hold more than {} bytes for it (--host-memory-limit)", self.0)
+    }
+}
+
+impl std::error::Error for HostMemoryExceeded {}
+
+/// All instances together have no room for more. The store raises it.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRoom;
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("there is no room in --memory-total")
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
 /// Why a call has no result of the guest's own.
 #[derive(Debug)]
 pub enum Failure {
@@ -30,6 +55,8 @@ pub enum Failure {
     BodyTimeout,
     /// No core became free.
     NoCore(NoCore),
+    /// All instances together have no room for this one, or for what it wants to have.
+    NoRoom,
     /// The call took longer than its deadline.
     Deadline,
     /// No instance could be made.
@@ -47,12 +74,13 @@ pub enum Failure {
 }
 
 /// Every name that `Failure::metric` gives.
-pub const METRICS: [&str; 12] = [
+pub const METRICS: [&str; 13] = [
     "bad_request",
     "body_too_large",
     "body_timeout",
     "queue_full",
     "queue_timeout",
+    "no_room",
     "deadline",
     "instantiation",
     "trap",
@@ -81,17 +109,21 @@ struct Row {
 impl Failure {
     /// What made the guest's code end early: a trap, or the deadline.
     pub fn from_trap(error: wasmtime::Error) -> Failure {
-        match error.downcast_ref::<DeadlinePassed>() {
-            Some(DeadlinePassed) => Failure::Deadline,
-            None => Failure::Trap(error),
+        if error.is::<DeadlinePassed>() {
+            Failure::Deadline
+        } else if error.is::<NoRoom>() {
+            Failure::NoRoom
+        } else {
+            Failure::Trap(error)
         }
     }
 
     /// Why there is no instance.
     pub fn from_instantiation(error: wasmtime::Error) -> Failure {
         match Failure::from_trap(error) {
+            Failure::Trap(error) if is_for_want_of_memory(&error) => Failure::NoRoom,
             Failure::Trap(error) => Failure::Instantiation(error),
-            deadline => deadline,
+            failure => failure,
         }
     }
 
@@ -107,6 +139,7 @@ impl Failure {
             Failure::NoCore(NoCore::WaitedTooLong) => {
                 row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "queue_timeout")
             }
+            Failure::NoRoom => row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "no_room"),
             Failure::Deadline => row(StatusCode::GATEWAY_TIMEOUT, Level::Line, "deadline"),
             Failure::Instantiation(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "instantiation"),
             Failure::Trap(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "trap"),
@@ -144,7 +177,7 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         match self {
-            Failure::NoCore(_) => {
+            Failure::NoCore(_) | Failure::NoRoom => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // What is left of such a request would be read as the next one.
@@ -165,6 +198,9 @@ impl std::fmt::Display for Failure {
             Failure::BodyTimeout => f.write_str("the request's body did not come in time"),
             Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),
             Failure::NoCore(NoCore::WaitedTooLong) => f.write_str("no core became free in time"),
+            Failure::NoRoom => {
+                f.write_str("there is no room in the memory of all instances (--memory-total)")
+            }
             Failure::Deadline => f.write_str("the guest took too long and was stopped"),
             // A backtrace of the guest is a part of the chain of causes; one of the
             // host, which `{:?}` would add, is of no use here.
@@ -178,6 +214,14 @@ impl std::fmt::Display for Failure {
             }
         }
     }
+}
+
+/// The system has no memory, or no addresses for it.
+fn is_for_want_of_memory(error: &wasmtime::Error) -> bool {
+    let is_out_of_memory = |error: &std::io::Error| error.kind() == std::io::ErrorKind::OutOfMemory;
+    error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(is_out_of_memory) || cause.to_string().starts_with(NO_ADDRESSES)
+    })
 }
 
 /// What a guest says, in one line of bounded length. Nothing in it acts on a terminal.

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::accept::Listener;
+use crate::budget::Budget;
 use crate::clock;
 use crate::connection;
 use crate::deferred::Deferred;
@@ -37,6 +38,7 @@ pub struct Figures {
     pub stats: Arc<Stats>,
     pub dispatch: Arc<Dispatch<Instance>>,
     pub deferred: Arc<Deferred>,
+    pub budget: Budget,
     pub cores: u32,
     pub log: Log,
     pub stopping: watch::Receiver<bool>,
@@ -110,6 +112,8 @@ impl Figures {
             log_lines_dropped: self.log.lines_dropped(),
             guest_lines_dropped: self.log.guest_lines_dropped(),
             guest_bytes_dropped: self.log.guest_bytes_dropped(),
+            memory_total_bytes: self.budget.bytes(),
+            memory_bytes: self.budget.bytes_shared(),
         }
     }
 }

@@ -3,12 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
 };
 
+use crate::clock::Nanos;
 use crate::compiled::{self, Kept};
 use crate::face::{self, Face};
 use crate::image::{self, Image};
@@ -16,13 +18,15 @@ use crate::link::Entry;
 use crate::logging::Log;
 use crate::memories::Memories;
 use crate::stacks::Stacks;
-use crate::state::{ELEMENT_BYTES, Host};
+use crate::state::{ELEMENT_BYTES, HOST_STEP_BYTES, Host};
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.
 const RESERVATION_BYTES: u64 = 4 << 30;
 /// Half of what a process of this architecture can address.
-const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
+pub const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
+/// What wasmtime leaves inaccessible behind a memory.
+const GUARD_BYTES: u64 = 32 << 20;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
 
@@ -35,6 +39,39 @@ pub struct Program {
     pub(crate) runs_deferred_calls: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
+    /// None if its instances take their memory from wasmtime's pool.
+    memories: Option<Memories>,
+    size: Size,
+}
+
+/// What an instance of a guest takes of the memory of all.
+struct Size {
+    /// At its beginning.
+    initial: u64,
+    /// At the end of its calls: a moving average.
+    recent: AtomicU64,
+}
+
+impl Program {
+    /// What room there should be for an instance. One that takes more than a sixteenth of all
+    /// gets that when it grows, or not.
+    pub(crate) fn bytes_expected(&self) -> u64 {
+        let most = self.size.initial.max(self.host.budget.bytes() / 16);
+        self.size.recent.load(Ordering::Relaxed).min(most)
+    }
+
+    /// Notes what an instance took. Some notes may be lost between threads.
+    pub(crate) fn note_bytes(&self, bytes: u64) {
+        let recent = self.size.recent.load(Ordering::Relaxed);
+        self.size.recent.store(recent - recent / 8 + bytes / 8, Ordering::Relaxed);
+    }
+
+    /// Gives memory back to the system that no instance has had since `time`.
+    pub(crate) fn trim(&self, time: Nanos) {
+        if let Some(memories) = &self.memories {
+            memories.trim(time);
+        }
+    }
 }
 
 /// How many instances there are at once, and how large they may be.
@@ -44,6 +81,8 @@ pub struct Room {
     /// Programs that are made of one guest. Each has room for all cores.
     pub programs: u32,
     pub memory_bytes_max: usize,
+    /// What the process may have of addresses for them.
+    pub address_space_bytes: u64,
 }
 
 /// A guest that is checked and compiled.
@@ -79,23 +118,41 @@ impl Guest {
     /// workers that have a program each meet nowhere.
     pub fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
         let made = || -> Result<Program> {
-            let engine = self.engine()?;
+            let memories = self.memories();
+            if let Some(memories) = &memories {
+                // At the start it can still be said.
+                memories.try_room(self.code.reservation_bytes + GUARD_BYTES).context(
+                    "the system has no addresses for an instance; raise its limit (ulimit -v), or lower --memory-limit",
+                )?;
+            }
+            let engine = self.engine(memories.as_ref())?;
             let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
             let runs_deferred_calls = self.face.runs_deferred_calls();
-            Ok(Program { engine, entry, host, runs_deferred_calls, generation })
+            let initial = memory_bytes_min(&self.code.needs) + HOST_STEP_BYTES;
+            ensure!(
+                initial <= host.budget.bytes(),
+                "an instance takes {initial} bytes at its beginning, more than --memory-total {}",
+                host.budget.bytes()
+            );
+            let size = Size { initial, recent: AtomicU64::new(initial) };
+            Ok(Program { engine, entry, host, runs_deferred_calls, generation, memories, size })
         };
         made().with_context(|| self.name.clone())
     }
 
-    fn engine(&self) -> Result<Engine> {
+    fn memories(&self) -> Option<Memories> {
+        // The cores' instances are spread over the programs, as a rule evenly.
+        let instances = self.room.cores.div_ceil(self.room.programs) + 8;
+        let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
+        self.face.is_small().then(|| Memories::new(self.image.clone(), kept_max as usize))
+    }
+
+    fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
         let mut config = config(&self.face, self.code.reservation_bytes);
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
-        if self.face.is_small() {
-            // The cores' instances are spread over the programs, as a rule evenly.
-            let instances = self.room.cores.div_ceil(self.room.programs) + 8;
-            let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
-            config.with_host_memory(Arc::new(Memories::new(self.image.clone(), kept_max as usize)));
+        if let Some(memories) = memories {
+            config.with_host_memory(Arc::new(memories.clone()));
             config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
         } else {
             let pool = pool(self.room, &self.code.needs, stacks_max);
@@ -123,20 +180,27 @@ impl Code {
         let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, log)?;
         let needs = &code.needs;
         check_size(needs, room.memory_bytes_max)?;
-        let memories =
-            u64::from(needs.num_memories.max(1)) * u64::from(room.cores) * u64::from(room.programs);
-        if memories.saturating_mul(RESERVATION_BYTES) <= ADDRESS_SPACE_BYTES {
+        let of_one = u64::from(needs.num_memories.max(1));
+        let memories = of_one * u64::from(room.cores) * u64::from(room.programs);
+        if memories.saturating_mul(RESERVATION_BYTES + GUARD_BYTES) <= room.address_space_bytes {
             return Ok(code);
         }
         // Compiled again, with explicit bounds checks.
         let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
+        let instances = room.address_space_bytes / (of_one * (reservation + GUARD_BYTES));
         ensure!(
-            memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES,
+            instances > 0 && memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES,
             "--cores {} with --memory-limit {} on {} threads need more address space than there is",
             room.cores,
             room.memory_bytes_max,
             room.programs
         );
+        if instances < u64::from(room.cores) {
+            log.server(format_args!(
+                "there are addresses for about {instances} instances at once (ulimit -v), not for --cores {}; calls beyond them are answered 503; a lower --memory-limit leaves room for more",
+                room.cores
+            ));
+        }
         Code::compile_for(reservation, bytes, face, kept, log)
     }
 
@@ -156,11 +220,16 @@ impl Code {
     }
 }
 
+/// What an instance has at its beginning, in memories and tables, at least.
+fn memory_bytes_min(needs: &ResourcesRequired) -> u64 {
+    let memory_bytes = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
+    let table_bytes = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
+    memory_bytes.saturating_add(table_bytes)
+}
+
 /// An instance can be made within the limit.
 pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<()> {
-    let memory_bytes_min = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
-    let table_bytes_min = needs.max_initial_table_size.unwrap_or(0).saturating_mul(ELEMENT_BYTES as u64);
-    let bytes_min = memory_bytes_min.saturating_add(table_bytes_min);
+    let bytes_min = memory_bytes_min(needs);
     ensure!(
         bytes_min <= memory_bytes_max as u64,
         "starts with {bytes_min} bytes of memory and tables, more than --memory-limit {memory_bytes_max}"
@@ -179,6 +248,7 @@ fn config(face: &Face, reservation_bytes: u64) -> Config {
     config.wasm_component_model_async(face.is_concurrent());
     config.concurrency_support(face.is_concurrent());
     config.memory_reservation(reservation_bytes).gc_heap_reservation(reservation_bytes);
+    config.memory_guard_size(GUARD_BYTES);
     config.memory_init_cow(!face.is_small());
     config
 }

@@ -11,8 +11,10 @@ use wasmtime::component::{Accessor, ComponentType, Lower};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
+use crate::account::Account;
+use crate::budget::Share;
 use crate::cgi;
-use crate::clock;
+use crate::clock::{self, Nanos};
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
@@ -20,7 +22,7 @@ use crate::guest::Program;
 use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::meta_variables;
 use crate::response::Link;
-use crate::state::{self, RequestHead, State};
+use crate::state::{self, HOST_STEP_BYTES, RequestHead, State};
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
@@ -38,6 +40,25 @@ pub struct Instance {
     is_gateway: bool,
     /// Guest calls that it has begun.
     pub calls: u32,
+    /// When its last call ended.
+    pub ended: Nanos,
+}
+
+/// Where a guest call runs: in an instance that an earlier one left, of the same guest, or in
+/// a fresh one, for which there is room.
+pub enum Place {
+    Kept(Instance),
+    Free(Share),
+}
+
+impl Place {
+    /// Programs run in a fresh instance each time.
+    fn for_program(self) -> Share {
+        match self {
+            Place::Free(share) => share,
+            Place::Kept(_) => unreachable!("an instance of a program is not kept"),
+        }
+    }
 }
 
 enum Exports {
@@ -58,11 +79,11 @@ pub struct Ended {
 }
 
 impl Program {
-    /// Serves a request, in `instance` if one is given. The head of the response
-    /// goes to `head`, its body belongs to the head.
+    /// Serves a request. The head of the response goes to `head`, its body belongs to the
+    /// head.
     pub async fn handle(
         self: Arc<Self>,
-        instance: Option<Instance>,
+        place: Place,
         deadline: Arc<Deadline>,
         request: Request<WasiBody>,
         head: oneshot::Sender<Head>,
@@ -71,40 +92,36 @@ impl Program {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
-                // One that a guest before this one left.
-                drop(instance);
-                let result = cgi::handle(&self, command, deadline, request, head).await;
+                let share = place.for_program();
+                let result = cgi::handle(&self, command, share, deadline, request, head).await;
                 return Ended { instance: None, result };
             }
         };
-        let mut instance = match self.ready(proxy, instance, deadline).await {
+        let mut instance = match self.ready(proxy, place, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
-        let result = instance.handle(request, head, link).await;
+        let account = instance.store.data().account().clone();
+        let result = account.charge(instance.handle(request, head, link)).await;
         instance.ended(result.map_err(Failure::from_trap))
     }
 
-    /// Runs a deferred call, in `instance` if one is given.
-    pub async fn run_callback(
-        self: Arc<Self>,
-        instance: Option<Instance>,
-        deadline: Arc<Deadline>,
-        call: Call,
-    ) -> Ended {
+    /// Runs a deferred call.
+    pub async fn run_callback(self: Arc<Self>, place: Place, deadline: Arc<Deadline>, call: Call) -> Ended {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
-                drop(instance);
-                let result = cgi::run_callback(&self, command, deadline, call).await;
+                let share = place.for_program();
+                let result = cgi::run_callback(&self, command, share, deadline, call).await;
                 return Ended { instance: None, result };
             }
         };
-        let mut instance = match self.ready(proxy, instance, deadline).await {
+        let mut instance = match self.ready(proxy, place, deadline).await {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
-        let result = match instance.run(call).await {
+        let account = instance.store.data().account().clone();
+        let result = match account.charge(instance.run(call)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => Err(Failure::CallbackError(message)),
             Err(error) => Err(Failure::from_trap(error)),
@@ -115,19 +132,15 @@ impl Program {
     async fn ready(
         self: &Arc<Self>,
         proxy: &Proxy,
-        instance: Option<Instance>,
+        place: Place,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
-        // One of an older guest is dropped here.
-        let mut instance = match instance.filter(|instance| instance.generation() == self.generation) {
-            Some(mut instance) => {
+        let mut instance = match place {
+            Place::Kept(mut instance) => {
                 instance.begin(deadline);
                 instance
             }
-            None => {
-                let instance = self.instantiate(proxy, deadline).await;
-                instance.map_err(Failure::from_instantiation)?
-            }
+            Place::Free(share) => self.instantiate(proxy, share, deadline).await?,
         };
         instance.calls += 1;
         Ok(instance)
@@ -136,32 +149,43 @@ impl Program {
     async fn instantiate(
         self: &Arc<Self>,
         proxy: &Proxy,
+        share: Share,
         deadline: Arc<Deadline>,
-    ) -> wasmtime::Result<Instance> {
-        let mut store = self.store(deadline, false, |_| {});
-        let exports = proxy.pre.instantiate_async(&mut store).await?;
-        let handler = match &proxy.handler {
-            Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
-            Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
+    ) -> Result<Instance, Failure> {
+        let mut store = self.store(share, deadline, false, |_| {});
+        let account = store.data().account().clone();
+        let instantiate = async {
+            let exports = proxy.pre.instantiate_async(&mut store).await?;
+            let handler = match &proxy.handler {
+                Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
+                Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
+            };
+            wasmtime::Result::Ok((exports, handler))
         };
-        let &Proxy { callback, is_gateway, .. } = proxy;
-        Ok(Instance { program: self.clone(), store, exports, handler, callback, is_gateway, calls: 0 })
+        let instantiated = account.charge(instantiate).await;
+        let (exports, handler) =
+            instantiated.map_err(|error| store.data().cause(Failure::from_instantiation(error)))?;
+        let (&Proxy { callback, is_gateway, .. }, program) = (proxy, self.clone());
+        Ok(Instance { program, store, exports, handler, callback, is_gateway, calls: 0, ended: 0 })
     }
 
     /// A store for one instance, of a component or of a core module. `set` changes what
     /// all instances are given.
     pub(crate) fn store(
         &self,
+        share: Share,
         deadline: Arc<Deadline>,
         is_module: bool,
         set: impl FnOnce(&mut WasiCtxBuilder),
     ) -> Store<State> {
-        let state = State::new(self.host.clone(), deadline, RESOURCES_MAX, is_module, set);
+        let account = Account::open(self.engine.weak(), HOST_STEP_BYTES);
+        let state = State::new(self.host.clone(), deadline, account, share, RESOURCES_MAX, is_module, set);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.epoch_deadline_callback(state::at_epoch);
         store.set_epoch_deadline(1);
         store.set_max_component_handles(RESOURCES_MAX);
+        store.set_hostcall_fuel(self.host.host_bytes_max as usize);
         if let Some(table) = store.concurrent_resource_table() {
             table.set_max_capacity(RESOURCES_MAX);
         }
@@ -181,9 +205,17 @@ impl Instance {
         self.store.set_epoch_deadline(1);
     }
 
-    fn ended(self, result: Result<(), Failure>) -> Ended {
-        self.store.data().end_call();
+    fn ended(mut self, result: Result<(), Failure>) -> Ended {
+        let state = self.store.data_mut();
+        self.program.note_bytes(state.bytes());
+        state.end_call();
+        let result = result.map_err(|failure| state.cause(failure));
         Ended { instance: Some(self), result }
+    }
+
+    /// What it takes of the memory of all.
+    pub fn bytes(&self) -> u64 {
+        self.store.data().bytes()
     }
 
     async fn handle(

@@ -2,8 +2,10 @@
 //! file answers which question.
 
 pub mod accept;
+pub mod account;
 pub mod activity;
 pub mod allowance;
+pub mod budget;
 pub mod cache;
 pub mod call;
 pub mod callback;

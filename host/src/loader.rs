@@ -26,6 +26,7 @@ impl Loader {
             cores: options.cores.get(),
             programs: options.threads().get(),
             memory_bytes_max: options.memory_limit.0,
+            address_space_bytes: options.address_space_bytes(),
         };
         Loader { source: options.source(), cache: options.cache.folder(), room, log }
     }

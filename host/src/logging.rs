@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
+use crate::account::OnNoAccount;
 use crate::allowance::{Allowance, Share};
 use crate::clock;
 use crate::escape;
@@ -172,6 +173,7 @@ impl Log {
     }
 
     fn append(&self, state: &mut State, lines: &[u8]) {
+        let _for_the_server = OnNoAccount::begin();
         let writer_sleeps = state.waiting.is_empty();
         state.waiting.extend_from_slice(lines);
         if writer_sleeps {

@@ -17,6 +17,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
+use crate::clock::{self, Nanos};
 use crate::image::Image;
 
 /// Bytes of one memory that stay in place for the next instance; what was touched
@@ -25,7 +26,11 @@ const RESIDENT_BYTES_MAX: usize = 256 << 10;
 /// The same for memory with an image: an interpreter touches many pages in each call.
 const RESIDENT_IMAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Where instances take their memories from.
+/// How the error begins of an instance for which the system has no addresses.
+pub const NO_ADDRESSES: &str = "no addresses for a memory";
+
+/// Where instances take their memories from. Clones are the same.
+#[derive(Clone)]
 pub struct Memories(Arc<Shared>);
 
 struct Shared {
@@ -46,6 +51,23 @@ impl Memories {
     pub fn new(image: Option<Arc<Image>>, kept_max: usize) -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
         Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), image, pagemap, kept_max }))
+    }
+
+    /// Whether the system has room for a memory of so many bytes, with its guard.
+    pub fn try_room(&self, bytes: u64) -> std::io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(std::io::Error::other)?;
+        Mapping::new(0, bytes, 0, None).map(drop)
+    }
+
+    /// Gives those back to the system that no instance has had since `time`.
+    pub fn trim(&self, time: Nanos) {
+        // The system takes its time; who needs a memory does not wait for that.
+        let trimmed: Vec<Mapping> = {
+            let mut free = self.0.free.lock();
+            let count = free.iter().take_while(|mapping| mapping.cleared < time).count();
+            free.drain(..count).collect()
+        };
+        drop(trimmed);
     }
 }
 
@@ -73,7 +95,7 @@ unsafe impl MemoryCreator for Memories {
         let mapping = match free {
             Some(mapping) => mapping,
             None => Mapping::new(minimum, reserved, guard_size_in_bytes, self.0.image.as_ref())
-                .map_err(|error| format!("no address space for a memory: {error}"))?,
+                .map_err(|error| format!("{NO_ADDRESSES}: {error}"))?,
         };
         Ok(Box::new(Memory { mapping: Some(mapping), bytes_min: minimum, shared: self.0.clone() }))
     }
@@ -120,6 +142,7 @@ impl Drop for Memory {
         let Some(mut mapping) = self.mapping.take() else { return };
         let cleared = mapping.clear(self.shared.pagemap.as_ref()).and_then(|()| mapping.cut(self.bytes_min));
         if cleared.is_ok() {
+            mapping.cleared = clock::coarse();
             let mut free = self.shared.free.lock();
             if free.len() < self.shared.kept_max {
                 free.push(mapping);
@@ -137,6 +160,8 @@ struct Mapping {
     bytes_mapped: usize,
     /// What it begins as.
     image: Option<Arc<Image>>,
+    /// When the last instance that had it was gone.
+    cleared: Nanos,
 }
 
 // SAFETY: the address space belongs to this value alone.
@@ -159,7 +184,7 @@ impl Mapping {
         // A guest's only linear memory has the size of its image.
         let image = image.filter(|image| image.content().len() == accessible).cloned();
         let mut mapping =
-            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image };
+            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image, cleared: 0 };
         match &mapping.image {
             Some(image) => {
                 // SAFETY: the beginning of the mapping, which is longer.

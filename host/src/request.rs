@@ -9,18 +9,24 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 
+use crate::budget::{Budget, Share};
 use crate::call::{Begun, Call, RequestName};
 use crate::clients::Claim;
+use crate::clock;
 use crate::connection::Client;
 use crate::cores::CoreGuard;
 use crate::dispatch::Worker;
 use crate::error::{Failure, Level};
+use crate::guest::Program;
 use crate::head;
-use crate::instance::Instance;
+use crate::instance::{Instance, Place};
 use crate::record::{Book, Record};
 use crate::request_body;
 use crate::response::ResponseBody;
 use crate::swap::Current;
+
+/// A call that waits for room looks so often whether an idle core has kept an instance.
+const ROOM_TURN: Duration = Duration::from_millis(5);
 
 /// Everything that a worker needs to answer requests.
 pub struct Service {
@@ -38,8 +44,12 @@ pub struct Limits {
     pub time_max: Duration,
     /// For guest work after that.
     pub tail_time_max: Duration,
+    /// How long a call waits for room in the memory of all instances.
+    pub room_time_max: Duration,
     /// Calls that an instance serves, 0 for no limit.
     pub calls_per_instance: u32,
+    /// An instance that takes more serves no further call.
+    pub kept_bytes_max: u64,
 }
 
 impl Service {
@@ -79,9 +89,11 @@ impl Service {
         if request.body().size_hint().lower() > self.limits.body.bytes_max {
             return Err(Failure::BodyTooLarge);
         }
-        let core = self.dispatch.core_for_request(claim).await.map_err(Failure::NoCore)?;
+        let mut core = self.dispatch.core_for_request(claim).await.map_err(Failure::NoCore)?;
         record.core = Some(core.number());
-        let mut call = Call::begin(self, core, request, client, name.clone());
+        let program = self.current.for_request();
+        let place = self.place(&mut core, &program, self.limits.room_time_max).await?;
+        let mut call = Call::begin(self, core, program, place, request, client, name.clone());
         match call.response().await.and_then(Begun::or_failure) {
             Ok(begun) => Ok(call.send(begun)),
             Err(failure) => Err(call.verdict_on(failure)),
@@ -99,10 +111,46 @@ impl Service {
         }
     }
 
+    /// Where a call of `program` runs on its core: a fresh instance may have to wait for room.
+    pub(crate) async fn place(
+        &self,
+        core: &mut CoreGuard<Instance>,
+        program: &Program,
+        time_max: Duration,
+    ) -> Result<Place, Failure> {
+        // One of an older guest is dropped here.
+        let kept = core.take_instance().filter(|instance| instance.generation() == program.generation);
+        if let Some(instance) = kept {
+            return Ok(Place::Kept(instance));
+        }
+        let (budget, bytes) = (&program.host.budget, program.bytes_expected());
+        let share = match budget.try_share(bytes) {
+            Some(share) => share,
+            None => {
+                tokio::time::timeout(time_max, self.room(budget, bytes)).await.map_err(|_| Failure::NoRoom)?
+            }
+        };
+        Ok(Place::Free(share))
+    }
+
+    /// Waits for room. Meanwhile idle cores lose what they have kept, one after the other.
+    async fn room(&self, budget: &Budget, bytes: u64) -> Share {
+        let mut share = std::pin::pin!(budget.share(bytes));
+        loop {
+            drop(self.dispatch.take_coldest_kept());
+            if let Ok(share) = tokio::time::timeout(ROOM_TURN, share.as_mut()).await {
+                return share;
+            }
+        }
+    }
+
     /// Leaves the instance of a call that ended well on its core.
     pub(crate) fn keep(&self, core: &mut CoreGuard<Instance>, instance: Option<Instance>) {
-        let limit = self.limits.calls_per_instance;
-        if let Some(instance) = instance.filter(|instance| limit == 0 || instance.calls < limit) {
+        let Limits { calls_per_instance: calls_max, kept_bytes_max: bytes_max, .. } = self.limits;
+        let is_kept =
+            |kept: &Instance| (calls_max == 0 || kept.calls < calls_max) && kept.bytes() <= bytes_max;
+        if let Some(mut instance) = instance.filter(is_kept) {
+            instance.ended = clock::coarse();
             core.leave_instance(instance);
         }
     }

@@ -11,7 +11,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Bound;
 use crate::activity::Patience;
+use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::clock;
 use crate::config::Options;
 use crate::connection;
 use crate::deadline::Epoch;
@@ -34,6 +36,8 @@ use crate::{callback, request_body};
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
 const LOG_TIME_IN_HASTE: Duration = Duration::from_secs(1);
+/// Idle instances are looked at no more often.
+const IDLE_TURN_MIN: Duration = Duration::from_millis(100);
 const NO_SIGNALS: &str = "signals cannot be received";
 
 /// Serves until a signal ends it. An error says why it could not start.
@@ -52,6 +56,7 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         log: log.clone(),
         stats: Arc::new(Stats::new()),
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
+        budget: Budget::new(options.memory_total_bytes()?),
     };
     // The server's own thread waits for signals and shows figures; it runs no
     // guest, so that none can hold it up.
@@ -87,12 +92,16 @@ struct Shared {
     log: Log,
     stats: Arc<Stats>,
     deferred: Arc<Deferred>,
+    budget: Budget,
 }
 
 /// A program for each worker, with a host of its own.
 fn programs(options: &Options, shared: &Shared, loader: &Loader) -> Result<Vec<Program>> {
-    let Shared { log, stats, deferred } = shared;
-    let host = |_| Host::new(options, log.clone(), stats.clone(), deferred.clone()).map(Arc::new);
+    let Shared { log, stats, deferred, budget } = shared;
+    let host = |_| {
+        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone(), budget.clone());
+        host.map(Arc::new)
+    };
     let hosts: Result<Vec<_>> = (0..options.threads().get()).map(host).collect();
     loader.load(0, hosts?)
 }
@@ -100,6 +109,7 @@ fn programs(options: &Options, shared: &Shared, loader: &Loader) -> Result<Vec<P
 struct Server {
     url: String,
     stats_url: Option<String>,
+    memory_total_bytes: u64,
     drain: Drain,
     signals: Signals,
     swaps: Swaps,
@@ -115,7 +125,7 @@ impl Server {
         mut programs: Vec<Program>,
         signals: Signals,
     ) -> Result<Server> {
-        let Shared { log, stats, deferred } = shared;
+        let Shared { log, stats, deferred, .. } = shared;
         let bound =
             Bound::many(&options.http_socket, options.listen, programs.len()).context("--http-socket")?;
         let stats_bound = match &options.stats {
@@ -142,6 +152,7 @@ impl Server {
         start_workers(options, shared, &dispatch, &current, bound, &connections, &server)?;
         start_timer(dispatch.clone(), deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
+        tokio::spawn(end_idle(dispatch.clone(), current.clone(), options.kept_time.0));
         let swapper = Swapper {
             loader,
             current,
@@ -162,13 +173,15 @@ impl Server {
             connection_places: connections.places.clone(),
             connections_max: options.connections,
             request_time_max: options.request_time_max(),
+            deferred_time_max: options.deferred_timeout.0,
             dispatch,
             deferred: deferred.clone(),
             log: log.clone(),
             stats: stats.clone(),
         };
         drop(connections);
-        Ok(Server { url, stats_url, drain, signals, swaps, _workers: workers })
+        let memory_total_bytes = shared.budget.bytes();
+        Ok(Server { url, stats_url, memory_total_bytes, drain, signals, swaps, _workers: workers })
     }
 
     /// The first lines on standard error.
@@ -178,10 +191,10 @@ impl Server {
         let of_one = options.memory_limit.0 as u64;
         say(format_args!("Serving HTTP on {}", self.url));
         say(format_args!(
-            "{cores} cores on {} threads, guests of at most {} MiB each, {} MiB together",
+            "{cores} cores on {} threads, guests of at most {} MiB each, {} MiB together (--memory-total)",
             options.threads(),
             mebibytes(of_one),
-            mebibytes(of_one.saturating_mul(cores.into())),
+            mebibytes(self.memory_total_bytes),
         ));
         if let Some(url) = &self.stats_url {
             say(format_args!("Figures on {url}"));
@@ -274,6 +287,7 @@ fn start_figures(
         stats: shared.stats.clone(),
         dispatch: dispatch.clone(),
         deferred: shared.deferred.clone(),
+        budget: shared.budget.clone(),
         cores: options.cores.get(),
         log: shared.log.clone(),
         stopping,
@@ -281,6 +295,18 @@ fn start_figures(
     let listener = bound.listener().context("--stats")?;
     tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
     Ok(())
+}
+
+/// Gives back what no call has used for `kept_time`: instances on idle cores, and memories
+/// that are ready for the next.
+async fn end_idle(dispatch: Arc<Dispatch<Instance>>, workers: Vec<Arc<Current>>, kept_time: Duration) {
+    let mut turns = tokio::time::interval((kept_time / 4).max(IDLE_TURN_MIN));
+    loop {
+        turns.tick().await;
+        let time = clock::coarse().saturating_sub(kept_time.as_nanos() as clock::Nanos);
+        drop(dispatch.take_kept(|instance| instance.ended < time));
+        workers.iter().for_each(|worker| worker.for_request().trim(time));
+    }
 }
 
 /// The timer of deferred calls, a thread that ends with the process.
@@ -314,7 +340,9 @@ fn request_limits(options: &Options) -> request::Limits {
         },
         time_max: options.harakiri.0,
         tail_time_max: options.tail_timeout.0,
+        room_time_max: options.queue_timeout.0,
         calls_per_instance: options.calls_per_instance(),
+        kept_bytes_max: options.kept_memory.0 as u64,
     }
 }
 

@@ -10,11 +10,13 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::account::Account;
+use crate::budget::{Budget, Share};
 use crate::clock;
 use crate::config::{Folder, Options};
 use crate::deadline::Deadline;
 use crate::deferred::Deferred;
-use crate::error::DeadlinePassed;
+use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::imports::files::{self, AtOnce, Files};
 use crate::imports::http::Hooks;
 use crate::imports::stdio::Output;
@@ -24,6 +26,10 @@ use crate::stats::Stats;
 
 /// What one element of a table takes.
 pub const ELEMENT_BYTES: usize = 8;
+
+/// What the server may hold for an instance grows in steps of so many bytes: each one is taken
+/// from the instance's share when it is needed.
+pub const HOST_STEP_BYTES: u64 = 512 << 10;
 
 /// What all instances of a server share.
 pub struct Host {
@@ -36,6 +42,10 @@ pub struct Host {
     pub payload_bytes_max: u64,
     /// Memory of one instance.
     pub memory_bytes_max: usize,
+    /// What the server may hold for one instance.
+    pub host_bytes_max: u64,
+    /// The memory of all instances.
+    pub budget: Budget,
     /// The thread that runs a guest may wait for a disk.
     pub blocking_files: bool,
     /// Where the server listens.
@@ -55,6 +65,7 @@ impl Host {
         log: Log,
         stats: Arc<Stats>,
         deferred: Arc<Deferred>,
+        budget: Budget,
     ) -> anyhow::Result<Host> {
         let mut files = open_folders(&options.folders(), options.blocking_files)?;
         Ok(Host {
@@ -64,6 +75,8 @@ impl Host {
             deferred_per_call_max: options.deferred_per_call,
             payload_bytes_max: options.deferred_payload.0 as u64,
             memory_bytes_max: options.memory_limit.0,
+            host_bytes_max: options.host_memory_limit.0 as u64,
+            budget,
             blocking_files: options.blocking_files,
             address: ServerAddress::default(),
             environment: options.guest_environment()?,
@@ -131,6 +144,14 @@ pub struct State {
     stdout: Output,
     stderr: Output,
     memory_bytes: usize,
+    /// What the server holds for the instance.
+    account: Account,
+    /// Of that, what the share covers.
+    host_bytes: u64,
+    /// What the instance has of the memory of all.
+    share: Share,
+    /// Something was refused because there was no room.
+    lacks_room: bool,
 }
 
 impl WasiView for State {
@@ -178,6 +199,8 @@ impl State {
     pub fn new(
         server: Arc<Host>,
         deadline: Arc<Deadline>,
+        account: Account,
+        share: Share,
         resources_max: usize,
         is_module: bool,
         set: impl FnOnce(&mut WasiCtxBuilder),
@@ -204,6 +227,10 @@ impl State {
             stdout,
             stderr,
             memory_bytes: 0,
+            account,
+            host_bytes: HOST_STEP_BYTES,
+            share,
+            lacks_room: false,
         }
     }
 
@@ -221,24 +248,74 @@ impl State {
         self.request = RequestHead::default();
     }
 
-    pub fn end_call(&self) {
+    pub fn end_call(&mut self) {
         self.stdout.finish_line();
         self.stderr.finish_line();
+        // What the call needed and gave back is for others.
+        if self.account.bytes() + 2 * HOST_STEP_BYTES < self.host_bytes {
+            self.host_bytes = self.account.bytes() + HOST_STEP_BYTES;
+            self.account.allow(self.host_bytes);
+            self.share.cut(self.bytes());
+        }
+    }
+
+    /// What the instance takes: its own memory, and what the server holds for it.
+    pub fn bytes(&self) -> u64 {
+        self.memory_bytes as u64 + self.host_bytes
+    }
+
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Whether `failure` is the guest's own, or follows from something that it was refused
+    /// for want of room.
+    pub fn cause(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Trap(_) | Failure::Instantiation(_) | Failure::ExitStatus(_) if self.lacks_room => {
+                Failure::NoRoom
+            }
+            failure => failure,
+        }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
         let bytes = (self.memory_bytes - current).saturating_add(desired);
-        let fits = bytes <= self.server.memory_bytes_max;
-        if fits {
+        if bytes > self.server.memory_bytes_max {
+            return false;
+        }
+        let is_covered = self.share.covers(bytes as u64 + self.host_bytes);
+        if is_covered {
             self.memory_bytes = bytes;
         }
-        fits
+        self.lacks_room |= !is_covered;
+        is_covered
+    }
+
+    /// The server holds more for the instance than was covered until now.
+    fn settle(&mut self) -> wasmtime::Result<()> {
+        let (held, most) = (self.account.bytes(), self.server.host_bytes_max);
+        if held > most {
+            return Err(HostMemoryExceeded(most).into());
+        }
+        let covered = (held + HOST_STEP_BYTES).min(most);
+        if !self.share.covers(self.memory_bytes as u64 + covered) {
+            self.lacks_room = true;
+            return Err(NoRoom.into());
+        }
+        self.host_bytes = covered;
+        self.account.allow(covered);
+        Ok(())
     }
 }
 
-/// What happens when a guest computes for longer than a tick of `deadline`: it
-/// is stopped at its deadline, and before that lets others run.
-pub fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+/// What happens when a guest computes for longer than a tick of `deadline`, or when the server
+/// holds more for it than before: it is stopped at its deadline or limit, and before that lets
+/// others run.
+pub fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    if store.data().account.is_overdrawn() {
+        store.data_mut().settle()?;
+    }
     if clock::now() >= store.data().deadline.nanos() {
         return Err(DeadlinePassed.into());
     }

@@ -114,6 +114,8 @@ struct Levels {
     log_lines_dropped: Gauge,
     guest_lines_dropped: Gauge,
     guest_bytes_dropped: Gauge,
+    memory_total_bytes: Gauge,
+    memory_bytes: Gauge,
 }
 
 /// What `Levels` are set to.
@@ -126,6 +128,9 @@ pub struct Now {
     pub log_lines_dropped: u64,
     pub guest_lines_dropped: u64,
     pub guest_bytes_dropped: u64,
+    /// What all instances may take, and take.
+    pub memory_total_bytes: u64,
+    pub memory_bytes: u64,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -181,6 +186,7 @@ impl Stats {
                 "failures": failures,
                 "seconds": self.request_seconds.json(),
             },
+            "memory_bytes": { "total": now.memory_total_bytes, "taken": now.memory_bytes },
             "instances_created": self.instances_created.get(),
             "tails_stopped": self.tails_stopped.get(),
             "swaps": { "done": self.swaps_done.get(), "refused": self.swaps_refused.get() },
@@ -209,6 +215,8 @@ impl Stats {
             (&self.levels.log_lines_dropped, now.log_lines_dropped),
             (&self.levels.guest_lines_dropped, now.guest_lines_dropped),
             (&self.levels.guest_bytes_dropped, now.guest_bytes_dropped),
+            (&self.levels.memory_total_bytes, now.memory_total_bytes),
+            (&self.levels.memory_bytes, now.memory_bytes),
         ];
         for (gauge, value) in rows {
             gauge.set(value as i64);
@@ -245,6 +253,16 @@ impl Stats {
         r.register("cores", "Cores", self.levels.cores.clone());
         r.register("cores_busy", "Cores that a guest call holds", self.levels.cores_busy.clone());
         r.register("queue", "Requests that wait for a core", self.levels.queue.clone());
+        r.register(
+            "memory_total_bytes",
+            "Memory that all instances may take (--memory-total)",
+            self.levels.memory_total_bytes.clone(),
+        );
+        r.register(
+            "memory_bytes",
+            "Memory that all instances take, with what the server holds for them",
+            self.levels.memory_bytes.clone(),
+        );
         r.register("instances_created", "Instances made", self.instances_created.clone());
         r.register(
             "tails_stopped",

@@ -32,6 +32,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/no-response`, `/drop-outparam`, `/drop-outparam-then-spin` | returns without a response |
 /// | `/error-code` | `internal-error` with the text `secret of the guest` |
 /// | `/grow`, `/grow-or-trap` | grows memory until it is refused, then answers the pages, or traps |
+/// | `/grow-and-wait` | the same, and then waits for ever |
 /// | `/table-grow` | the same with a table, answers the elements |
 /// | `/recurse`, `/copy-out-of-bounds` | traps |
 /// | `/copy` | copies 32 MiB again and again; traps if it cannot have 64 MiB |
@@ -41,6 +42,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/header-newline`, `/header-forbidden` | sets such a header, answers `ok` or the error's name |
 /// | `/header-random`, `/header-huge`, `/header-flood` | a name that is not UTF-8, a value of 64 MiB, a million headers |
 /// | `/resource-flood` | makes a million resources, answers `ok` |
+/// | `/fields-flood`, `/small-fields-flood`, `/bodies-flood` | makes the server hold ever more: fields of 127,000 bytes in one value or in many, bodies that are not sent |
 /// | `/log/N`, `/log` | prints `line 0` to `line N-1`, each in three pieces, answers `logged`; without N for ever |
 /// | `/log-long/N` | prints a line of N times 4096 `x` |
 /// | `/log-unfinished` | prints `unfinished` without a line feed |
@@ -50,7 +52,8 @@ const TEXTS: Range<usize> = 1024..8192;
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
 /// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
-/// `/forge`, `/flood` (prints for ever) and `/error-code`; traps at any other path.
+/// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
+/// `/error-code`; traps at any other path.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///

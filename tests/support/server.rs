@@ -136,9 +136,14 @@ impl Setup {
     }
 
     /// Starts the program under a limit of open files, by way of a shell.
-    pub fn open_files_max(mut self, max: u32) -> Setup {
+    pub fn open_files_max(self, max: u32) -> Setup {
+        self.under(&format!("ulimit -n {max}"))
+    }
+
+    /// Starts the program when a shell has run a command.
+    pub fn under(mut self, command: &str) -> Setup {
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("ulimit -n {max}; exec \"$@\"")).arg("sh");
+        shell.arg("-c").arg(format!("{command}; exec \"$@\"")).arg("sh");
         shell.arg(self.command.get_program()).args(self.command.get_args());
         shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         self.command = shell;

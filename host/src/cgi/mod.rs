@@ -18,6 +18,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use self::input::Input;
 use self::output::Answer;
+use crate::budget::Share;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
@@ -91,6 +92,7 @@ impl Command {
 pub(crate) async fn handle(
     program: &Program,
     command: &Command,
+    share: Share,
     deadline: Arc<Deadline>,
     request: Request<WasiBody>,
     head: oneshot::Sender<Head>,
@@ -98,10 +100,8 @@ pub(crate) async fn handle(
     let environment = environment(&request, &program.host.address)?;
     let answer = Answer::new(head);
     let input = Input::body(request.into_body());
-    let mut store = store(program, command, deadline, environment, input, answer.output());
-    let result = command.run(&mut store).await;
-    store.data().end_call();
-    result?;
+    let store = store(program, command, share, deadline, environment, input, answer.output());
+    run(program, command, store).await?;
     answer.finish()
 }
 
@@ -109,6 +109,7 @@ pub(crate) async fn handle(
 pub(crate) async fn run_callback(
     program: &Program,
     command: &Command,
+    share: Share,
     deadline: Arc<Deadline>,
     call: Call,
 ) -> Result<(), Failure> {
@@ -120,22 +121,32 @@ pub(crate) async fn run_callback(
     ];
     let output = crate::imports::stdio::Output::new(program.host.log.clone());
     let input = Input::bytes(call.payload.into());
-    let mut store = store(program, command, deadline, environment, input, output.clone());
-    let result = command.run(&mut store).await;
-    store.data().end_call();
+    let store = store(program, command, share, deadline, environment, input, output.clone());
+    let result = run(program, command, store).await;
     output.finish_line();
     result
+}
+
+/// Runs the program to its end, and with it that of its instance.
+async fn run(program: &Program, command: &Command, mut store: Store<State>) -> Result<(), Failure> {
+    let account = store.data().account().clone();
+    let result = account.charge(command.run(&mut store)).await;
+    let state = store.data_mut();
+    program.note_bytes(state.bytes());
+    state.end_call();
+    result.map_err(|failure| state.cause(failure))
 }
 
 fn store(
     program: &Program,
     command: &Command,
+    share: Share,
     deadline: Arc<Deadline>,
     environment: Vec<(String, String)>,
     input: Input,
     output: impl StdoutStream + 'static,
 ) -> Store<State> {
-    program.store(deadline, command.is_module(), |wasi| {
+    program.store(share, deadline, command.is_module(), |wasi| {
         // The first one of a name is the one that programs see.
         wasi.envs(&environment).stdin(input).stdout(output);
     })

@@ -1,6 +1,7 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
+mod machine;
 mod project;
 mod python;
 mod values;
@@ -17,6 +18,7 @@ pub use self::python::PythonOptions;
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::clients::Bounds;
 use crate::deferred;
+use crate::guest;
 use crate::logging::GuestLines;
 use crate::python::{Application, Tools};
 
@@ -156,6 +158,25 @@ pub struct Options {
     /// Memory of one instance, in bytes; K, M and G multiply by 1024.
     #[arg(long, value_name = "BYTES", default_value = MEMORY_LIMIT, help_heading = "Cores")]
     pub memory_limit: Bytes,
+
+    /// What the server itself may hold for one instance, in bytes: header fields, bodies,
+    /// buffers, tables, open files. A guest that makes it hold more is stopped.
+    #[arg(long, value_name = "BYTES", default_value = "32M", help_heading = "Cores")]
+    pub host_memory_limit: Bytes,
+
+    /// Memory of all instances together, in bytes, with what the server holds for them. A call
+    /// that finds no room waits as for a core, and is then answered 503 [default: five eighths
+    /// of what the machine has, or the control group].
+    #[arg(long, value_name = "BYTES", help_heading = "Cores")]
+    pub memory_total: Option<Bytes>,
+
+    /// An instance that takes more than this serves no further call, in bytes.
+    #[arg(long, value_name = "BYTES", default_value = "64M", help_heading = "Cores")]
+    pub kept_memory: Bytes,
+
+    /// How long an instance waits for a further call before it ends.
+    #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Cores")]
+    pub kept_time: Seconds,
 
     /// Requests that wait for a core; one more is answered 503.
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Cores")]
@@ -361,6 +382,12 @@ impl Options {
             self.memory_limit.0 as u64 <= 4 << 30,
             "--memory-limit must be at most 4G, which is all that a guest can address"
         );
+        ensure!(self.host_memory_limit.0 >= 1 << 20, "--host-memory-limit must be at least 1M");
+        ensure!(
+            self.memory_total.is_none_or(|total| total.0 >= 1 << 20),
+            "--memory-total must be at least 1M"
+        );
+        ensure!(!self.kept_time.0.is_zero(), "--kept-time must be more than 0 seconds");
         ensure!(self.connections >= 1, "--connections must be at least 1");
         ensure!(
             self.connections <= tokio::sync::Semaphore::MAX_PERMITS.min(u32::MAX as usize),
@@ -379,6 +406,24 @@ impl Options {
     /// part of it takes as long as it may.
     pub fn request_time_max(&self) -> Duration {
         self.queue_timeout.0 + self.harakiri.0 + self.write_timeout.0
+    }
+
+    /// Memory of all instances. What is left by default is for the server itself, for what
+    /// the system keeps of files and sockets, and for other programs.
+    pub fn memory_total_bytes(&self) -> Result<u64> {
+        if let Some(total) = self.memory_total {
+            return Ok(total.0 as u64);
+        }
+        let memory = machine::memory_bytes();
+        let memory = memory.context("how much memory there is cannot be seen; say --memory-total")?;
+        let part = memory / 8 * 5;
+        // The program and its threads are there, too, and reserve more than they use.
+        Ok(machine::address_space_bytes().map_or(part, |space| part.min(space / 4)))
+    }
+
+    /// Addresses for the memories of instances.
+    pub fn address_space_bytes(&self) -> u64 {
+        machine::address_space_bytes().map_or(guest::ADDRESS_SPACE_BYTES, |space| space / 2)
     }
 
     /// Threads that run guests.

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::p2::types::HostResponseOutparam;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, FieldMap, WasiHttpView};
 
 use super::timers::{self, ScheduleError};
+use crate::account::OnNoAccount;
 use crate::clock::Nanos;
 use crate::deferred::TimerId;
 use crate::error::Failure;
@@ -89,6 +90,7 @@ fn call_later(
     let text = payload.to_str(&store)?;
     let bytes = text.chars().count();
     let is_small = bytes as u64 <= store.data().server.payload_bytes_max;
+    let _for_the_server = OnNoAccount::begin();
     let payload = if is_small { bytes_of(&text).ok_or_else(no_byte)? } else { Vec::new() };
     drop(text);
     Ok(timers::call_later(&mut store, delay, bytes, |_| payload.into()))

@@ -4,6 +4,7 @@
 use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
 use wasmtime::{AsContextMut, Caller, StoreContextMut};
 
+use crate::account::OnNoAccount;
 use crate::clock::Nanos;
 use crate::deferred::{self, TimerId};
 use crate::state::State;
@@ -116,6 +117,8 @@ fn schedule(
     if payload_bytes as u64 > server.payload_bytes_max {
         return Err(deferred::ScheduleError::PayloadTooLarge(server.payload_bytes_max));
     }
+    // It outlives the instance, and has limits of its own.
+    let _for_the_server = OnNoAccount::begin();
     let id = server.deferred.schedule(delay, payload(store))?;
     store.data_mut().deferred_scheduled += 1;
     Ok(id)

@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 use super::lookup;
+use crate::account::OnNoAccount;
 
 /// Bytes of one read, whatever the guest asks for.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -128,7 +129,10 @@ impl Pollable for Content {
 thread_local! {
     /// Most files are smaller than what guests ask for: making room for all of that
     /// would cost more than reading them.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES_MAX]);
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new({
+        let _for_the_server = OnNoAccount::begin();
+        vec![0; READ_BYTES_MAX]
+    });
 }
 
 /// Waits for the disk.

@@ -1,0 +1,144 @@
+use crate::support::client::{self, Connection};
+use crate::support::server::{Server, setup};
+use crate::support::{fault_guests, wait_for};
+
+const MIB: u64 = 1 << 20;
+
+fn faults(options: &str) -> Server {
+    setup(fault_guests::component("faults")).options(options).start()
+}
+
+/// A connection that has asked for `path`, and waits.
+fn asking(server: &Server, path: &str) -> Connection {
+    let mut connection = Connection::open(server.address);
+    connection.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    connection
+}
+
+#[test]
+fn what_the_server_holds_for_an_instance_has_a_limit() {
+    for (guest, paths) in [
+        ("faults", &["/fields-flood", "/small-fields-flood", "/bodies-flood", "/table-grow"][..]),
+        ("faults-0.3", &["/fields-flood", "/responses-flood"]),
+    ] {
+        let server =
+            setup(fault_guests::component(guest)).options("--cores 2 --host-memory-limit 8M").start();
+        assert_eq!(server.get("/hello").status, 200);
+        let before = server.memory_bytes("VmHWM");
+        for path in paths {
+            let mut attack = asking(&server, path);
+            assert_eq!(server.get("/hello").status, 200, "{guest} {path}");
+            assert_eq!(attack.reply().status, 500, "{guest} {path}");
+        }
+        // Half of what is made of small pieces is not counted, see `account`.
+        let more = server.memory_bytes("VmHWM") - before;
+        assert!(more < 64 * MIB, "{guest}: {more} bytes more");
+        server.wait_for_line("--host-memory-limit");
+        server.wait_for_figure("/memory_bytes/taken", 0);
+    }
+}
+
+#[test]
+fn an_instance_that_gives_back_what_the_server_held_goes_on() {
+    let server = faults("--cores 1 --max-requests 0 --host-memory-limit 1M");
+    for _ in 0..200 {
+        assert_eq!(server.get("/log-long/100").status, 200);
+        assert_eq!(Connection::open(server.address).post("/read-body", &vec![7; 100_000]).text(), "100000");
+    }
+    assert_eq!(server.figure("/instances_created"), 1);
+}
+
+#[test]
+fn a_call_waits_for_room_and_is_then_refused() {
+    // An instance takes a little over half of that.
+    let options = "--cores 2 --memory-total 1M --queue-timeout";
+    let server = faults(&format!("{options} 0.3"));
+    let mut first = asking(&server, "/sleep/3000");
+    server.wait_for_figure("/cores/busy", 1);
+    let refused = server.get("/hello");
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")));
+    assert_eq!(server.figure("/requests/failures/no_room"), 1);
+    assert_eq!(first.reply().status, 200);
+    let server = faults(&format!("{options} 30"));
+    let mut first = asking(&server, "/sleep/500");
+    server.wait_for_figure("/cores/busy", 1);
+    assert_eq!(server.get("/hello").status, 200);
+    assert_eq!(first.reply().status, 200);
+}
+
+#[test]
+fn a_deferred_call_waits_for_room_and_is_not_lost() {
+    let server =
+        setup(fault_guests::component("deferred-faults")).options("--cores 2 --memory-total 1M").start();
+    assert_eq!(server.get("/later/0/sleep").status, 200);
+    assert_eq!(server.get("/later/0/ok").status, 200);
+    server.wait_for_figure("/deferred/done", 2);
+}
+
+#[test]
+fn instances_that_grow_leave_room_for_others() {
+    let server = faults("--cores 12 --memory-total 64M --harakiri 20");
+    let attacks: Vec<Connection> = (0..8).map(|_| asking(&server, "/grow-and-wait")).collect();
+    wait_for("memory to be taken", || (server.figure("/memory_bytes/taken") > 40 * MIB).then_some(()));
+    for _ in 0..20 {
+        assert_eq!(server.get("/hello").status, 200);
+        assert!(server.figure("/memory_bytes/taken") <= 64 * MIB);
+    }
+    drop(attacks);
+    server.wait_for_figure("/memory_bytes/taken", 0);
+}
+
+#[test]
+fn a_guest_that_fails_for_want_of_room_is_answered_503() {
+    let server = faults("--cores 2 --memory-total 16M --memory-limit 64M");
+    assert_eq!(server.get("/grow-or-trap").status, 503);
+    let server = faults("--cores 2 --memory-total 128M --memory-limit 16M");
+    assert_eq!(server.get("/grow-or-trap").status, 500);
+}
+
+#[test]
+fn idle_instances_end() {
+    let server = faults("--cores 8 --max-requests 0 --kept-time 1");
+    let burst: Vec<Connection> = (0..8).map(|_| asking(&server, "/sleep/500")).collect();
+    assert!(burst.into_iter().all(|mut connection| connection.reply().status == 200));
+    assert!(server.figure("/memory_bytes/taken") > 4 * MIB);
+    server.wait_for_figure("/memory_bytes/taken", 0);
+    assert_eq!(server.get("/count").text(), "1");
+}
+
+#[test]
+fn idle_instances_make_room_for_a_call() {
+    let server = faults("--cores 2 --max-requests 0 --memory-total 1M");
+    // Each core has an instance of its own only after the other's is gone.
+    let mut first = asking(&server, "/sleep/300");
+    server.wait_for_figure("/cores/busy", 1);
+    assert_eq!(server.get("/count").text(), "1");
+    assert_eq!(first.reply().status, 200);
+    for _ in 0..10 {
+        assert_eq!(server.get("/hello").status, 200);
+    }
+}
+
+#[test]
+fn an_instance_that_grew_too_much_serves_no_further_call() {
+    let server = faults("--cores 1 --max-requests 0 --memory-limit 16M --kept-memory 8M");
+    assert_eq!(server.get("/count").text(), "1");
+    assert_eq!(server.get("/count").text(), "2");
+    assert_eq!(server.get("/grow").status, 200);
+    assert_eq!(server.get("/count").text(), "1");
+}
+
+#[test]
+fn under_a_limit_of_addresses_calls_find_room_or_are_refused() {
+    let server = setup(fault_guests::component("faults"))
+        .options("--cores 64 --threads 2 --queue-timeout 0.2")
+        .under("ulimit -v 4000000")
+        .start();
+    let address = server.address;
+    let asking: Vec<_> =
+        (0..64).map(|_| std::thread::spawn(move || client::get(address, "/sleep/1000").status)).collect();
+    let statuses: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+    assert_eq!(server.get("/hello").status, 200);
+}
