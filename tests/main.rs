@@ -55,6 +55,9 @@ mod startup;
 /// What is told of a file without serving it.
 mod inspect;
 
+/// Files: how many a guest may have open, long listings, and other calls that take long.
+mod files;
+
 /// The log and the figures.
 mod shown;
 

@@ -35,6 +35,7 @@ pub mod logging;
 pub mod memories;
 pub mod meta_variables;
 pub mod offer;
+pub mod open_files;
 pub mod outline;
 pub mod peer;
 pub mod project;

@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{p2, p3};
 use crate::cgi::Command;
 use crate::compiled::Loaded;
 use crate::face::{self, CommandVersion, Face};
-use crate::imports::{files, gateway, timers};
+use crate::imports::{files, gateway, modules, random, timers};
 use crate::instance::DeferredCall;
 use crate::offer;
 use crate::state::State;
@@ -159,6 +159,7 @@ pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<S
         p3::add_to_linker(&mut linker)?;
     }
     files::add_to_linker(&mut linker)?;
+    random::add_to_linker(&mut linker)?;
     gateway::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
     Ok(linker)
@@ -167,6 +168,7 @@ pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<S
 pub fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<State>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, State::preview1)?;
+    modules::add_to_linker(&mut linker)?;
     timers::add_to_module_linker(&mut linker)?;
     Ok(linker)
 }

@@ -21,6 +21,7 @@ use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};
 use crate::figures::{self, Figures};
 use crate::guest::Program;
+use crate::imports::files::Places;
 use crate::instance::Instance;
 use crate::loader::Loader;
 use crate::logging::{Log, say};
@@ -31,7 +32,7 @@ use crate::state::Host;
 use crate::stats::Stats;
 use crate::swap::{Current, Swapper, Swaps};
 use crate::worker::{Connections, Worker};
-use crate::{callback, request_body};
+use crate::{callback, open_files, request_body};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
@@ -52,11 +53,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
+    let places = Places::new(options.open_files, open_files::share(options));
     let shared = Shared {
         log: log.clone(),
         stats: Arc::new(Stats::new()),
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
         budget: Budget::new(options.memory_total_bytes()?),
+        places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no
     // guest, so that none can hold it up.
@@ -93,13 +96,16 @@ struct Shared {
     stats: Arc<Stats>,
     deferred: Arc<Deferred>,
     budget: Budget,
+    /// What guests may have open.
+    places: Arc<Places>,
 }
 
 /// A program for each worker, with a host of its own.
 fn programs(options: &Options, shared: &Shared, loader: &Loader) -> Result<Vec<Program>> {
-    let Shared { log, stats, deferred, budget } = shared;
+    let Shared { log, stats, deferred, budget, places } = shared;
     let host = |_| {
-        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone(), budget.clone());
+        let (budget, places) = (budget.clone(), places.clone());
+        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone(), budget, places);
         host.map(Arc::new)
     };
     let hosts: Result<Vec<_>> = (0..options.threads().get()).map(host).collect();

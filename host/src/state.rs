@@ -17,8 +17,9 @@ use crate::config::{Folder, Options};
 use crate::deadline::Deadline;
 use crate::deferred::Deferred;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
-use crate::imports::files::{self, AtOnce, Files};
+use crate::imports::files::{self, AtOnce, Files, Places};
 use crate::imports::http::Hooks;
+use crate::imports::random;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
 use crate::meta_variables::ServerAddress;
@@ -57,6 +58,9 @@ pub struct Host {
     /// Those of them in which paths may be resolved at once.
     pub local_folders: Vec<Arc<File>>,
     pub at_once: AtOnce,
+    /// The same folders, in the order in which guests are given them.
+    pub folders: Vec<Arc<File>>,
+    pub places: Arc<Places>,
 }
 
 impl Host {
@@ -66,6 +70,7 @@ impl Host {
         stats: Arc<Stats>,
         deferred: Arc<Deferred>,
         budget: Budget,
+        places: Arc<Places>,
     ) -> anyhow::Result<Host> {
         let mut files = open_folders(&options.folders(), options.blocking_files)?;
         Ok(Host {
@@ -83,6 +88,8 @@ impl Host {
             arguments: vec![options.guest_name()],
             local_folders: files::local_folders(&mut files)?,
             at_once: AtOnce::new(options.blocking_files)?,
+            folders: files::folders(&mut files)?,
+            places,
             files,
         })
     }
@@ -209,19 +216,21 @@ impl State {
         let mut builder = WasiCtx::builder();
         builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&server.arguments);
+        builder.max_random_size(random::PIECE_BYTES);
         set(&mut builder);
         builder.envs(&server.environment);
         let mut wasi = Wasi::new(&mut builder, is_module);
         let view = wasi.view();
         view.table.set_max_capacity(resources_max);
         *view.ctx.filesystem() = server.files.clone();
+        let files = Files::new(server.places.clone());
         State {
             server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
             deadline,
             wasi,
-            files: Files::default(),
+            files,
             http: WasiHttpCtx::new(),
             hooks: Hooks,
             stdout,
@@ -321,4 +330,16 @@ pub fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
     }
     // tokio's own yield polls its timers and sockets before this task again.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+/// Between two pieces of a long call of the host: others run, and the deadline is looked at.
+pub fn pause(state: &State) -> impl Future<Output = wasmtime::Result<()>> + Send + use<> {
+    let is_over = clock::now() >= state.deadline.nanos();
+    async move {
+        if is_over {
+            return Err(DeadlinePassed.into());
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
 }

@@ -95,6 +95,18 @@ const TEXTS: Range<usize> = 1024..8192;
 /// Called back, it prints `deferred ` and the payload, and ends with 7 if that starts
 /// with `!`.
 ///
+/// `files`, a core module, and `files-0.2`, a component, serve by CGI, and want a folder
+/// with `file` and `folder`. Numbers that they answer end in a space.
+///
+/// | path | what happens |
+/// |---|---|
+/// | `/o`, `/f` | opens the file, the folder, until it is refused, or 9,000 times; how many, and the error |
+/// | `/c` | opens and closes the file 9,000 times; the errors |
+/// | `/l` | lists its folder, then `folder`: entries with `.` and `..`, the sum of the lengths of their names, the error |
+/// | `/r` | asks for 60 MiB of random bytes; the error |
+/// | `/m` | fills 60 MiB of memory again and again |
+/// | `/k`, `/u` | makes the folder `file.lock` twice and asks for it: three errors, and its kind; then spins, or removes it twice: two errors |
+///
 /// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
 /// ten million elements and uses them at `/fill`; the rest is refused at start-up:
 /// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
@@ -127,6 +139,7 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
         ),
         "wrong-world" => (include_str!("../fixtures/wrong-world.wat"), Some("export run: func();")),
         "program" | "program-0.2" => (include_str!("../fixtures/program.wat"), None),
+        "files" | "files-0.2" => (include_str!("../fixtures/files.wat"), None),
         "core-module" => (include_str!("../fixtures/core-module.wat"), None),
         _ => panic!("there is no guest of this name"),
     }
@@ -134,8 +147,10 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
 
 fn make(name: &str) -> Result<Vec<u8>> {
     let (text, world) = source(name);
-    if name == "program-0.2" {
-        return program_component(text);
+    match name {
+        "program-0.2" => return program_component(text),
+        "files-0.2" => return adapted(&wat::parse_str(text)?),
+        _ => {}
     }
     let mut module = wat::parse_str(expand(text))?;
     let Some(world) = world else { return Ok(module) };
@@ -168,10 +183,13 @@ fn program_component(text: &str) -> Result<Vec<u8>> {
     };
     let text = without(text, "call_later", "(i64.const -4)");
     let text = without(&text, "cancel", "(i32.const 0)");
-    let module = wat::parse_str(text)?;
+    adapted(&wat::parse_str(text)?)
+}
+
+fn adapted(module: &[u8]) -> Result<Vec<u8>> {
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER;
     let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
-    ComponentEncoder::default().module(&module)?.adapter(name, adapter)?.encode()
+    ComponentEncoder::default().module(module)?.adapter(name, adapter)?.encode()
 }
 
 /// Puts the file in its place at once: other threads and other processes may be

@@ -178,6 +178,16 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Cores")]
     pub kept_time: Seconds,
 
+    /// Files and folders that one instance may have open; one more is an error for the
+    /// guest.
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Cores")]
+    pub open_files: usize,
+
+    /// Files and folders that all guests together may have open. Where the system allows
+    /// less (`ulimit -n`), half of what connections do not need for certain.
+    #[arg(long, value_name = "N", default_value_t = 8192, help_heading = "Cores")]
+    pub open_files_total: usize,
+
     /// Requests that wait for a core; one more is answered 503.
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Cores")]
     pub queue: usize,
@@ -388,6 +398,8 @@ impl Options {
             "--memory-total must be at least 1M"
         );
         ensure!(!self.kept_time.0.is_zero(), "--kept-time must be more than 0 seconds");
+        ensure!(self.open_files >= 1, "--open-files must be at least 1");
+        ensure!(self.open_files_total >= 1, "--open-files-total must be at least 1");
         ensure!(self.connections >= 1, "--connections must be at least 1");
         ensure!(
             self.connections <= tokio::sync::Semaphore::MAX_PERMITS.min(u32::MAX as usize),

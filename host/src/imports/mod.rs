@@ -3,5 +3,7 @@
 pub mod files;
 pub mod gateway;
 pub mod http;
+pub mod modules;
+pub mod random;
 pub mod stdio;
 pub mod timers;

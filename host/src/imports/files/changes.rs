@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 use super::locks::{self, Made};
 use super::threads::{in_a_thread, now, with};
 use super::written::{Position, Written};
-use super::{Store, folder_to_write, stands_for_lock, told};
+use super::{Store, folder_to_write, stands_for_lock, take_place, told};
 use crate::state::State;
 
 pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
@@ -160,8 +160,8 @@ async fn create_directory_at(
         && let Some(folder) = folder_to_write(store, &folder)?
     {
         let (server, locks) = (store.data().server.clone(), store.data().files.locks.clone());
-        let of_lock = path.clone();
-        let made = in_a_thread(server.blocking_files, move || locks.make(&folder, &of_lock)).await?;
+        let (of_lock, place) = (path.clone(), take_place(store)?);
+        let made = in_a_thread(server.blocking_files, move || locks.make(&folder, &of_lock, place)).await?;
         match made {
             Made::Locked => return Ok(()),
             Made::LockedInPlaceOfFolder => {

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::places::Place;
 use super::record_lock::{self, Kind};
 
 /// What SQLite adds to the name of a database.
@@ -39,15 +40,16 @@ const AT_ONCE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 pub struct Locks(Arc<Mutex<Vec<Lock>>>);
 
 struct Lock {
-    place: Place,
+    place: FolderPlace,
     /// Has the lock.
     _database: File,
+    _open: Place,
 }
 
 /// Where the folder would be: the device and number of the folder that it would be in, and
 /// its name.
 #[derive(PartialEq)]
-struct Place(u64, u64, String);
+struct FolderPlace(u64, u64, String);
 
 /// What became of a folder that a guest wanted to make.
 #[derive(Debug, PartialEq)]
@@ -69,7 +71,7 @@ pub fn database(path: &str) -> Option<&str> {
 
 impl Locks {
     /// Takes the lock for which the folder at `path` in `folder` stands. May wait for a disk.
-    pub fn make(&self, folder: &File, path: &str) -> io::Result<Made> {
+    pub fn make(&self, folder: &File, path: &str, open: Place) -> io::Result<Made> {
         let Some((database, kind)) = database(path).and_then(|path| open_to_lock(folder, path)) else {
             return Ok(Made::NotALock);
         };
@@ -87,7 +89,7 @@ impl Locks {
             }
             _ => return Ok(Made::Exists),
         };
-        self.0.lock().push(Lock { place, _database: database });
+        self.0.lock().push(Lock { place, _database: database, _open: open });
         Ok(made)
     }
 
@@ -143,12 +145,12 @@ fn is_database(file: &File) -> io::Result<bool> {
 }
 
 /// The folder in which the one at `path` would be, and what that is called.
-fn place(folder: &File, path: &str) -> io::Result<(File, Place)> {
+fn place(folder: &File, path: &str) -> io::Result<(File, FolderPlace)> {
     let path = path.trim_end_matches('/');
     let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
     let parent = open(folder, parent, OFlags::PATH | OFlags::DIRECTORY)?;
     let stat = fstat(&parent)?;
-    Ok((parent, Place(stat.st_dev, stat.st_ino, name.to_owned())))
+    Ok((parent, FolderPlace(stat.st_dev, stat.st_ino, name.to_owned())))
 }
 
 fn is_stale(stat: &Stat) -> bool {
@@ -162,7 +164,14 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::super::places::{Opened, Places};
     use super::*;
+    use crate::logging::Log;
+
+    fn open() -> Place {
+        let mut opened = Opened::new(Arc::new(Places::new(1, 1)));
+        opened.take(&Log::open(None, Default::default()).unwrap()).unwrap()
+    }
 
     struct Root(tempfile::TempDir, File);
 
@@ -185,10 +194,10 @@ mod tests {
         let locks = Locks::default();
         for path in ["text.lock", "in.lock", "missing.lock", "out.db.lock", ".lock", "in/.lock", "app.db", ""]
         {
-            assert_eq!(locks.make(&root, path).unwrap(), Made::NotALock, "{path}");
+            assert_eq!(locks.make(&root, path, open()).unwrap(), Made::NotALock, "{path}");
             assert!(!stands_for_lock(&root, path), "{path}");
         }
-        assert_eq!(locks.make(&root, "new.db.lock").unwrap(), Made::Locked);
+        assert_eq!(locks.make(&root, "new.db.lock", open()).unwrap(), Made::Locked);
         assert!(stands_for_lock(&root, "new.db.lock"));
     }
 
@@ -198,11 +207,11 @@ mod tests {
         let (one, other) = (Locks::default(), Locks::default());
         let names = ["app.db.lock", "./in/../app.db.lock/", "in/same.db.lock", "in/link.db.lock"];
         for name in names {
-            assert_eq!(one.make(&root, name).unwrap(), Made::Locked);
+            assert_eq!(one.make(&root, name, open()).unwrap(), Made::Locked);
             for again in names {
                 assert!(stands_for_lock(&root, again));
-                assert_eq!(other.make(&root, again).unwrap(), Made::Exists, "{name} and {again}");
-                assert_eq!(one.make(&root, again).unwrap(), Made::Exists, "{name} and {again}");
+                assert_eq!(other.make(&root, again, open()).unwrap(), Made::Exists, "{name} and {again}");
+                assert_eq!(one.make(&root, again, open()).unwrap(), Made::Exists, "{name} and {again}");
             }
             assert!(!other.remove(&root, name).unwrap());
             assert!(one.remove(&root, name).unwrap() && !one.remove(&root, name).unwrap());
@@ -214,12 +223,12 @@ mod tests {
     fn locks_end_with_the_last_that_changes_files() {
         let Root(_folder, root) = root();
         let (instance, next) = (Locks::default(), Locks::default());
-        instance.make(&root, "app.db.lock").unwrap();
+        instance.make(&root, "app.db.lock", open()).unwrap();
         let under_way = instance.clone();
         drop(instance);
-        assert_eq!(next.make(&root, "app.db.lock").unwrap(), Made::Exists);
+        assert_eq!(next.make(&root, "app.db.lock", open()).unwrap(), Made::Exists);
         drop(under_way);
-        assert_eq!(next.make(&root, "app.db.lock").unwrap(), Made::Locked);
+        assert_eq!(next.make(&root, "app.db.lock", open()).unwrap(), Made::Locked);
     }
 
     #[test]
@@ -228,22 +237,22 @@ mod tests {
         let real = folder.path().join("app.db.lock");
         fs::create_dir(&real).unwrap();
         let locks = Locks::default();
-        assert_eq!(locks.make(&root, "app.db.lock").unwrap(), Made::Exists);
+        assert_eq!(locks.make(&root, "app.db.lock", open()).unwrap(), Made::Exists);
         assert!(!stands_for_lock(&root, "app.db.lock"));
         let age = |age| {
             let file = File::open(&real).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         };
         age(STALE / 2);
-        assert_eq!(locks.make(&root, "app.db.lock").unwrap(), Made::Exists);
+        assert_eq!(locks.make(&root, "app.db.lock", open()).unwrap(), Made::Exists);
         age(STALE * 2);
-        assert_eq!(locks.make(&root, "app.db.lock").unwrap(), Made::LockedInPlaceOfFolder);
+        assert_eq!(locks.make(&root, "app.db.lock", open()).unwrap(), Made::LockedInPlaceOfFolder);
         assert!(!real.exists());
         assert!(locks.remove(&root, "app.db.lock").unwrap());
         // One with something in it is none of SQLite's.
         fs::create_dir_all(real.join("within")).unwrap();
         age(STALE * 2);
-        assert_eq!(locks.make(&root, "app.db.lock").unwrap(), Made::Exists);
+        assert_eq!(locks.make(&root, "app.db.lock", open()).unwrap(), Made::Exists);
     }
 
     #[test]
@@ -252,9 +261,9 @@ mod tests {
         fs::set_permissions(folder.path().join("app.db"), fs::Permissions::from_mode(0o400)).unwrap();
         let can_write = File::options().write(true).open(folder.path().join("app.db")).is_ok();
         let (one, other) = (Locks::default(), Locks::default());
-        assert_eq!(one.make(&root, "app.db.lock").unwrap(), Made::Locked);
+        assert_eq!(one.make(&root, "app.db.lock", open()).unwrap(), Made::Locked);
         // Root may write to any file.
         let expected = if can_write { Made::Exists } else { Made::Locked };
-        assert_eq!(other.make(&root, "app.db.lock").unwrap(), expected);
+        assert_eq!(other.make(&root, "app.db.lock", open()).unwrap(), expected);
     }
 }

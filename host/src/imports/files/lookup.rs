@@ -34,19 +34,25 @@ pub static SYSTEM_TELLS: LazyLock<bool> = LazyLock::new(|| {
     known.is_ok()
 });
 
-/// Those of the folders that are given to guests in which paths may be resolved at once.
-pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
+/// The folders that are given to guests, in this order.
+pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
     let mut table = ResourceTable::new();
-    let mut local = Vec::new();
+    let mut folders = Vec::new();
     for (folder, _) in (WasiFilesystemCtxView { ctx: files, table: &mut table }).get_directories()? {
-        if let Descriptor::Dir(folder) = table.delete(folder)?
-            && *SYSTEM_TELLS
-            && fstatfs(&folder.dir).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
-        {
-            local.push(folder.dir);
+        if let Descriptor::Dir(folder) = table.delete(folder)? {
+            folders.push(folder.dir);
         }
     }
-    Ok(local)
+    Ok(folders)
+}
+
+/// Those of them in which paths may be resolved at once.
+pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
+    let is_local = |folder: &Arc<File>| {
+        fstatfs(folder).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
+    };
+    let folders = if *SYSTEM_TELLS { folders(files)? } else { Vec::new() };
+    Ok(folders.into_iter().filter(is_local).collect())
 }
 
 /// What is at a path.

@@ -5,8 +5,10 @@
 
 mod changes;
 mod content;
+pub mod listing;
 mod locks;
 mod lookup;
+mod places;
 mod record_lock;
 mod threads;
 mod written;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags, fstat};
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, LinkerInstance, Resource};
+use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::filesystem::{self, Descriptor, Dir, FsPerms, OpenMode, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor, MetadataHashValue, OpenFlags,
@@ -27,19 +29,29 @@ use wasmtime_wasi::{ResourceTable, WasiView};
 
 use self::content::Content;
 use self::locks::Locks;
-pub use self::lookup::local_folders;
 use self::lookup::{Found, find};
-pub use self::threads::AtOnce;
-use self::threads::{in_a_thread, now, with};
+pub use self::lookup::{folders, local_folders};
+use self::places::Opened;
+pub use self::places::{Place, Places};
+pub use self::threads::{AtOnce, in_a_thread};
+use self::threads::{now, with};
+use super::modules::Numbers;
 use crate::state::State;
 
 /// The name under which wasmtime offers it.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 
 /// What one instance has of files beside its descriptors.
-#[derive(Default)]
 pub struct Files {
     locks: Locks,
+    pub opened: Opened,
+    pub numbers: Numbers,
+}
+
+impl Files {
+    pub fn new(places: Arc<Places>) -> Files {
+        Files { locks: Locks::default(), opened: Opened::new(places), numbers: Numbers::default() }
+    }
 }
 
 /// Takes the place of wasmtime's functions.
@@ -78,6 +90,10 @@ fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap_async("[method]descriptor.is-same-object", |mut store, (one, other)| {
         Box::new(async move { Ok((is_same_object(&mut store, one, other).await?,)) })
     })?;
+    types.resource("descriptor", ResourceType::host::<Descriptor>(), |mut store, descriptor| {
+        close(&mut store, Resource::new_own(descriptor))
+    })?;
+    listing::define(types)?;
     changes::define(types)
 }
 
@@ -112,6 +128,27 @@ fn flags(descriptor: &Descriptor) -> DescriptorFlags {
     flags
 }
 
+/// A descriptor is in the table, and holds the place.
+fn keep(store: &mut Store<'_>, descriptor: Descriptor, place: Place) -> FsResult<Resource<Descriptor>> {
+    let descriptor = table(store).push(descriptor)?;
+    store.data_mut().files.opened.add(descriptor.rep(), place);
+    Ok(descriptor)
+}
+
+fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
+    let number = descriptor.rep();
+    let closed = table(store).delete(descriptor)?;
+    store.data_mut().files.opened.remove(number, &closed);
+    Ok(())
+}
+
+/// WASI has no name for this error; of those that it has, no room comes closest.
+fn take_place(store: &mut Store<'_>) -> FsResult<Place> {
+    let state = store.data_mut();
+    let place = state.files.opened.take(&state.server.log);
+    place.ok_or_else(|| ErrorCode::InsufficientMemory.into())
+}
+
 /// The folder, if paths in it may be resolved at once.
 fn local(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Dir>> {
     let server = store.data().server.clone();
@@ -133,6 +170,7 @@ async fn open_at(
     how: OpenFlags,
     flags: DescriptorFlags,
 ) -> FsResult<Resource<Descriptor>> {
+    let place = take_place(store)?;
     if how == OpenFlags::empty()
         && (DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY).contains(flags)
         && let Some(folder) = local(store, &folder)?
@@ -143,7 +181,7 @@ async fn open_at(
             // does not have.
             Found::Something(file) if is_a(&file, FileType::RegularFile) || is_a(&file, FileType::Fifo) => {
                 let file = filesystem::File::new(file, folder.perms, OpenMode::READ, true);
-                return Ok(store.data_mut().ctx().table.push(Descriptor::File(file))?);
+                return keep(store, Descriptor::File(file), place);
             }
             Found::Nothing => return Err(ErrorCode::NoEntry.into()),
             // A folder, a device.
@@ -155,7 +193,7 @@ async fn open_at(
         Ok(files.table.delete(opened)?)
     });
     let opened = opened.await?;
-    Ok(table(store).push(opened)?)
+    keep(store, opened, place)
 }
 
 fn is_a(file: &File, kind: FileType) -> bool {

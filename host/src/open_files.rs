@@ -1,0 +1,57 @@
+//! How many files and sockets the process may have open (`ulimit -n`), and how they are
+//! shared between connections and guests.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::Options;
+use crate::logging::say;
+
+/// What the server itself has open, with its folders and the guest.
+const OWN: u64 = 64;
+const OWN_OF_THREAD: u64 = 8;
+
+/// Raises the limit as far as the system lets the process, and gives what all guests
+/// together may have open. One line if not everything can be had that was asked for.
+pub fn share(options: &Options) -> usize {
+    let wanted = options.open_files_total as u64;
+    let Some(limit) = raise() else { return options.open_files_total };
+    let own = OWN + OWN_OF_THREAD * u64::from(options.threads().get()) + options.dir.len() as u64;
+    let needed = own + options.connections as u64 + wanted;
+    if needed <= limit {
+        return options.open_files_total;
+    }
+    let guests = guests(limit, own, wanted);
+    say(format_args!(
+        "The system lets the server open {limit} files and sockets (ulimit -n), and {needed} may be needed: \
+         --connections {} and --open-files-total {wanted} cannot both be had, guests get {guests}",
+        options.connections
+    ));
+    guests as usize
+}
+
+/// At most half of what is left for them and connections.
+fn guests(limit: u64, own: u64, wanted: u64) -> u64 {
+    (limit.saturating_sub(own) / 2).min(wanted).max(1)
+}
+
+/// None if there is no limit.
+fn raise() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: maximum, maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_leave_half_to_connections() {
+        assert_eq!(guests(1024, 80, 8192), 472);
+        assert_eq!(guests(1024, 80, 100), 100);
+        assert_eq!(guests(64, 80, 8192), 1);
+    }
+}

@@ -1,0 +1,116 @@
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Connection, get};
+use crate::support::server::{Server, setup};
+use crate::support::{Folder, fault_guests, root};
+
+/// A folder with `file`, an empty one, and `folder` with `names` files.
+fn folder(names: usize) -> Folder {
+    let folder = Folder::new();
+    fs::write(folder.join("file"), "").expect("it can be written");
+    fs::create_dir(folder.join("folder")).expect("it can be written");
+    for number in 0..names {
+        fs::write(folder.join(&format!("folder/name-{number:06}")), "").expect("it can be written");
+    }
+    folder
+}
+
+fn files(guest: &str, folder: &Folder, options: &str) -> Server {
+    setup(fault_guests::component(guest)).dir(&folder.0).options(options).start()
+}
+
+#[test]
+fn an_instance_opens_as_many_files_as_it_may() {
+    let folder = folder(0);
+    // EMFILE of WASI 0.1; ENOMEM, since 0.2 has no such error.
+    for (guest, error) in [("files", 33), ("files-0.2", 48)] {
+        let server = files(guest, &folder, "--cores 2 --open-files 50");
+        let before = server.open_files();
+        for path in ["/o", "/f"] {
+            assert_eq!(server.get(path).text(), format!("50 {error} "), "{guest} {path}");
+        }
+        assert_eq!(server.get("/c").text(), "0 ", "{guest}");
+        server.wait_for_line("--open-files: 50 files are open, one more is refused");
+        assert!(server.open_files() < before + 20, "{guest}");
+    }
+}
+
+#[test]
+fn all_guests_together_leave_descriptors_to_connections() {
+    let folder = folder(0);
+    let server = files("files", &folder, "--cores 3 --open-files 9000 --open-files-total 2000");
+    let address = server.address;
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(move || assert!(get(address, "/o").text().ends_with(" 33 ")));
+        }
+        for _ in 0..100 {
+            assert_eq!(get(server.stats_address, "/healthz").status, 200);
+            let _open = Connection::open(address);
+            assert!(server.open_files() < 2200);
+        }
+    });
+    assert_eq!(server.get("/o").text(), "2000 33 ");
+}
+
+#[test]
+fn what_the_system_does_not_allow_is_said_at_the_start() {
+    let (guest, folder) = (fault_guests::component("files"), folder(0));
+    let server = setup(guest).dir(&folder.0).options("--open-files 9000").open_files_max(300).start();
+    let said = server.earlier_lines.join("\n");
+    for text in ["300 files and sockets", "--connections 10000", "--open-files-total 8192"] {
+        assert!(said.contains(text), "{said}");
+    }
+    let guests: usize = said.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!((1..150).contains(&guests), "{said}");
+    assert_eq!(server.get("/o").text(), format!("{guests} 33 "));
+}
+
+/// Also 20,000 names of a folder come once each, by many small pieces.
+#[test]
+fn a_long_folder_is_listed_in_time() {
+    let folder = folder(20_000);
+    for guest in ["files", "files-0.2"] {
+        let server = files(guest, &folder, "--cores 1 --harakiri 20");
+        let names = 2 + 1 + 20_000 * "name-000000".len();
+        let expected = format!("4 {} 0 20002 {} 0 ", 1 + 2 + 4 + 6, names);
+        assert_eq!(server.get("/l").text(), expected, "{guest}");
+    }
+}
+
+#[test]
+fn many_random_bytes_leave_time_for_others() {
+    let folder = folder(0);
+    for guest in ["files", "files-0.2"] {
+        let server = files(guest, &folder, "--cores 40 --threads 1 --harakiri 2 --host-memory-limit 128M");
+        let address = server.address;
+        assert_eq!(server.get("/r").text(), "0 ", "{guest}");
+        thread::scope(|scope| {
+            for _ in 0..30 {
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    let reply = get(address, "/r");
+                    assert!(matches!(reply.status, 200 | 504), "{}", reply.status);
+                    // With what is in the way of a test on a busy machine.
+                    assert!(start.elapsed() < Duration::from_secs(30));
+                });
+            }
+        });
+        assert_eq!(server.get("/c").text(), "0 ", "{guest}");
+    }
+}
+
+#[test]
+fn python_opens_as_many_files_as_it_may() {
+    let fixture = root().join("tests/fixtures/databases.py");
+    let folder = folder(0);
+    let server = crate::support::server::setup_python(fixture).dir(&folder.0).start();
+    for _ in 0..2 {
+        let reply = server.get("/opens/file");
+        let (count, error) = reply.text().split_once(' ').expect("two words");
+        assert!((200..=256).contains(&count.parse::<usize>().expect("a number")), "{}", reply.text());
+        assert_eq!(error, "[Errno 48] Out of memory");
+    }
+}
