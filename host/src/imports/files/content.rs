@@ -121,7 +121,9 @@ impl Pollable for Content {
             self.begin(AHEAD_BYTES);
         }
         if let Read::UnderWay(read) = &mut self.read {
-            self.read = Read::from(read.await.unwrap_or_else(|error| Err(io::Error::other(error))));
+            let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            // A copy that is made here is on the account of the guest, who may keep it.
+            self.read = Read::from(read.map(|data| Bytes::copy_from_slice(&data)));
         }
     }
 }
