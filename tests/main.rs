@@ -24,6 +24,9 @@ mod failures;
 /// what they give back.
 mod memory;
 
+/// Good and bad clients and guests at once, for some time.
+mod soak;
+
 /// Clients that send too much, stop in the middle, or leave.
 mod clients;
 

@@ -265,9 +265,14 @@ impl Server {
     /// A count of the kernel's, such as `VmRSS` or `VmHWM`, the most that was in
     /// use at once.
     pub fn memory_bytes(&self, name: &str) -> u64 {
+        self.status_number(name) * 1024
+    }
+
+    /// A number that the kernel shows of the process.
+    pub fn status_number(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find(|line| line.starts_with(name)).expect("Linux shows it");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
     }
 
     /// Files and sockets that are open.
