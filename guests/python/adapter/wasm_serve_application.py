@@ -16,6 +16,7 @@ from wasm_serve import report
 with report.of_the_build():
     # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
     from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, temporary, wsgi
+    from wasm_serve import contexts
 
     streams_of_output.install()
     loop.install()
@@ -34,5 +35,6 @@ class Callback:
 
 
 with report.of_the_build():
+    contexts.begin_here()
     report.finish()
 host.install()

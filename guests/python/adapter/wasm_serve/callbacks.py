@@ -1,7 +1,8 @@
 """A callback as bytes, and its run.
 
-A payload is a pickle: of the callback itself, or of the pair (callback, arguments).
-A callback is never a tuple, so the two can be told apart.
+A payload is a pickle: of the callback itself, or of the pair (callback, arguments), or of
+these and what the context had in which it was scheduled. A callback is never a tuple, so
+they can be told apart.
 """
 
 import pickle
@@ -9,7 +10,7 @@ import sys
 import traceback
 from types import FunctionType
 
-from wasm_serve import streams_of_output
+from wasm_serve import contexts, streams_of_output
 
 # Of module-level functions, whose pickle is their name. Most programs defer few of them.
 PAYLOADS = {}
@@ -17,13 +18,17 @@ CALLBACKS = {}
 CACHED_MAX = 1000
 
 
-def payload_of(callback, arguments):
-    is_bare_function = not arguments and type(callback) is FunctionType
+def payload_of(callback, arguments, context):
+    difference = contexts.difference(context)
+    is_bare_function = not arguments and difference is None and type(callback) is FunctionType
     if is_bare_function and callback in PAYLOADS:
         return PAYLOADS[callback]
     if not callable(callback):
         raise TypeError(f"a callable is needed, not {callback!r}")
-    state = (callback, arguments) if arguments else callback
+    if difference is not None:
+        state = callback, arguments, difference
+    else:
+        state = (callback, arguments) if arguments else callback
     try:
         # The oldest binary protocol that names a function in one step is the shortest for that.
         payload = pickle.dumps(state, 2 if state is callback else 5)
@@ -52,7 +57,10 @@ def _payload_by_value(state, callback, reason):
 
 def run(call):
     """The export `callback`. An error string is logged and counted by the host."""
-    payload = call.payload
+    contexts.run(_run, call.payload)
+
+
+def _run(payload):
     try:
         callback = CALLBACKS.get(payload)
         if callback is not None:
@@ -60,8 +68,11 @@ def run(call):
         else:
             state = pickle.loads(payload)
             if type(state) is tuple:
-                callback, arguments = state
-                callback(*arguments)
+                callback, arguments, *difference = state
+                if difference:
+                    contexts.context_with(*difference).run(callback, *arguments)
+                else:
+                    callback(*arguments)
             else:
                 if type(state) is FunctionType and len(payload) < 256 and len(CALLBACKS) < CACHED_MAX:
                     _keep(payload, state)

@@ -6,6 +6,7 @@ for coroutines that sleep, and sleeping blocks the request.
 """
 
 import asyncio
+import contextvars
 import time
 from asyncio import base_events, events
 
@@ -23,7 +24,7 @@ class HostTimer(asyncio.TimerHandle):
 
     __slots__ = ("_id",)
 
-    def __init__(self, identity, when, callback, arguments):
+    def __init__(self, identity, when, callback, arguments, context):
         self._id = identity
         self._when = when
         self._callback = callback
@@ -32,7 +33,7 @@ class HostTimer(asyncio.TimerHandle):
         self._scheduled = True
         self._source_traceback = None
         self._repr = None
-        self._context = None
+        self._context = context
         self._loop = LOOP
 
     @property
@@ -141,6 +142,8 @@ class HostLoop(Loop):
         the host's."""
         self._check_running()
         self._runs = True
+        # A `stop` outside of a run is not for this one.
+        self._stopping = False
         try:
             try:
                 return super().run_until_complete(future)
@@ -164,7 +167,7 @@ class HostLoop(Loop):
             # asyncio's own belong to tasks that have ended, such as `asyncio.sleep`.
             is_the_programs = not (getattr(timer._callback, "__module__", None) or "").startswith("asyncio")
             if is_the_programs and not timer._cancelled:
-                _defer(timer._when - time.time(), timer._callback, timer._args, None)
+                _defer(timer._when - time.time(), timer._callback, timer._args, timer._context)
 
     def run_forever(self):
         if not self._ready:
@@ -176,13 +179,16 @@ class HostLoop(Loop):
 
 
 def _defer(delay, callback, arguments, context):
-    if context is not None:
-        raise NotImplementedError("a context does not travel with a deferred call: pass values as arguments")
+    if context is None:
+        context = contextvars.copy_context()
+    elif not isinstance(context, contextvars.Context):
+        raise TypeError(f"a contextvars.Context is needed, not {context!r}")
     nanoseconds = min(max(int(delay * 1e9), 0), NANOSECONDS_MAX)
-    result = host.call_import(host.CALL_LATER, [nanoseconds, payload_of(callback, arguments).decode("latin-1")])
+    payload = payload_of(callback, arguments, context)
+    result = host.call_import(host.CALL_LATER, [nanoseconds, payload.decode("latin-1")])
     if isinstance(result, host.Err):
         raise _refused(result.value)
-    return HostTimer(result.value, time.time() + delay, callback, arguments)
+    return HostTimer(result.value, time.time() + delay, callback, arguments, context)
 
 
 def cancel(identity):
@@ -196,7 +202,7 @@ def _refused(error):
     kind, limit = type(error), error.value
     if kind is deferred.ScheduleError_PayloadTooLarge:
         name = "payload-too-large"
-        refused = ValueError(f"callback and arguments are over {limit} bytes (the server's --deferred-payload)")
+        refused = ValueError(f"callback, arguments and context variables are over {limit} bytes (the server's --deferred-payload)")
     elif kind is deferred.ScheduleError_TooManyPending:
         name = "too-many-pending"
         refused = RuntimeError(

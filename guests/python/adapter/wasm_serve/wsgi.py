@@ -3,7 +3,7 @@
 import sys
 import traceback
 
-from wasm_serve import environ as heads, host, streams_of_output
+from wasm_serve import contexts, environ as heads, host, streams_of_output
 from wasm_serve.body import FileWrapper, Input
 from wasm_serve.response import ClientGone, Response
 
@@ -19,6 +19,10 @@ def serve(application):
 
 def handle(request, outparam):
     """The export of `wasi:http/incoming-handler`."""
+    contexts.run(answer, request, outparam)
+
+
+def answer(request, outparam):
     environ = heads.environ_of_request()
     given = environ["wsgi.input"] = Input(request)
     response = Response(outparam, environ["REQUEST_METHOD"] == "HEAD")
