@@ -21,6 +21,8 @@ class Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
+        if self.stream is None:
+            raise ValueError("wsgi.input is read after its request has ended")
         if self.ended or not len(buffer):
             return 0
         result = host.call_import(host.READ, [self.stream, min(len(buffer), BUFFER_BYTES)])
@@ -38,6 +40,7 @@ class Body(io.RawIOBase):
     def drop(self):
         host.drop(self.stream)
         host.drop(self.body)
+        self.stream = None
 
 
 class Input:

@@ -163,6 +163,11 @@ class Response:
         if isinstance(result, host.Err):
             raise ValueError(f"the body is not as long as its Content-Length says: {result.value!r}")
 
+    def close(self):
+        """At the end of the request: nothing more can be sent by a `write` that the application kept, nor a head
+        in the place of the next one's."""
+        self.head_sent = True
+
     def break_off(self):
         if self.body is not None:
             host.drop(self.stream)

@@ -37,6 +37,7 @@ def answer(request, outparam):
         else:
             fail(response, failure)
     given.close()
+    response.close()
     host.drop_resource(int(request.finalizer), request.handle)
     streams_of_output.flush()
 
