@@ -16,12 +16,13 @@ from wasm_serve import report
 with report.of_the_build():
     # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
     from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, temporary, wsgi
-    from wasm_serve import contexts, handles
+    from wasm_serve import chance, contexts, handles
 
     streams_of_output.install()
     loop.install()
     temporary.install()
     handles.watch()
+    chance.watch()
     wsgi.serve(application.load())
     # What was printed meanwhile is not to be printed by each instance.
     streams_of_output.flush()
@@ -37,6 +38,7 @@ class Callback:
 
 with report.of_the_build():
     handles.let_go()
+    chance.let_go()
     contexts.begin_here()
     report.finish()
 host.install()
