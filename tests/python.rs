@@ -6,6 +6,8 @@ use crate::support::server::{Server, setup_python};
 
 /// The article's two programs, as they are.
 mod article;
+/// What a call leaves for others, and the build for instances: nothing that was its own.
+mod calls;
 /// SQLite: locks end with the call that is ended.
 mod databases;
 /// What happens when an application, or its interpreter, fails.

@@ -78,6 +78,12 @@ fn what_is_there_only_in_a_request_is_said_to_be() {
 }
 
 #[test]
+fn a_descriptor_left_open_by_its_number_is_refused_at_the_build() {
+    let text = "import contextvars, os\nNUMBER = os.open(contextvars.__file__, os.O_RDONLY)\ndef application(*_):\n    pass\n";
+    assert_refused(text, &["RuntimeError: descriptors were left open", "os.open", "open them there"]);
+}
+
+#[test]
 fn an_asynchronous_application_is_refused() {
     let text = "async def application(scope, receive, send):\n    pass\n";
     assert_refused(text, &["'application'", "ASGI", "WSGI"]);

@@ -7,8 +7,17 @@ use std::process::Command;
 
 /// A folder with Flask and what it needs.
 pub fn flask() -> PathBuf {
-    const FLASK: &str = "flask==3.1.2";
-    let folder = cache().join("wasm-serve/tests").join(FLASK.replace("==", "-"));
+    installed("flask==3.1.2")
+}
+
+/// A folder with requests, a client of HTTP, and what it needs.
+pub fn requests() -> PathBuf {
+    installed("requests==2.32.5")
+}
+
+/// A folder with a package of PyPI.
+fn installed(package: &str) -> PathBuf {
+    let folder = cache().join("wasm-serve/tests").join(package.replace("==", "-"));
     if folder.is_dir() {
         return folder;
     }
@@ -16,7 +25,7 @@ pub fn flask() -> PathBuf {
     let pip = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
         .arg(&unfinished)
-        .arg(FLASK)
+        .arg(package)
         .output()
         .expect("Python 3 is needed, with pip");
     assert!(pip.status.success(), "pip says: {}", String::from_utf8_lossy(&pip.stderr));
