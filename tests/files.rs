@@ -35,6 +35,13 @@ fn an_instance_opens_as_many_files_as_it_may() {
         server.wait_for_line("--open-files: 50 files are open, one more is refused");
         assert!(server.open_files() < before + 20, "{guest}");
     }
+    // `insufficient-memory` is the 21st error of 0.3.
+    let server = files("faults-0.3", &folder, "--cores 2 --open-files 50");
+    let before = server.open_files();
+    for _ in 0..2 {
+        assert_eq!(server.get("/open-files").text(), "5021");
+    }
+    assert!(server.open_files() < before + 20);
 }
 
 #[test]
@@ -77,6 +84,31 @@ fn a_long_folder_is_listed_in_time() {
         let names = 2 + 1 + 20_000 * "name-000000".len();
         let expected = format!("4 {} 0 20002 {} 0 ", 1 + 2 + 4 + 6, names);
         assert_eq!(server.get("/l").text(), expected, "{guest}");
+    }
+    let server = files("faults-0.3", &folder, "--cores 1 --harakiri 20");
+    assert_eq!(server.get("/list-folder").text(), "20000");
+}
+
+/// As SQLite would, by each interface.
+#[test]
+fn a_lock_ends_with_its_instance_whatever_the_interface() {
+    let folder = folder(0);
+    let rows = [
+        // EEXIST, a folder, ENOENT.
+        ("files", "/k", "/u", "0 20 0 3 0 44 "),
+        ("files-0.2", "/k", "/u", "0 20 0 3 0 44 "),
+        // `exist` and `no-entry`.
+        ("faults-0.3", "/lock-and-spin", "/lock", "6000019"),
+    ];
+    for (guest, locks_and_spins, locks, expected) in rows {
+        let server = files(guest, &folder, "--cores 2 --harakiri 1");
+        for _ in 0..3 {
+            assert_eq!(server.get(locks).text(), expected, "{guest}");
+            let ended = server.get(locks_and_spins);
+            assert!(ended.status == 504 || !ended.complete, "{guest}: {ended:?}");
+        }
+        assert_eq!(server.get(locks).text(), expected, "{guest}");
+        assert!(!folder.join("file.lock").exists());
     }
 }
 

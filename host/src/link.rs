@@ -158,7 +158,7 @@ pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<S
         wasi_p3::add_to_linker(&mut linker)?;
         p3::add_to_linker(&mut linker)?;
     }
-    files::add_to_linker(&mut linker)?;
+    files::add_to_linker(&mut linker, is_concurrent)?;
     random::add_to_linker(&mut linker)?;
     gateway::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
-use wasmtime_wasi::filesystem::{FsPerms, WasiFilesystemCtx};
+use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -59,7 +59,7 @@ pub struct Host {
     pub local_folders: Vec<Arc<File>>,
     pub at_once: AtOnce,
     /// The same folders, in the order in which guests are given them.
-    pub folders: Vec<Arc<File>>,
+    pub folders: Vec<Dir>,
     pub places: Arc<Places>,
 }
 

@@ -53,7 +53,9 @@ const TEXTS: Range<usize> = 1024..8192;
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
 /// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
 /// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
-/// `/error-code`; traps at any other path.
+/// `/error-code`; traps at any other path. With a
+/// folder as for `files`: `/open-files`, `/list-folder`, `/lock`, `/lock-and-spin`; numbers,
+/// as the text says.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///
@@ -123,7 +125,8 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
     match name {
         "faults" => (include_str!("../fixtures/faults.wat"), Some(PROXY)),
         "faults-0.3" => {
-            (include_str!("../fixtures/faults-0.3.wat"), Some("include wasi:http/service@0.3.0;"))
+            const WORLD: &str = "include wasi:http/service@0.3.0; include wasi:filesystem/imports@0.3.0;";
+            (include_str!("../fixtures/faults-0.3.wat"), Some(WORLD))
         }
         "deferred-faults" => (include_str!("../fixtures/deferred-faults.wat"), Some(DEFERRED)),
         "spin-in-start" => (include_str!("../fixtures/spin-in-start.wat"), Some(PROXY)),

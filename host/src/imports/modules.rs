@@ -4,24 +4,25 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::Weak;
 
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::WasiView;
-use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::filesystem::{Descriptor, Dir};
 use wasmtime_wasi::p1::types::{Errno, Filetype};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as wasmtimes, WasiSnapshotPreview1};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::bindings::random::random;
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::files::Place;
 use super::files::listing::{self, Entry};
+use super::files::{self, Place};
+use super::module_paths;
 use super::random::PIECE_BYTES;
 use crate::state::{self, State};
 
-const MODULE: &str = "wasi_snapshot_preview1";
+pub const MODULE: &str = "wasi_snapshot_preview1";
 
 /// The numbers of standard input, output and error come first, then the folders.
 const FIRST_FOLDER: u32 = 3;
@@ -35,9 +36,19 @@ pub struct Numbers(Option<HashMap<u32, Number>>);
 
 struct Number {
     /// If it is a folder.
-    folder: Option<Arc<File>>,
+    folder: Option<Dir>,
+    /// If it is a file.
+    file: Weak<File>,
     /// The folders that it was given share theirs with all instances.
     _place: Option<Place>,
+}
+
+impl Numbers {
+    /// See `Opened::under_way`.
+    pub fn under_way(&self) -> Vec<Weak<File>> {
+        let files = self.0.iter().flat_map(HashMap::values).map(|number| number.file.clone());
+        files.filter(|file| file.strong_count() > 0).collect()
+    }
 }
 
 /// Takes the place of wasmtime's functions.
@@ -89,11 +100,11 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             Box::new(async move { random_get(&mut caller, at as u32, bytes as u32).await })
         },
     )?;
-    Ok(())
+    module_paths::define(linker)
 }
 
 /// The module's memory, and the state; as wasmtime finds them.
-fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMemory<'a>, &'a mut State)> {
+pub fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMemory<'a>, &'a mut State)> {
     let fuel = caller.as_context_mut().hostcall_fuel();
     let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
         wasmtime::bail!("missing required memory export");
@@ -106,9 +117,14 @@ fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMemory
 fn numbers(state: &mut State) -> &mut HashMap<u32, Number> {
     let folders = &state.server.folders;
     state.files.numbers.0.get_or_insert_with(|| {
-        let given = |folder: &Arc<File>| Number { folder: Some(folder.clone()), _place: None };
+        let given = |folder: &Dir| Number { folder: Some(folder.clone()), file: Weak::new(), _place: None };
         (FIRST_FOLDER..).zip(folders.iter().map(given)).collect()
     })
+}
+
+/// If the number stands for a folder.
+pub fn folder(state: &mut State, fd: i32) -> Option<Dir> {
+    numbers(state).get(&(fd as u32)).and_then(|number| number.folder.clone())
 }
 
 type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
@@ -137,11 +153,12 @@ async fn path_open(caller: &mut Caller<'_, State>, arguments: Open) -> wasmtime:
     let errno = errno.await?;
     if errno == Errno::Success as i32 {
         let fd: u32 = memory.read(GuestPtr::new(out as u32))?;
-        let folder = match wasi.ctx().table.get(&Resource::<Descriptor>::new_borrow(next)) {
-            Ok(Descriptor::Dir(folder)) => Some(folder.dir.clone()),
-            _ => None,
+        let (folder, file) = match wasi.ctx().table.get(&Resource::<Descriptor>::new_borrow(next)) {
+            Ok(Descriptor::Dir(folder)) => (Some(folder.clone()), Weak::new()),
+            Ok(opened) => (None, files::file(opened)),
+            Err(_) => (None, Weak::new()),
         };
-        numbers(state).insert(fd, Number { folder, _place: Some(place) });
+        numbers(state).insert(fd, Number { folder, file, _place: Some(place) });
     }
     Ok(errno)
 }
@@ -158,15 +175,14 @@ type Read = (i32, i32, i32, i64, i32);
 async fn fd_readdir(caller: &mut Caller<'_, State>, arguments: Read) -> wasmtime::Result<i32> {
     let (fd, buffer, buffer_bytes, cookie, out) = arguments;
     let (mut memory, state) = parts(caller)?;
-    let folder = numbers(state).get(&(fd as u32)).and_then(|number| number.folder.clone());
-    let Some(folder) = folder else {
+    let Some(folder) = folder(state, fd) else {
         // It tells what is wrong with it.
         let wasi = state.preview1();
         return wasmtimes::fd_readdir(wasi, &mut memory, fd, buffer, buffer_bytes, cookie, out).await;
     };
     let may_block = state.server.blocking_files;
-    let read = move || listing::read_from(&folder, cookie as u64);
-    let (entries, numbers) = match super::files::in_a_thread(may_block, read).await {
+    let read = move || listing::read_from(&folder.dir, cookie as u64);
+    let (entries, numbers) = match files::in_a_thread(may_block, read).await {
         Ok(read) => read,
         Err(error) => return Ok(Errno::from(ErrorCode::from(error)) as i32),
     };

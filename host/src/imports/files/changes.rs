@@ -1,6 +1,10 @@
 //! What changes files and folders. wasmtime does it (`threads`), except for the folders
 //! that stand for locks (`locks`).
 
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
 use wasmtime::component::{LinkerInstance, Resource};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::{Descriptor, FsPerms};
@@ -9,11 +13,12 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
-use super::locks::{self, Made};
+use super::locks::{self, Locks, Made};
+use super::places::Place;
 use super::threads::{in_a_thread, now, with};
 use super::written::{Position, Written};
 use super::{Store, folder_to_write, stands_for_lock, take_place, told};
-use crate::state::State;
+use crate::state::{Host, State};
 
 pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap("[method]descriptor.write-via-stream", |store, (file, offset)| {
@@ -133,7 +138,7 @@ async fn sync_data(store: &mut Store<'_>, file: Resource<Descriptor>) -> FsResul
 }
 
 /// Whoever holds a lock gives its folder a new time now and then; nobody looks at it.
-async fn set_times_at(
+pub async fn set_times_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     follow: PathFlags,
@@ -151,7 +156,7 @@ async fn set_times_at(
     }
 }
 
-async fn create_directory_at(
+pub async fn create_directory_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,
@@ -160,16 +165,9 @@ async fn create_directory_at(
         && let Some(folder) = folder_to_write(store, &folder)?
     {
         let (server, locks) = (store.data().server.clone(), store.data().files.locks.clone());
-        let (of_lock, place) = (path.clone(), take_place(store)?);
-        let made = in_a_thread(server.blocking_files, move || locks.make(&folder, &of_lock, place)).await?;
-        match made {
-            Made::Locked => return Ok(()),
-            Made::LockedInPlaceOfFolder => {
-                server.log.server(format_args!(
-                    "the folder {path} was removed: nobody had used it as a lock for minutes"
-                ));
-                return Ok(());
-            }
+        let place = take_place(store)?;
+        match lock(&server, locks, folder, path.clone(), place).await? {
+            Made::Locked | Made::LockedInPlaceOfFolder => return Ok(()),
             Made::Exists => return Err(ErrorCode::Exist.into()),
             Made::NotALock => {}
         }
@@ -177,7 +175,25 @@ async fn create_directory_at(
     with(store, [&folder], move |files, [folder]| now(files.create_directory_at(folder, path))).await
 }
 
-async fn remove_directory_at(
+/// Takes the lock for which the folder at `path` would stand.
+pub async fn lock(
+    server: &Host,
+    locks: Locks,
+    folder: Arc<File>,
+    path: String,
+    place: Place,
+) -> io::Result<Made> {
+    let of_lock = path.clone();
+    let made = in_a_thread(server.blocking_files, move || locks.make(&folder, &of_lock, place)).await?;
+    if made == Made::LockedInPlaceOfFolder {
+        server
+            .log
+            .server(format_args!("the folder {path} was removed: nobody had used it as a lock for minutes"));
+    }
+    Ok(made)
+}
+
+pub async fn remove_directory_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,
@@ -201,7 +217,11 @@ async fn remove_directory_at(
     }
 }
 
-async fn unlink_file_at(store: &mut Store<'_>, folder: Resource<Descriptor>, path: String) -> FsResult<()> {
+pub async fn unlink_file_at(
+    store: &mut Store<'_>,
+    folder: Resource<Descriptor>,
+    path: String,
+) -> FsResult<()> {
     with(store, [&folder], move |files, [folder]| now(files.unlink_file_at(folder, path))).await
 }
 
@@ -214,7 +234,7 @@ async fn symlink_at(
     with(store, [&folder], move |files, [folder]| now(files.symlink_at(folder, to, path))).await
 }
 
-async fn rename_at(
+pub async fn rename_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,

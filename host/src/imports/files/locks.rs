@@ -93,10 +93,14 @@ impl Locks {
         Ok(made)
     }
 
+    pub fn are_held(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// Ends the lock for which the folder at `path` in `folder` stands. False if the
     /// instance does not hold it.
     pub fn remove(&self, folder: &File, path: &str) -> io::Result<bool> {
-        if self.0.lock().is_empty() {
+        if !self.are_held() {
             return Ok(false);
         }
         let (_, place) = place(folder, path)?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat2};
 use rustix::io::Errno;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView};
+use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtx, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 
 /// Filesystems whose files are opened without asking another computer or process, by the
@@ -35,12 +35,12 @@ pub static SYSTEM_TELLS: LazyLock<bool> = LazyLock::new(|| {
 });
 
 /// The folders that are given to guests, in this order.
-pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
+pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Dir>> {
     let mut table = ResourceTable::new();
     let mut folders = Vec::new();
     for (folder, _) in (WasiFilesystemCtxView { ctx: files, table: &mut table }).get_directories()? {
         if let Descriptor::Dir(folder) = table.delete(folder)? {
-            folders.push(folder.dir);
+            folders.push(folder);
         }
     }
     Ok(folders)
@@ -48,11 +48,11 @@ pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>
 
 /// Those of them in which paths may be resolved at once.
 pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
-    let is_local = |folder: &Arc<File>| {
-        fstatfs(folder).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
+    let is_local = |folder: &Dir| {
+        fstatfs(&folder.dir).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
     };
     let folders = if *SYSTEM_TELLS { folders(files)? } else { Vec::new() };
-    Ok(folders.into_iter().filter(is_local).collect())
+    Ok(folders.into_iter().filter(is_local).map(|folder| folder.dir).collect())
 }
 
 /// What is at a path.

@@ -4,6 +4,7 @@
 //! file. Only what the system has in memory is done here; it says so itself.
 
 mod changes;
+mod concurrent;
 mod content;
 pub mod listing;
 mod locks;
@@ -14,7 +15,9 @@ mod threads;
 mod written;
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FileType, OFlags, fstat};
 use wasmtime::StoreContextMut;
@@ -27,11 +30,14 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, FsError, FsResult};
 use wasmtime_wasi::{ResourceTable, WasiView};
 
+pub use self::changes::{create_directory_at, remove_directory_at, rename_at, set_times_at, unlink_file_at};
 use self::content::Content;
 use self::locks::Locks;
+pub use self::locks::database;
 use self::lookup::{Found, find};
 pub use self::lookup::{folders, local_folders};
 use self::places::Opened;
+pub use self::places::file;
 pub use self::places::{Place, Places};
 pub use self::threads::{AtOnce, in_a_thread};
 use self::threads::{now, with};
@@ -54,10 +60,42 @@ impl Files {
     }
 }
 
+impl Files {
+    pub fn are_locks_held(&self) -> bool {
+        self.locks.are_held()
+    }
+}
+
+impl Drop for Files {
+    /// By WASI 0.1 and 0.3, wasmtime may still be writing in threads of its own.
+    fn drop(&mut self) {
+        if !self.locks.are_held() {
+            return;
+        }
+        let mut under_way = self.opened.under_way();
+        under_way.extend(self.numbers.under_way());
+        if under_way.is_empty() {
+            return;
+        }
+        let locks = self.locks.clone();
+        let wait = move || {
+            let _until_done = locks;
+            while under_way.iter().any(|file| file.strong_count() > 0) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        // Without a thread they end at once.
+        let _ = std::thread::Builder::new().name("locks".into()).spawn(wait);
+    }
+}
+
 /// Takes the place of wasmtime's functions.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub fn add_to_linker(linker: &mut Linker<State>, is_concurrent: bool) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    let defined = define(&mut linker.instance(INTERFACE)?);
+    let mut defined = define(&mut linker.instance(INTERFACE)?);
+    if is_concurrent {
+        defined = defined.and(concurrent::define(linker));
+    }
     linker.allow_shadowing(false);
     defined
 }
@@ -130,11 +168,12 @@ fn flags(descriptor: &Descriptor) -> DescriptorFlags {
 
 /// A descriptor is in the table, and holds the place.
 fn keep(store: &mut Store<'_>, descriptor: Descriptor, place: Place) -> FsResult<Resource<Descriptor>> {
-    let descriptor = table(store).push(descriptor)?;
-    store.data_mut().files.opened.add(descriptor.rep(), place);
-    Ok(descriptor)
+    let number = table(store).push(descriptor.clone())?;
+    store.data_mut().files.opened.add(number.rep(), &descriptor, place);
+    Ok(number)
 }
 
+/// A guest drops a descriptor.
 fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
     let number = descriptor.rep();
     let closed = table(store).delete(descriptor)?;
@@ -200,7 +239,7 @@ fn is_a(file: &File, kind: FileType) -> bool {
     fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
-async fn stat_at(
+pub async fn stat_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     follow: PathFlags,
@@ -281,8 +320,11 @@ async fn stands_for_lock(
     }
     let may_block = store.data().server.blocking_files;
     let Descriptor::Dir(folder) = table(store).get(folder)? else { return Ok(false) };
-    let (folder, path) = (folder.dir.clone(), path.to_owned());
-    Ok(in_a_thread(may_block, move || Ok(locks::stands_for_lock(&folder, &path))).await?)
+    Ok(finds_lock(may_block, folder.dir.clone(), path.to_owned()).await?)
+}
+
+async fn finds_lock(may_block: bool, folder: Arc<File>, path: String) -> io::Result<bool> {
+    in_a_thread(may_block, move || Ok(locks::stands_for_lock(&folder, &path))).await
 }
 
 /// A folder in which the guest may make and remove.
@@ -414,6 +456,27 @@ mod tests {
                 let added = types.func_wrap(&format!("[method]descriptor.{function}"), |_, ()| Ok(()));
                 assert!(added.is_err(), "{function} was not there");
             }
+        }
+    }
+
+    #[test]
+    fn a_lock_lasts_until_what_is_under_way_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.db"), "").unwrap();
+        let root = File::open(folder.path()).unwrap();
+        let log = crate::logging::Log::open(None, Default::default()).unwrap();
+        let mut files = Files::new(Arc::new(Places::new(2, 2)));
+        let (lock, file) = (files.opened.take(&log).unwrap(), files.opened.take(&log).unwrap());
+        assert_eq!(files.locks.make(&root, "a.db.lock", lock).unwrap(), locks::Made::Locked);
+        let opened = File::open(folder.path().join("a.db")).unwrap();
+        let opened = filesystem::File::new(opened, FsPerms::ReadWrite, OpenMode::WRITE, false);
+        let under_way = opened.file.clone();
+        files.opened.add(7, &Descriptor::File(opened), file);
+        drop(files);
+        assert!(locks::stands_for_lock(&root, "a.db.lock"));
+        drop(under_way);
+        while locks::stands_for_lock(&root, "a.db.lock") {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -31,7 +31,7 @@ pub struct Opened {
     /// Made for the first file: most instances open none.
     taken: Option<Arc<AtomicUsize>>,
     /// By the descriptor's number in the instance's table.
-    descriptors: HashMap<u32, Place>,
+    descriptors: HashMap<u32, (Weak<File>, Place)>,
     /// Descriptors that are gone, but streams still have the file.
     streams: Vec<(Weak<File>, Place)>,
 }
@@ -75,8 +75,8 @@ impl Opened {
     }
 
     /// The descriptor with this number holds the place.
-    pub fn add(&mut self, descriptor: u32, place: Place) {
-        self.descriptors.insert(descriptor, place);
+    pub fn add(&mut self, number: u32, descriptor: &Descriptor, place: Place) {
+        self.descriptors.insert(number, (file(descriptor), place));
     }
 
     /// The descriptor that had this number is gone from the table.
@@ -85,8 +85,23 @@ impl Opened {
         if let Descriptor::File(file) = descriptor
             && Arc::strong_count(&file.file) > 1
         {
-            self.streams.push((Arc::downgrade(&file.file), place));
+            self.streams.push((Arc::downgrade(&file.file), place.1));
         }
+    }
+
+    /// Files that are still in use, once the instance's table is gone: by what is under way
+    /// in other threads.
+    pub fn under_way(&self) -> Vec<Weak<File>> {
+        let open = self.descriptors.values().chain(&self.streams);
+        open.map(|(file, _)| file.clone()).filter(|file| file.strong_count() > 0).collect()
+    }
+}
+
+/// The file of a descriptor; none for a folder, which may be shared by all instances.
+pub fn file(descriptor: &Descriptor) -> Weak<File> {
+    match descriptor {
+        Descriptor::File(file) => Arc::downgrade(&file.file),
+        Descriptor::Dir(_) => Weak::new(),
     }
 }
 
@@ -126,8 +141,10 @@ mod tests {
         let file = filesystem::File::new(file, FsPerms::ReadOnly, OpenMode::READ, true);
         let stream = file.file.clone();
         let place = opened.take(&log).unwrap();
-        opened.add(7, place);
-        opened.remove(7, &Descriptor::File(file));
+        let descriptor = Descriptor::File(file);
+        opened.add(7, &descriptor, place);
+        opened.remove(7, &descriptor);
+        drop(descriptor);
         assert!(opened.take(&log).is_none());
         drop(stream);
         assert!(opened.take(&log).is_some());
