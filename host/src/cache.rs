@@ -1,75 +1,60 @@
 //! A folder of files that are kept from one start to the next: whose it may be, how a
-//! file gets into it, and which files go.
+//! file gets into it and out of it, and which files go.
+//!
+//! What comes out is what this user has put in: each file ends in a sum over its name
+//! and its content, which only who has the folder's key can make.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::file;
+use crate::sealed::{Sealed, Unsealed};
+use crate::way::Way;
 
 /// What a server that was killed left unfinished goes after this time.
 const UNFINISHED_AGE: Duration = Duration::from_hours(24);
 const UNFINISHED: &str = "unfinished-";
+const KEY: &str = "key";
+const KEY_BYTES: usize = blake3::KEY_LEN;
+const SUM_BYTES: usize = blake3::OUT_LEN;
+/// No file is larger.
+const FILE_BYTES_MAX: u64 = 4 << 30;
+/// What is read at once stays in the processor's cache until its sum is made.
+const PIECE_BYTES: usize = 256 << 10;
 
-/// The folder. It may be used by many servers at once.
-pub struct Cache {
-    folder: PathBuf,
-    /// Files of one extension that are kept; of more, the longest unused go.
-    files_max: usize,
-}
+/// A folder in which, and on the way to which, nobody but this user and root can write.
+/// So what a path in it names cannot be changed by others between two looks at it.
+pub struct Folder(PathBuf);
 
-impl Cache {
-    /// Opens the folder, or makes it. What lies in it is run: so nobody else may be
-    /// able to write there.
-    pub fn open(folder: &Path, files_max: usize) -> io::Result<Cache> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let metadata = folder.metadata()?;
-        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
-        if !is_ours || metadata.mode() & 0o022 != 0 {
+impl Folder {
+    /// Opens the folder, or makes it.
+    pub fn open(path: &Path) -> io::Result<Folder> {
+        let way = Way::to(path)?;
+        way.check()?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&way.end)?;
+        let way = Way::to(&way.end)?;
+        way.check()?;
+        let metadata = fs::symlink_metadata(&way.end)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
             return Err(io::Error::other("others than this user can write there"));
         }
-        let cache = Cache { folder: folder.to_owned(), files_max };
-        cache.remove_unfinished();
-        Ok(cache)
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let folder = Folder(way.end);
+        folder.remove_unfinished();
+        Ok(folder)
     }
 
     /// A folder that is removed with the value.
     pub fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
-        tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.folder)
+        private().tempdir_in(&self.0)
     }
 
-    /// Notes that a file is used. False if it is not there.
-    pub fn note_use(&self, name: &str) -> bool {
-        let file = File::options().append(true).open(self.path(name));
-        file.and_then(|file| file.set_modified(SystemTime::now())).is_ok()
-    }
-
-    /// Keeps a file. It has its whole content when it gets its name, since others may
-    /// be looking for it, or be keeping the same one.
-    pub fn keep(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
-        let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder)?;
-        unfinished.write_all(content)?;
-        unfinished.persist(self.path(name))?;
-        let path = self.path(name);
-        if let Some(extension) = path.extension().and_then(|extension| extension.to_str()) {
-            self.remove_longest_unused(extension);
-        }
-        Ok(path)
-    }
-
-    /// Another server may be removing the same ones.
-    fn remove_longest_unused(&self, extension: &str) {
-        let mut files = self.entries();
-        files.retain(|(_, path)| path.extension().is_some_and(|known| known == extension));
-        files.sort();
-        let surplus = files.len().saturating_sub(self.files_max);
-        for (_, path) in &files[..surplus] {
-            let _ = fs::remove_file(path);
-        }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 
     fn remove_unfinished(&self) {
@@ -77,22 +62,214 @@ impl Cache {
             let is_unfinished =
                 path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED));
             if is_unfinished && modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE) {
-                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                remove(&path);
             }
         }
     }
 
     fn entries(&self) -> Vec<(SystemTime, PathBuf)> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect()
     }
 }
 
+/// A folder for this user alone where all programs put theirs, removed with the value.
+pub fn temporary_folder() -> io::Result<tempfile::TempDir> {
+    Way::to(&std::env::temp_dir())?.check()?;
+    private().tempdir()
+}
+
+fn private() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED).permissions(fs::Permissions::from_mode(0o700));
+    builder
+}
+
+/// Another server may be removing the same.
+fn remove(path: &Path) {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let _ = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// The folder with its key. It may be used by many servers at once.
+pub struct Cache {
+    folder: Folder,
+    key: [u8; KEY_BYTES],
+    /// Files of one extension that are kept; of more, the longest unused go.
+    files_max: usize,
+}
+
+/// Why a file that is there is not what was kept.
+#[derive(Debug)]
+pub struct Unfit(String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Cache {
+    /// Opens the folder, or makes it. A key that will not do is made anew, and with it
+    /// all that was kept.
+    pub fn open(folder: &Path, files_max: usize) -> io::Result<Cache> {
+        let folder = Folder::open(folder)?;
+        let key = key(&folder)?;
+        Ok(Cache { folder, key, files_max })
+    }
+
+    pub fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
+        self.folder.temporary_folder()
+    }
+
+    /// The content of a file, if it is there, and notes that it is used.
+    pub fn find(&self, name: &str) -> Result<Option<Vec<u8>>, Unfit> {
+        let mut content = Vec::new();
+        Ok(self.copy(name, &mut content)?.then_some(content))
+    }
+
+    /// The same, as a file of its own that cannot change any more.
+    pub fn find_sealed(&self, name: &str) -> Result<Option<Sealed>, Unfit> {
+        let in_memory = |error: io::Error| Unfit(format!("it cannot be copied into memory: {error}"));
+        let mut content = Unsealed::new(name).map_err(in_memory)?;
+        match self.copy(name, &mut content)? {
+            true => Ok(Some(content.seal().map_err(in_memory)?)),
+            false => Ok(None),
+        }
+    }
+
+    /// Keeps a file. It has its whole content when it gets its name, since others may
+    /// be looking for it, or be keeping the same one.
+    pub fn keep(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut sum = self.sum(name);
+        sum.update(content);
+        let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder.0)?;
+        unfinished.write_all(content)?;
+        unfinished.write_all(sum.finalize().as_bytes())?;
+        unfinished.persist(self.folder.path(name))?;
+        if let Some(extension) = Path::new(name).extension() {
+            self.remove_longest_unused(extension);
+        }
+        Ok(())
+    }
+
+    /// What does not fit is removed, so that it can be made anew. False if there is nothing.
+    fn copy(&self, name: &str, into: &mut impl Write) -> Result<bool, Unfit> {
+        let path = self.folder.path(name);
+        let copied = match file::open_itself(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => Err(error),
+            Ok(file) => self.copy_file(name, file, into),
+        };
+        copied.map(|()| true).map_err(|error| {
+            remove(&path);
+            Unfit(format!("{}: {error}", path.display()))
+        })
+    }
+
+    fn copy_file(&self, name: &str, mut file: File, into: &mut impl Write) -> io::Result<()> {
+        let bytes = check_file(&file)?;
+        let Some(mut left) = bytes.checked_sub(SUM_BYTES as u64) else {
+            return Err(io::Error::other("it has no sum"));
+        };
+        let mut sum = self.sum(name);
+        let mut piece = vec![0; PIECE_BYTES.min(left as usize)];
+        while left > 0 {
+            let piece = &mut piece[..PIECE_BYTES.min(left as usize)];
+            file.read_exact(piece)?;
+            sum.update(piece);
+            into.write_all(piece)?;
+            left -= piece.len() as u64;
+        }
+        let mut kept_sum = [0; SUM_BYTES];
+        file.read_exact(&mut kept_sum)?;
+        if sum.finalize() != blake3::Hash::from_bytes(kept_sum) {
+            return Err(io::Error::other("its content is not what was kept"));
+        }
+        // Whether it can be noted decides nothing.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(())
+    }
+
+    /// The sum of a file's content begins with its name: so none can be put in the place of another.
+    fn sum(&self, name: &str) -> blake3::Hasher {
+        let mut sum = blake3::Hasher::new_keyed(&self.key);
+        sum.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        sum
+    }
+
+    /// Another server may be removing the same ones.
+    fn remove_longest_unused(&self, extension: &std::ffi::OsStr) {
+        let mut files = self.folder.entries();
+        files.retain(|(_, path)| path.extension().is_some_and(|known| known == extension));
+        files.sort();
+        let surplus = files.len().saturating_sub(self.files_max);
+        files[..surplus].iter().for_each(|(_, path)| remove(path));
+    }
+}
+
+/// Nobody else can have written it, or can write it by another name. Gives its size.
+fn check_file(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to another user"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others than this user can write it"));
+    }
+    if metadata.nlink() != 1 {
+        return Err(io::Error::other(format!("it has {} names", metadata.nlink())));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other("it is too large"));
+    }
+    Ok(metadata.len())
+}
+
+/// The folder's key, or a new one.
+fn key(folder: &Folder) -> io::Result<[u8; KEY_BYTES]> {
+    let path = folder.path(KEY);
+    // Another server may be making it: the first one counts.
+    for _ in 0..3 {
+        match read_key(&path) {
+            Ok(key) => return Ok(key),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(_) => remove(&path),
+        }
+        let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder.0)?;
+        let mut key = [0; KEY_BYTES];
+        getrandom(&mut key, GetRandomFlags::empty())?;
+        unfinished.write_all(&key)?;
+        match unfinished.persist_noclobber(&path) {
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
+            kept => drop(kept?),
+        }
+    }
+    Err(io::Error::other("its key cannot be kept"))
+}
+
+fn read_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let mut file = file::open_itself(path)?;
+    let is_ours_alone = file.metadata()?.mode() & 0o077 == 0;
+    if check_file(&file)? != KEY_BYTES as u64 || !is_ours_alone {
+        return Err(io::Error::other("it is no key"));
+    }
+    let mut key = [0; KEY_BYTES];
+    file.read_exact(&mut key)?;
+    Ok(key)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
 
     use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
 
     #[test]
     fn the_longest_unused_goes_first() {
@@ -101,20 +278,135 @@ mod tests {
         for name in ["a.x", "b.x", "c.y"] {
             cache.keep(name, b"").unwrap();
             let age = Duration::from_secs(if name == "a.x" { 20 } else { 30 });
-            let file = File::options().append(true).open(cache.path(name)).unwrap();
+            let file = File::options().append(true).open(folder.path().join(name)).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         }
-        assert!(cache.note_use("b.x"));
+        assert!(cache.find("b.x").unwrap().is_some());
         cache.keep("d.x", b"").unwrap();
-        let is_there = |name: &str| cache.path(name).exists();
+        let is_there = |name: &str| cache.find(name).unwrap().is_some();
         assert_eq!(["a.x", "b.x", "c.y", "d.x"].map(is_there), [false, true, true, true]);
-        assert!(!cache.note_use("a.x"));
     }
 
     #[test]
-    fn a_folder_in_which_others_can_write_is_refused() {
+    fn a_folder_in_which_or_above_which_others_can_write_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(Cache::open(folder.path(), 1).is_err());
+        let path = folder.path().join("cache");
+        for mode in [0o700, 0o755] {
+            chmod(folder.path(), mode);
+            assert!(Cache::open(&path, 1).is_ok());
+        }
+        chmod(folder.path(), 0o777);
+        assert!(Cache::open(&path, 1).is_err());
+        chmod(folder.path(), 0o755);
+        chmod(&path, 0o770);
+        assert!(Cache::open(&path, 1).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_is_found_by_every_server_of_the_user_and_by_its_name_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        Cache::open(folder.path(), 9).unwrap().keep("a.x", b"content").unwrap();
+        let cache = Cache::open(folder.path(), 9).unwrap();
+        assert_eq!(cache.find("a.x").unwrap().unwrap(), b"content");
+        assert_eq!(fs::read(cache.find_sealed("a.x").unwrap().unwrap().path()).unwrap(), b"content");
+        fs::rename(folder.path().join("a.x"), folder.path().join("b.x")).unwrap();
+        assert!(cache.find("b.x").is_err());
+        assert!(cache.find("b.x").unwrap().is_none(), "it was removed");
+    }
+
+    #[test]
+    fn what_others_could_have_put_there_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 9).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.x");
+        let moved = elsewhere.path().join("a.x");
+        let ways: [(&str, &dyn Fn()); 8] = [
+            ("mode", &|| chmod(&path, 0o666)),
+            ("link", &|| {
+                fs::rename(&path, &moved).unwrap();
+                symlink(&moved, &path).unwrap();
+            }),
+            ("names", &|| fs::hard_link(&path, &moved).unwrap()),
+            ("pipe", &|| {
+                fs::remove_file(&path).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                    .unwrap();
+            }),
+            ("folder", &|| {
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("file"), "").unwrap();
+            }),
+            ("empty", &|| fs::write(&path, "").unwrap()),
+            ("half", &|| {
+                let whole = fs::read(&path).unwrap();
+                fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+            }),
+            ("another's", &|| {
+                let others = Cache::open(elsewhere.path(), 9).unwrap();
+                others.keep("a.x", b"content").unwrap();
+                fs::rename(&moved, &path).unwrap();
+            }),
+        ];
+        for (name, change) in ways {
+            cache.keep("a.x", b"content").unwrap();
+            change();
+            assert!(cache.find("a.x").is_err(), "{name}");
+            cache.keep("a.x", b"content").unwrap();
+            assert_eq!(cache.find("a.x").unwrap().unwrap(), b"content", "{name}");
+            remove(&moved);
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_know_or_that_is_none_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY);
+        let changes: [&dyn Fn(); 4] = [
+            &|| chmod(&path, 0o644),
+            &|| fs::write(&path, "short").unwrap(),
+            &|| fs::remove_file(&path).unwrap(),
+            &|| {
+                fs::rename(&path, folder.path().join("moved")).unwrap();
+                symlink("moved", &path).unwrap();
+            },
+        ];
+        for change in changes {
+            Cache::open(folder.path(), 9).unwrap().keep("a.x", b"content").unwrap();
+            change();
+            let cache = Cache::open(folder.path(), 9).unwrap();
+            assert!(cache.find("a.x").is_err());
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            assert!(metadata.is_file() && metadata.mode() & 0o777 == 0o600);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_becomes_of_a_file_it_is_found_as_it_was_or_not_at_all(
+            content in proptest::collection::vec(any::<u8>(), 0..2000),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+            cut in 0..80usize,
+            more in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let cache = Cache::open(folder.path(), 9).unwrap();
+            cache.keep("a.x", &content).unwrap();
+            let path = folder.path().join("a.x");
+            let kept = fs::read(&path).unwrap();
+            let mut changed = kept.clone();
+            for (index, byte) in changes {
+                let at = index.index(changed.len());
+                changed[at] = byte;
+            }
+            changed.truncate(changed.len().saturating_sub(cut));
+            changed.extend(more);
+            fs::write(&path, &changed).unwrap();
+            match cache.find("a.x") {
+                Ok(found) => prop_assert!(changed == kept && found.as_ref() == Some(&content)),
+                Err(_) => prop_assert!(changed != kept),
+            }
+        }
     }
 }

@@ -1,19 +1,19 @@
-//! Compiled guests, kept as files, so that the second start is immediate. A file is
-//! mapped, not read: the code of a large guest takes no time until it is used, and
-//! memory once for all workers and servers that use it.
+//! Compiled guests, kept as files, so that the second start is immediate. What is run is
+//! a sealed copy in memory, which is mapped: the code of a large guest takes no time until
+//! it is used, memory once for all workers, and nobody can change it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 use wasmparser::{Encoding, Parser};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::Cache;
 use crate::logging::{Log, say_while};
+use crate::sealed::Sealed;
 
 const FILES_MAX: usize = 32;
 /// Compiling such a guest takes so long that a person who waits wants to know.
@@ -22,13 +22,7 @@ const LARGE_BYTES: usize = 1 << 20;
 /// A guest's code, for all engines that compile alike.
 pub struct Code {
     encoding: Encoding,
-    place: Place,
-}
-
-enum Place {
-    File(PathBuf),
-    /// No file could be written.
-    Memory(Vec<u8>),
+    content: Sealed,
 }
 
 /// Code that an engine has taken over.
@@ -52,21 +46,18 @@ impl Loaded {
 impl Code {
     /// The code as it is for `engine`.
     pub fn load(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
-        // SAFETY: this process compiled it, or another one of the same user, since nobody
-        // else can write into the cache; wasmtime checks that its own version and the
-        // engine's settings are the same, and that it is of this kind.
+        // SAFETY: this process compiled it, or one of this user, since the cache gives
+        // nothing else; nobody can change it any more; and wasmtime checks that its own
+        // version and the engine's settings are the same, and that it is of this kind.
         unsafe {
-            Ok(match (self.encoding, &self.place) {
-                (Encoding::Component, Place::File(file)) => {
-                    Loaded::Component(Component::deserialize_file(engine, file)?)
+            Ok(match self.encoding {
+                Encoding::Component => {
+                    Loaded::Component(Component::deserialize_file(engine, self.content.path())?)
                 }
-                (Encoding::Component, Place::Memory(code)) => {
-                    Loaded::Component(Component::deserialize(engine, code)?)
+                Encoding::Module => {
+                    let file = self.content.file().try_clone()?;
+                    Loaded::Module(Module::deserialize_open_file(engine, file)?)
                 }
-                (Encoding::Module, Place::File(file)) => {
-                    Loaded::Module(Module::deserialize_file(engine, file)?)
-                }
-                (Encoding::Module, Place::Memory(code)) => Loaded::Module(Module::deserialize(engine, code)?),
             })
         }
     }
@@ -91,17 +82,16 @@ impl Kept {
         }
     }
 
-    fn find(&self, name: &str) -> Option<Place> {
-        self.cache.note_use(name).then(|| Place::File(self.cache.path(name)))
+    fn find(&self, name: &str, log: &Log) -> Option<Sealed> {
+        self.cache.find_sealed(name).unwrap_or_else(|unfit| {
+            log.server(format_args!("--cache: {unfit}; the guest is compiled anew"));
+            None
+        })
     }
 
-    fn keep(&self, name: &str, code: Vec<u8>, log: &Log) -> Place {
-        match self.cache.keep(name, &code) {
-            Ok(path) => Place::File(path),
-            Err(error) => {
-                cannot_be_used(&self.folder, &error, log);
-                Place::Memory(code)
-            }
+    fn keep(&self, name: &str, code: &[u8], log: &Log) {
+        if let Err(error) = self.cache.keep(name, code) {
+            cannot_be_used(&self.folder, &error, log);
         }
     }
 }
@@ -122,9 +112,9 @@ pub fn compile(
 ) -> wasmtime::Result<(Code, Loaded)> {
     let name = name(engine, guest);
     let encoding = if Parser::is_core_wasm(guest) { Encoding::Module } else { Encoding::Component };
-    if let Some(place) = kept.and_then(|kept| kept.find(&name)) {
-        // One that does not fit, or is damaged so that wasmtime sees it, is made anew.
-        let code = Code { encoding, place };
+    if let Some(content) = kept.and_then(|kept| kept.find(&name, log)) {
+        // One that does not fit this program is made anew.
+        let code = Code { encoding, content };
         if let Ok(loaded) = code.load(engine) {
             return Ok((code, loaded));
         }
@@ -137,11 +127,10 @@ pub fn compile(
         0..LARGE_BYTES => compile()?,
         _ => say_while("Compiling the guest, some seconds", compile)?,
     };
-    let place = match kept {
-        Some(kept) => kept.keep(&name, code, log),
-        None => Place::Memory(code),
-    };
-    let code = Code { encoding, place };
+    if let Some(kept) = kept {
+        kept.keep(&name, &code, log);
+    }
+    let code = Code { encoding, content: Sealed::new(&name, &code)? };
     let loaded = code.load(engine)?;
     Ok((code, loaded))
 }
@@ -150,7 +139,7 @@ pub fn compile(
 fn name(engine: &Engine, guest: &[u8]) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
-    format!("{:x}-{:016x}.cwasm", Sha256::digest(guest), settings.finish())
+    format!("{}-{:016x}.cwasm", blake3::hash(guest), settings.finish())
 }
 
 #[cfg(test)]
@@ -167,7 +156,8 @@ mod tests {
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();
         let compiled = || compile(&engine, &guest, kept.as_ref(), &log).unwrap().0;
-        let Place::File(path) = compiled().place else { panic!("it was not kept") };
+        compiled();
+        let path = folder.path().join(name(&engine, &guest));
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         compiled();

@@ -1,12 +1,12 @@
 //! What is known of a guest before it is compiled, and whether that will do.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use wasmparser::{BinaryReaderError, ComponentExternalKind, DataKind, Encoding, Parser, Payload};
 
+use crate::file;
 use crate::imports::timers;
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
@@ -28,7 +28,7 @@ const OTHER_FILE_BYTES: u64 = 4096;
 pub fn content(file: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut read = || {
-        let mut file = File::open(file)?;
+        let mut file = file::open(file)?;
         file.by_ref().take(OTHER_FILE_BYTES).read_to_end(&mut bytes)?;
         if bytes.starts_with(MAGIC) {
             file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;

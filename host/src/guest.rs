@@ -12,7 +12,7 @@ use wasmtime::{
 
 use crate::clock::Nanos;
 use crate::compiled::{self, Kept};
-use crate::face::{self, Face};
+use crate::face::Face;
 use crate::image::{self, Image};
 use crate::link::Entry;
 use crate::logging::Log;
@@ -97,10 +97,15 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Reads, checks and compiles the guest in `file`, which the option `name` named.
-    /// Compiled code is kept in the folder `cache`. The error says what to change.
-    pub fn load(name: String, file: &Path, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let mut bytes = face::content(file).with_context(|| name.clone())?;
+    /// Checks and compiles the guest, which the option `name` named. Compiled code is kept
+    /// in the folder `cache`. The error says what to change.
+    pub fn load(
+        name: String,
+        mut bytes: Vec<u8>,
+        cache: Option<&Path>,
+        room: Room,
+        log: &Log,
+    ) -> Result<Guest> {
         let mut face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
         let mut image = None;

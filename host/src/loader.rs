@@ -1,12 +1,13 @@
 //! From what was named on the command line to a program for each worker: at the
 //! start, and anew at each swap.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use crate::config::{Options, Source};
+use crate::face;
 use crate::guest::{Guest, Program, Room};
 use crate::logging::Log;
 use crate::python;
@@ -35,8 +36,8 @@ impl Loader {
     /// side. The error says what to change.
     pub fn load(&self, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
         let cache = self.cache.as_deref();
-        let file = guest_file(&self.source, cache)?;
-        let guest = Guest::load(self.source.option(), &file, cache, self.room, &self.log)?;
+        let bytes = self.guest()?;
+        let guest = Guest::load(self.source.option(), bytes, cache, self.room, &self.log)?;
         let program = |host| guest.program(generation, host);
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.
@@ -49,15 +50,14 @@ impl Loader {
             Ok(programs)
         })
     }
-}
-
-/// The component: the one that was named, or the one of a Python application.
-fn guest_file(source: &Source, cache: Option<&Path>) -> Result<PathBuf> {
-    match source {
-        Source::Component(file) => Ok(file.clone()),
-        Source::Python(application, tools) => {
-            let cache = cache.context("--wsgi-file needs --cache DIR here: the user has no such folder")?;
-            python::component(application, tools, cache)
+    /// The guest's bytes: of the file that was named, or of a Python application's component.
+    fn guest(&self) -> Result<Vec<u8>> {
+        match &self.source {
+            Source::Component(file) => face::content(file).with_context(|| self.source.option()),
+            Source::Python(application, tools) => {
+                let tell = |message: &str| self.log.server(message);
+                python::component(application, tools, self.cache.as_deref(), &tell)
+            }
         }
     }
 }

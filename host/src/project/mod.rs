@@ -17,6 +17,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::{Build, Made, own_program};
+use crate::logging::say;
 use crate::python;
 
 /// `wasm-serve build`
@@ -34,10 +35,7 @@ pub fn build(options: &Build) -> Result<ExitCode> {
         }
         Made::Python { application, tools, output } => {
             let cache = options.cache.folder();
-            let cache = cache.context("--cache DIR is needed: there is no folder of the user's")?;
-            let component = python::component(&application, &tools, &cache)?;
-            // Not copied, which would keep the mode: what is cached is for this user alone.
-            let component = std::fs::read(component).context("--cache: cannot be read")?;
+            let component = python::component(&application, &tools, cache.as_deref(), &|told| say(told))?;
             write(output, &component)?;
         }
     }

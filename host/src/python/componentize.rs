@@ -2,6 +2,7 @@
 //! it is, how it gets there, and how it is run.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use include_dir::{Dir, include_dir};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::Application;
-use crate::cache::Cache;
+use crate::cache::Folder;
+use crate::file;
 use crate::logging::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
@@ -82,7 +84,7 @@ impl Tools {
 /// Puts the tool in its place at once: another server may be doing the same.
 fn install(folder: &Path) -> Result<()> {
     let tools = folder.parent().context("tools are in a folder")?;
-    let tools = Cache::open(tools, usize::MAX).with_context(|| tools.display().to_string())?;
+    let tools = Folder::open(tools).with_context(|| tools.display().to_string())?;
     let unfinished = tools.temporary_folder()?;
     let mut pip = Command::new("python3");
     // Isolated: what lies in the current folder is the application's, not pip's.
@@ -96,11 +98,10 @@ fn install(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the component.
-pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cache) -> Result<Built> {
-    let stage = cache.temporary_folder()?;
+/// Makes the component, in the folder `stage` of its own.
+pub fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path) -> Result<Built> {
     let folder = |name: &str| -> Result<PathBuf> {
-        let path = stage.path().join(name);
+        let path = stage.join(name);
         fs::create_dir(&path)?;
         Ok(path)
     };
@@ -109,7 +110,7 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cach
     ADAPTER.extract(&adapter)?;
     fs::write(settings.join("wasm_serve_settings.py"), settings_module(application))?;
     fs::write(settings.join("source"), source)?;
-    let component = stage.path().join("component.wasm");
+    let component = stage.join("component.wasm");
     // In this order modules are looked for: none of the application's replaces one
     // of the adapter's.
     let ours = [adapter, settings.clone(), tool.0.clone()];
@@ -120,18 +121,18 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], cache: &Cach
     }
     python.arg("--output").arg(&component);
     // By itself, the tool would bundle packages that are installed for the host's Python.
-    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", stage.path()).env_remove("PYTHONHOME");
+    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", stage).env_remove("PYTHONHOME");
     // Python looks for modules in the current folder first, and the application's are
     // not for the host's Python.
     python.current_dir(&tool.0);
     let output = run(python)?;
     if !output.status.success() {
         // The traceback of the application, or else whatever the tool said.
-        let why = fs::read_to_string(settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
+        let why = text(&settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
         bail!("no component can be made of it:\n{}", why.trim_end());
     }
     Ok(Built {
-        component: fs::read(&component).context("componentize-py has written no component")?,
+        component: file::read_itself(&component).context("componentize-py has written no component")?,
         made_of: noted(&settings, ours.len(), &application.folders)?,
     })
 }
@@ -160,7 +161,7 @@ fn settings_module(application: &Application) -> String {
 /// What the adapter has noted. It sees the folders as `/0`, `/1` and so on, `ours` of them
 /// before those of the application.
 fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
-    let list = fs::read_to_string(settings.join("files.txt")).context("the adapter has written no list")?;
+    let list = text(&settings.join("files.txt")).context("the adapter has written no list")?;
     let noted = |line: &str| {
         let (sum, path) = line.split_once(' ')?;
         let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
@@ -168,6 +169,11 @@ fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathB
         Some((folder.join(rest), sum.to_owned()))
     };
     Ok(list.lines().filter_map(noted).collect())
+}
+
+/// What the adapter has written where the application could have put something else.
+fn text(path: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&file::read_itself(path)?).into_owned())
 }
 
 /// Runs Python to its end, or to that of the time that it may take, or to the server's.

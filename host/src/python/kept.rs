@@ -1,9 +1,9 @@
 //! Components by what they were made of: the application's file, every module that
 //! it imports, and what could be imported in their place.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use include_dir::Dir;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
-use crate::cache::Cache;
+use crate::cache::{Cache, Unfit};
+use crate::file;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;
@@ -30,24 +31,24 @@ impl Kept {
     }
 
     /// The component, if nothing that went into it has changed.
-    pub fn find(&self, key: &str) -> Option<PathBuf> {
-        let name = format!("{key}.json");
-        let made_of: Value = serde_json::from_slice(&fs::read(self.cache.path(&name)).ok()?).ok()?;
-        let files = made_of["files"].as_object()?;
+    pub fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Unfit> {
+        let Some(made_of) = self.cache.find(&format!("{key}.json"))? else { return Ok(None) };
+        let made_of: Value = serde_json::from_slice(&made_of).unwrap_or_default();
+        let Some(files) = made_of["files"].as_object() else { return Ok(None) };
         let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
         let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
-        let component = made_of["component"].as_str()?;
-        (is_good && self.cache.note_use(&name) && self.cache.note_use(component))
-            .then(|| self.cache.path(component))
+        match made_of["component"].as_str() {
+            Some(component) if is_good => self.cache.find(component),
+            _ => Ok(None),
+        }
     }
 
     /// Keeps a component under the application's key.
-    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources) -> io::Result<PathBuf> {
-        let name = format!("{:x}.wasm", Sha256::digest(component));
-        let path = self.cache.keep(&name, component)?;
+    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources) -> io::Result<()> {
+        let name = format!("{}.wasm", blake3::hash(component));
+        self.cache.keep(&name, component)?;
         let made_of = json!({ "server": sum_of_our_side(), "component": name, "files": made_of.0 });
-        self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())?;
-        Ok(path)
+        self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())
     }
 }
 
@@ -100,11 +101,11 @@ fn sum_of_our_side() -> String {
 
 /// A sum over texts, each with its length.
 #[derive(Default)]
-struct Sum(Sha256);
+struct Sum(blake3::Hasher);
 
 impl Sum {
     fn add(&mut self, text: &[u8]) {
-        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(&(text.len() as u64).to_le_bytes());
         self.0.update(text);
     }
 
@@ -117,7 +118,7 @@ impl Sum {
     }
 
     fn text(self) -> String {
-        format!("{:x}", self.0.finalize())
+        self.0.finalize().to_string()
     }
 }
 
@@ -128,7 +129,7 @@ fn sum_of(path: &Path) -> io::Result<String> {
     if path.is_dir() {
         return Ok(sum(modules(path)?.join("\n").as_bytes()));
     }
-    let mut file = match File::open(path) {
+    let mut file = match file::open(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(MISSING.to_owned());
         }

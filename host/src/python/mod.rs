@@ -6,6 +6,7 @@ mod componentize;
 /// Components that were made, by what they were made of.
 mod kept;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::logging::say_while;
+use crate::{cache, file};
 
 /// What a component is made of.
 #[derive(Clone, Debug)]
@@ -26,23 +28,50 @@ pub struct Application {
 }
 
 /// The component of an application: the one that is kept in `cache`, or one that is
-/// made now, which takes some seconds. The error says what to change.
-pub fn component(application: &Application, tools: &Tools, cache: &Path) -> Result<PathBuf> {
+/// made now, which takes some seconds. The error says what to change; `tell` is told
+/// what only costs time.
+pub fn component(
+    application: &Application,
+    tools: &Tools,
+    cache: Option<&Path>,
+    tell: &dyn Fn(&str),
+) -> Result<Vec<u8>> {
     let named = || format!("--wsgi-file {}", application.file.display());
-    let source = std::fs::read(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
-    let kept = Kept::open(&cache.join("python")).context("--cache: cannot be used")?;
+    let source = file::read(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
+    let kept = cache.and_then(|cache| {
+        let kept = Kept::open(&cache.join("python"));
+        kept.map_err(|error| tell(&cannot_be_used(cache, &error))).ok()
+    });
     let key = kept::key(application).with_context(named)?;
-    if let Some(component) = kept.find(&key) {
-        return Ok(component);
+    if let Some(kept) = &kept {
+        match kept.find(&key) {
+            Ok(Some(component)) => return Ok(component),
+            Ok(None) => {}
+            Err(unfit) => tell(&format!("--cache: {unfit}; the component is built anew")),
+        }
     }
     let tool = tools.find_or_install().with_context(named)?;
     let mut sources = Sources::before(application, &source).with_context(named)?;
+    let stage = match &kept {
+        Some(kept) => kept.cache.temporary_folder(),
+        None => cache::temporary_folder(),
+    };
+    let stage = stage.context("no folder to build in can be made")?;
     let built = say_while(
         format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
-        || componentize::build(&tool, application, &source, &kept.cache).with_context(named),
+        || componentize::build(&tool, application, &source, stage.path()).with_context(named),
     )?;
     for (path, sum) in built.made_of {
         sources.add(&path, sum).with_context(named)?;
     }
-    kept.keep(&key, &built.component, sources).context("--cache: cannot be written")
+    if let (Some(kept), Some(cache)) = (&kept, cache)
+        && let Err(error) = kept.keep(&key, &built.component, sources)
+    {
+        tell(&cannot_be_used(cache, &error));
+    }
+    Ok(built.component)
+}
+
+fn cannot_be_used(cache: &Path, error: &io::Error) -> String {
+    format!("--cache {}: cannot be used, the component is built at every start: {error}", cache.display())
 }
