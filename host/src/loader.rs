@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::config::{Options, Source};
+use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::guest::{Guest, Program, Room};
 use crate::logging::Log;
@@ -17,6 +17,8 @@ use crate::state::Host;
 pub struct Loader {
     source: Source,
     cache: Option<PathBuf>,
+    /// The folders that the guest sees.
+    granted: Vec<Folder>,
     room: Room,
     log: Log,
 }
@@ -29,7 +31,13 @@ impl Loader {
             memory_bytes_max: options.memory_limit.0,
             address_space_bytes: options.address_space_bytes(),
         };
-        Loader { source: options.source(), cache: options.cache.folder(), room, log }
+        Loader {
+            source: options.source(),
+            cache: options.cache.folder(),
+            granted: options.folders(),
+            room,
+            log,
+        }
     }
 
     /// Reads the guest as it is now, and makes a program for each of the hosts, side by
@@ -56,7 +64,7 @@ impl Loader {
             Source::Component(file) => face::content(file).with_context(|| self.source.option()),
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);
-                python::component(application, tools, self.cache.as_deref(), &tell)
+                python::component(application, tools, self.cache.as_deref(), &self.granted, &tell)
             }
         }
     }

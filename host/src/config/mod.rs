@@ -2,6 +2,7 @@
 //! bound. Nothing else in the program reads arguments or the environment.
 
 mod machine;
+mod grants;
 mod project;
 mod python;
 mod values;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
@@ -364,6 +366,12 @@ impl Options {
     /// What can be checked without opening or binding anything but the folders
     /// named. The message says what to change.
     pub fn check(&self) -> Result<()> {
+        self.check_values()?;
+        check_grants(&self.dir, &[self.guarded_guest(), self.guarded()].concat())
+    }
+
+    /// The same, but for what the guest could write to.
+    fn check_values(&self) -> Result<()> {
         for (index, folder) in self.dir.iter().enumerate() {
             let is_folder = std::fs::metadata(&folder.host)
                 .with_context(|| format!("--dir {}: cannot be opened", folder.host.display()))?

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, ValueEnum};
 
-use super::{Application, CacheOptions, CommandLine, Options, PythonOptions, Tools};
+use super::{Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants};
 
 /// A language for which there is a starting project.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,18 @@ impl Dev {
     }
 
     pub fn check(&self) -> Result<()> {
-        self.server()?.check()
+        let serve = self.server()?;
+        serve.check_values()?;
+        check_grants(&serve.dir, &[self.guarded(), serve.guarded()].concat())
+    }
+
+    /// What is executed to build the project: what its script leaves for later builds may
+    /// be in these folders. The guest is built where all programs have temporary folders.
+    fn guarded(&self) -> Vec<Guarded> {
+        let in_project = |name| Guarded::place("the project", self.dir.join(name));
+        let mut guarded: Vec<_> = ["", "build", "target", "node_modules"].map(in_project).into();
+        guarded.push(Guarded::place("the folder of the guest that is built,", std::env::temp_dir()));
+        guarded
     }
 }
 

@@ -35,7 +35,8 @@ pub fn build(options: &Build) -> Result<ExitCode> {
         }
         Made::Python { application, tools, output } => {
             let cache = options.cache.folder();
-            let component = python::component(&application, &tools, cache.as_deref(), &|told| say(told))?;
+            let component =
+                python::component(&application, &tools, cache.as_deref(), &[], &|told| say(told))?;
             write(output, &component)?;
         }
     }

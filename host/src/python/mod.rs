@@ -13,8 +13,9 @@ use anyhow::{Context, Result};
 
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
+use crate::config::{Folder, Guarded};
 use crate::logging::say_while;
-use crate::{cache, file};
+use crate::{cache, config, file};
 
 /// What a component is made of.
 #[derive(Clone, Debug)]
@@ -28,12 +29,13 @@ pub struct Application {
 }
 
 /// The component of an application: the one that is kept in `cache`, or one that is
-/// made now, which takes some seconds. The error says what to change; `tell` is told
-/// what only costs time.
+/// made now, which takes some seconds, where the guest cannot write into what is `granted`.
+/// The error says what to change; `tell` is told what only costs time.
 pub fn component(
     application: &Application,
     tools: &Tools,
     cache: Option<&Path>,
+    granted: &[Folder],
     tell: &dyn Fn(&str),
 ) -> Result<Vec<u8>> {
     let named = || format!("--wsgi-file {}", application.file.display());
@@ -57,6 +59,7 @@ pub fn component(
         None => cache::temporary_folder(),
     };
     let stage = stage.context("no folder to build in can be made")?;
+    config::check_grants(granted, &[Guarded::place("the folder to build in", stage.path())])?;
     let built = say_while(
         format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
         || componentize::build(&tool, application, &source, stage.path()).with_context(named),
