@@ -141,10 +141,26 @@ impl Cache {
     /// Keeps a file. It has its whole content when it gets its name, since others may
     /// be looking for it, or be keeping the same one.
     pub fn keep(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.keep_all(name, content)
+    }
+
+    /// The same for a file in memory.
+    pub fn keep_sealed(&self, name: &str, content: &Sealed) -> io::Result<()> {
+        self.keep_all(name, File::open(content.path())?)
+    }
+
+    fn keep_all(&self, name: &str, mut content: impl Read) -> io::Result<()> {
         let mut sum = self.sum(name);
-        sum.update(content);
         let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder.0)?;
-        unfinished.write_all(content)?;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let count = content.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            sum.update(&piece[..count]);
+            unfinished.write_all(&piece[..count])?;
+        }
         unfinished.write_all(sum.finalize().as_bytes())?;
         unfinished.persist(self.folder.path(name))?;
         if let Some(extension) = Path::new(name).extension() {

@@ -89,8 +89,8 @@ impl Kept {
         })
     }
 
-    fn keep(&self, name: &str, code: &[u8], log: &Log) {
-        if let Err(error) = self.cache.keep(name, code) {
+    fn keep(&self, name: &str, code: &Sealed, log: &Log) {
+        if let Err(error) = self.cache.keep_sealed(name, code) {
             cannot_be_used(&self.folder, &error, log);
         }
     }
@@ -103,13 +103,14 @@ fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
     ));
 }
 
-/// Compiles `guest`, unless it is kept.
-pub fn compile(
+/// The code of `guest`: what is kept, or what `compile` makes of it.
+pub fn load(
     engine: &Engine,
     guest: &[u8],
     kept: Option<&Kept>,
     log: &Log,
-) -> wasmtime::Result<(Code, Loaded)> {
+    compile: impl Fn(&str, &[u8]) -> Result<Sealed>,
+) -> Result<(Code, Loaded)> {
     let name = name(engine, guest);
     let encoding = if Parser::is_core_wasm(guest) { Encoding::Module } else { Encoding::Component };
     if let Some(content) = kept.and_then(|kept| kept.find(&name, log)) {
@@ -119,18 +120,14 @@ pub fn compile(
             return Ok((code, loaded));
         }
     }
-    let compile = || match encoding {
-        Encoding::Component => engine.precompile_component(guest),
-        Encoding::Module => engine.precompile_module(guest),
-    };
-    let code = match guest.len() {
-        0..LARGE_BYTES => compile()?,
-        _ => say_while("Compiling the guest, some seconds", compile)?,
+    let content = match guest.len() {
+        0..LARGE_BYTES => compile(&name, guest)?,
+        _ => say_while("Compiling the guest, some seconds", || compile(&name, guest))?,
     };
     if let Some(kept) = kept {
-        kept.keep(&name, &code, log);
+        kept.keep(&name, &content, log);
     }
-    let code = Code { encoding, content: Sealed::new(&name, &code)? };
+    let code = Code { encoding, content };
     let loaded = code.load(engine)?;
     Ok((code, loaded))
 }
@@ -155,7 +152,8 @@ mod tests {
         let kept = Kept::open(folder.path(), &log);
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();
-        let compiled = || compile(&engine, &guest, kept.as_ref(), &log).unwrap().0;
+        let compile = |name: &str, guest: &[u8]| Ok(Sealed::new(name, &engine.precompile_component(guest)?)?);
+        let compiled = || load(&engine, &guest, kept.as_ref(), &log, compile).unwrap().0;
         compiled();
         let path = folder.path().join(name(&engine, &guest));
         let whole = fs::read(&path).unwrap();

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired,
-};
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired};
 
 use crate::clock::Nanos;
 use crate::compiled::{self, Kept};
+use crate::compiling::{self, Settings};
 use crate::face::Face;
 use crate::image::{self, Image};
 use crate::link::Entry;
@@ -26,7 +25,7 @@ const RESERVATION_BYTES: u64 = 4 << 30;
 /// Half of what a process of this architecture can address.
 pub const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// What wasmtime leaves inaccessible behind a memory.
-const GUARD_BYTES: u64 = 32 << 20;
+pub const GUARD_BYTES: u64 = 32 << 20;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
 
@@ -74,7 +73,8 @@ impl Program {
     }
 }
 
-/// How many instances there are at once, and how large they may be.
+/// How many instances there are at once, how large they may be, and what compiling the
+/// guest may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     pub cores: u32,
@@ -83,6 +83,7 @@ pub struct Room {
     pub memory_bytes_max: usize,
     /// What the process may have of addresses for them.
     pub address_space_bytes: u64,
+    pub compiling: compiling::Limits,
 }
 
 /// A guest that is checked and compiled.
@@ -153,7 +154,7 @@ impl Guest {
     }
 
     fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
-        let mut config = config(&self.face, self.code.reservation_bytes);
+        let mut config = settings(&self.face, self.code.reservation_bytes).config();
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
         if let Some(memories) = memories {
@@ -182,7 +183,7 @@ struct Code {
 
 impl Code {
     fn compile(bytes: &[u8], face: &Face, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
-        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, log)?;
+        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, room, log)?;
         let needs = &code.needs;
         check_size(needs, room.memory_bytes_max)?;
         let of_one = u64::from(needs.num_memories.max(1));
@@ -206,7 +207,7 @@ impl Code {
                 room.cores
             ));
         }
-        Code::compile_for(reservation, bytes, face, kept, log)
+        Code::compile_for(reservation, bytes, face, kept, room, log)
     }
 
     fn compile_for(
@@ -214,12 +215,14 @@ impl Code {
         bytes: &[u8],
         face: &Face,
         kept: Option<&Kept>,
+        room: Room,
         log: &Log,
     ) -> Result<Code> {
-        let engine = Engine::new(&config(face, reservation_bytes))?;
-        let (compiled, code) = compiled::compile(&engine, bytes, kept, log)
-            .map_err(anyhow::Error::from)
-            .context("cannot be compiled")?;
+        let settings = settings(face, reservation_bytes);
+        let compile = |name: &str, bytes: &[u8]| settings.compile(name, bytes, room.compiling);
+        let engine = Engine::new(&settings.config())?;
+        let (compiled, code) =
+            compiled::load(&engine, bytes, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes })
     }
@@ -244,18 +247,11 @@ pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<
 
 /// One that compiles a guest as serving would, for those who do not serve it.
 pub fn engine_for_checks(face: &Face) -> Result<Engine> {
-    Ok(Engine::new(&config(face, RESERVATION_BYTES))?)
+    Ok(Engine::new(&settings(face, RESERVATION_BYTES).config())?)
 }
 
-fn config(face: &Face, reservation_bytes: u64) -> Config {
-    let mut config = Config::new();
-    config.epoch_interruption(true);
-    config.wasm_component_model_async(face.is_concurrent());
-    config.concurrency_support(face.is_concurrent());
-    config.memory_reservation(reservation_bytes).gc_heap_reservation(reservation_bytes);
-    config.memory_guard_size(GUARD_BYTES);
-    config.memory_init_cow(!face.is_small());
-    config
+fn settings(face: &Face, reservation_bytes: u64) -> Settings {
+    Settings { is_concurrent: face.is_concurrent(), is_small: face.is_small(), reservation_bytes }
 }
 
 fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAllocationConfig {

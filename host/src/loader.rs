@@ -30,6 +30,7 @@ impl Loader {
             programs: options.threads().get(),
             memory_bytes_max: options.memory_limit.0,
             address_space_bytes: options.address_space_bytes(),
+            compiling: options.compiling_limits(),
         };
         Loader {
             source: options.source(),

@@ -16,6 +16,11 @@ impl Unsealed {
         Ok(Unsealed(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into()))
     }
 
+    /// For who writes it in another process.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
     pub fn seal(self) -> io::Result<Sealed> {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&self.0, seals)?;
@@ -45,6 +50,10 @@ impl Sealed {
 
     pub fn file(&self) -> &File {
         &self.0
+    }
+
+    pub fn into_file(self) -> File {
+        self.0
     }
 
     /// For who takes files by their names alone.

@@ -5,6 +5,7 @@ mod machine;
 mod grants;
 mod project;
 mod python;
+mod tasks;
 mod values;
 
 use std::num::NonZeroU32;
@@ -17,8 +18,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
+pub use self::tasks::{Compiling, TASK_COMPILE};
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::clients::Bounds;
+use crate::compiling;
 use crate::deferred;
 use crate::guest;
 use crate::logging::GuestLines;
@@ -61,6 +64,8 @@ pub enum Task {
     Componentize(Componentize),
     /// Tell what a file is, what it needs and would get, and whether it can be served.
     Inspect(Inspect),
+    #[command(hide = true, name = TASK_COMPILE)]
+    Compile(Compiling),
 }
 
 /// What is to be told about.
@@ -334,6 +339,15 @@ pub struct Options {
 
     #[command(flatten)]
     pub cache: CacheOptions,
+
+    /// Time for compiling the guest, at the start and at SIGHUP.
+    #[arg(long, value_name = "SECONDS", default_value = "300", help_heading = "Deadlines")]
+    pub compile_timeout: Seconds,
+
+    /// Address space for compiling the guest, in bytes; K, M and G multiply by 1024. What it
+    /// takes is given back when it is done.
+    #[arg(long, value_name = "BYTES", default_value = "3G", help_heading = "What to serve")]
+    pub compile_memory: Bytes,
 }
 
 /// What is kept from one start to the next.
@@ -393,6 +407,8 @@ impl Options {
         self.guest_environment()?;
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
         ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
+        ensure!(!self.compile_timeout.0.is_zero(), "--compile-timeout must be more than 0 seconds");
+        ensure!(self.compile_memory.0 >= 256 << 20, "--compile-memory must be at least 256M");
         ensure!(self.head_limit.0 >= 8192, "--head-limit must be at least 8K");
         ensure!(self.head_limit.0 <= 1 << 30, "--head-limit must be at most 1G");
         ensure!((1..=10_000).contains(&self.head_fields), "--head-fields must be from 1 to 10000");
@@ -472,6 +488,11 @@ impl Options {
             Ok((name, value))
         };
         self.env.iter().map(pair).collect()
+    }
+
+    /// What compiling the guest may take.
+    pub fn compiling_limits(&self) -> compiling::Limits {
+        compiling::Limits { time_max: self.compile_timeout.0, memory_bytes_max: self.compile_memory.0 as u64 }
     }
 
     /// The limits of the queue of deferred calls.

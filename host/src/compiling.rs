@@ -1,0 +1,113 @@
+//! Compiling, in a process of its own: however large a guest's functions are, it takes no
+//! more time and memory than it may, and the server keeps nothing of what it took.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::process::{ExitCode, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use wasmparser::Parser;
+use wasmtime::{Config, Engine};
+
+use crate::child;
+use crate::config::{Compiling, TASK_COMPILE};
+use crate::guest::GUARD_BYTES;
+use crate::sealed::{Sealed, Unsealed};
+
+/// What compiling one guest may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub time_max: Duration,
+    /// Address space, of which not all is used.
+    pub memory_bytes_max: u64,
+}
+
+/// What code depends on beside the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub is_concurrent: bool,
+    /// Its initial data is copied into each instance.
+    pub is_small: bool,
+    /// Bytes of address space for each memory.
+    pub reservation_bytes: u64,
+}
+
+impl Settings {
+    pub fn config(&self) -> Config {
+        let mut config = Config::new();
+        config.epoch_interruption(true);
+        config.wasm_component_model_async(self.is_concurrent);
+        config.concurrency_support(self.is_concurrent);
+        config.memory_reservation(self.reservation_bytes).gc_heap_reservation(self.reservation_bytes);
+        config.memory_guard_size(GUARD_BYTES);
+        config.memory_init_cow(!self.is_small);
+        config
+    }
+
+    /// Compiles a guest in this process.
+    pub fn compile_here(&self, guest: &[u8]) -> Result<Vec<u8>> {
+        let engine = Engine::new(&self.config())?;
+        Ok(match Parser::is_core_wasm(guest) {
+            true => engine.precompile_module(guest)?,
+            false => engine.precompile_component(guest)?,
+        })
+    }
+
+    /// Compiles a guest in a process of its own. Its code has this name, which is shown where the
+    /// system lists what is mapped.
+    pub fn compile(&self, name: &str, guest: &[u8], limits: Limits) -> Result<Sealed> {
+        let from = Sealed::new("guest", guest)?;
+        from.file().rewind()?;
+        let code = Unsealed::new(name)?;
+        let mut program = child::own_program(TASK_COMPILE);
+        program.arg("--memory").arg(limits.memory_bytes_max.to_string());
+        program.arg("--reservation").arg(self.reservation_bytes.to_string());
+        program.args(self.is_concurrent.then_some("--concurrent"));
+        program.args(self.is_small.then_some("--small"));
+        program.stdin(Stdio::from(from.into_file())).stdout(Stdio::from(code.file().try_clone()?));
+        let output = child::run(program, limits.time_max);
+        let output = output.context("compiling it did not go well (--compile-timeout)")?;
+        ensure!(output.status.success(), "{}", why(&output, limits));
+        Ok(code.seal()?)
+    }
+}
+
+fn why(output: &Output, limits: Limits) -> String {
+    let said = child::said(output);
+    if said.contains("memory allocation of") {
+        return format!(
+            "compiling it takes more memory than --compile-memory, {} MiB",
+            limits.memory_bytes_max >> 20
+        );
+    }
+    match output.status.code() {
+        Some(1) => said,
+        _ => format!("the compiler failed, {}: {said}", child::how(output.status)),
+    }
+}
+
+/// What the process does: the guest comes on standard input, and the code goes to
+/// standard output.
+pub fn run(options: &Compiling) -> Result<ExitCode> {
+    child::begin(options.parent)?;
+    child::dies_first();
+    let limit = |max| Rlimit { current: Some(max), maximum: Some(max) };
+    setrlimit(Resource::As, limit(options.memory))?;
+    // An end for want of memory is an end by a signal.
+    setrlimit(Resource::Core, limit(0))?;
+    let mut guest = Vec::new();
+    io::stdin().read_to_end(&mut guest)?;
+    let settings = Settings {
+        is_concurrent: options.concurrent,
+        is_small: options.small,
+        reservation_bytes: options.reservation,
+    };
+    match settings.compile_here(&guest) {
+        Ok(code) => File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&code)?,
+        Err(error) => bail!("{error:#}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,30 @@
+//! What the program is asked for by itself, in a process of its own.
+
+use clap::Args;
+
+/// Their names on the command line.
+pub const TASK_COMPILE: &str = "own-task-compile";
+
+/// A guest to be compiled, from standard input to standard output.
+#[derive(Args, Debug)]
+pub struct Compiling {
+    /// The process that asks for it.
+    #[arg(long)]
+    pub parent: u32,
+
+    /// Bytes of address space.
+    #[arg(long)]
+    pub memory: u64,
+
+    /// Bytes of address space for each memory of the guest.
+    #[arg(long)]
+    pub reservation: u64,
+
+    /// For an engine with WASI 0.3.
+    #[arg(long)]
+    pub concurrent: bool,
+
+    /// The guest has little initial data.
+    #[arg(long)]
+    pub small: bool,
+}
