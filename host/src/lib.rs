@@ -16,6 +16,7 @@ pub mod clock;
 pub mod compiled;
 pub mod compiling;
 pub mod config;
+pub mod confined;
 pub mod connection;
 pub mod cores;
 pub mod deadline;

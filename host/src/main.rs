@@ -8,7 +8,7 @@ use wasm_serve::account::Charging;
 use wasm_serve::config::{CommandLine, Task};
 use wasm_serve::logging::say;
 use wasm_serve::project::{componentize, dev, new};
-use wasm_serve::{compiling, inspect, project, server};
+use wasm_serve::{compiling, confined, inspect, project, server};
 
 #[global_allocator]
 static ALLOCATOR: Charging<mimalloc::MiMalloc> = Charging(mimalloc::MiMalloc);
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Some(Task::Build(options)) => options.check(),
         Some(Task::Dev(options)) => options.check(),
         Some(Task::Componentize(options)) => options.check(),
-        Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_)) => Ok(()),
+        Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_) | Task::Confined(_)) => Ok(()),
         None => serve.check(),
     };
     if let Err(error) = checked {
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Some(Task::Componentize(options)) => componentize::run(&options),
         Some(Task::Inspect(options)) => Ok(inspect::run(&options)),
         Some(Task::Compile(options)) => compiling::run(&options),
+        Some(Task::Confined(options)) => confined::run(&options),
         None => server::run(&serve),
     };
     done.unwrap_or_else(|error| {

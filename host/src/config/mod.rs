@@ -18,7 +18,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
-pub use self::tasks::{Compiling, TASK_COMPILE};
+pub use self::tasks::{Compiling, Confined, TASK_COMPILE, TASK_CONFINED};
 pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
 use crate::clients::Bounds;
 use crate::compiling;
@@ -66,6 +66,8 @@ pub enum Task {
     Inspect(Inspect),
     #[command(hide = true, name = TASK_COMPILE)]
     Compile(Compiling),
+    #[command(hide = true, name = TASK_CONFINED)]
+    Confined(Confined),
 }
 
 /// What is to be told about.

@@ -33,6 +33,11 @@ pub struct PythonOptions {
     /// be there already.
     #[arg(long, help_heading = "What to serve")]
     pub offline: bool,
+
+    /// While a component is made of a Python file, let the modules that it imports write into
+    /// the folders that they are in, where the system cannot forbid it.
+    #[arg(long, help_heading = "What to serve")]
+    pub unconfined_build: bool,
 }
 
 impl PythonOptions {
@@ -52,11 +57,16 @@ impl PythonOptions {
     }
 
     pub fn tools(&self) -> Tools {
-        Tools { folder: user_cache().map(|folder| folder.join("tools")), offline: self.offline }
+        Tools {
+            folder: user_cache().map(|folder| folder.join("tools")),
+            offline: self.offline,
+            is_confined: !self.unconfined_build,
+        }
     }
 
     pub fn check(&self, file: &Path) -> Result<()> {
-        ensure!(file.is_file(), "--wsgi-file {}: there is no such file", file.display());
+        ensure!(file.exists(), "--wsgi-file {}: there is no such file", file.display());
+        ensure!(file.is_file(), "--wsgi-file {}: is not a file", file.display());
         for folder in &self.pythonpath {
             ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
         }

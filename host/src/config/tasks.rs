@@ -1,9 +1,13 @@
 //! What the program is asked for by itself, in a process of its own.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// Their names on the command line.
 pub const TASK_COMPILE: &str = "own-task-compile";
+pub const TASK_CONFINED: &str = "own-task-confined";
 
 /// A guest to be compiled, from standard input to standard output.
 #[derive(Args, Debug)]
@@ -27,4 +31,20 @@ pub struct Compiling {
     /// The guest has little initial data.
     #[arg(long)]
     pub small: bool,
+}
+
+/// A program to be run.
+#[derive(Args, Debug)]
+pub struct Confined {
+    /// The process that asks for it.
+    #[arg(long)]
+    pub parent: u32,
+
+    /// The only folder in which the program may write.
+    #[arg(long)]
+    pub writable: Option<PathBuf>,
+
+    /// The program, with its arguments.
+    #[arg(last = true)]
+    pub program: Vec<OsString>,
 }

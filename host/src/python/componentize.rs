@@ -4,17 +4,17 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use walkdir::WalkDir;
 
 use super::Application;
 use crate::cache::Folder;
-use crate::file;
 use crate::logging::say_while;
+use crate::way::{self, Way};
+use crate::{child, confined, file};
 
 /// What is installed, in the manner of a requirements file. Its version is part of
 /// the folder's name.
@@ -42,10 +42,16 @@ pub struct Tools {
     pub folder: Option<PathBuf>,
     /// Nothing may be installed.
     pub offline: bool,
+    /// What is run while a component is built can write nowhere else.
+    pub is_confined: bool,
 }
 
-/// The folder with the tool and what goes into components beside it.
-pub struct Tool(PathBuf);
+/// The tool.
+pub struct Tool {
+    /// Where it is, with what goes into components beside it.
+    folder: PathBuf,
+    is_confined: bool,
+}
 
 /// A component that was made.
 pub struct Built {
@@ -63,7 +69,7 @@ impl Tools {
         )?;
         let folder = folder.join(COMPONENTIZE.replace("==", "-"));
         if folder.is_dir() {
-            return Ok(Tool(folder));
+            return self.tool(folder);
         }
         let by_hand =
             format!("python3 -m pip install --target {} {COMPONENTIZE} {CLOUDPICKLE}", folder.display());
@@ -77,7 +83,20 @@ impl Tools {
         );
         say_while(what, || install(&folder))
             .with_context(|| format!("componentize-py cannot be installed; try `{by_hand}`"))?;
-        Ok(Tool(folder))
+        self.tool(folder)
+    }
+
+    /// Nobody else can have changed what is to be run.
+    fn tool(&self, folder: PathBuf) -> Result<Tool> {
+        let name = folder.display();
+        let remove = || format!("remove {name}, so that it is installed anew, and see who can write there");
+        Way::to(&folder).and_then(|way| way.check()).with_context(remove)?;
+        for entry in WalkDir::new(&folder) {
+            let entry = entry.with_context(remove)?;
+            let why = way::check(&entry.metadata()?).err();
+            ensure!(why.is_none(), "{} {}; {}", entry.path().display(), why.unwrap_or_default(), remove());
+        }
+        Ok(Tool { folder, is_confined: self.is_confined })
     }
 }
 
@@ -86,12 +105,12 @@ fn install(folder: &Path) -> Result<()> {
     let tools = folder.parent().context("tools are in a folder")?;
     let tools = Folder::open(tools).with_context(|| tools.display().to_string())?;
     let unfinished = tools.temporary_folder()?;
-    let mut pip = Command::new("python3");
+    let mut pip = confined::unconfined("python3");
     // Isolated: what lies in the current folder is the application's, not pip's.
     pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
     pip.arg(unfinished.path()).args([COMPONENTIZE, CLOUDPICKLE]);
-    let output = run(pip)?;
-    ensure!(output.status.success(), "pip says:\n{}", said(&output));
+    let output = child::run(pip, TIME_MAX)?;
+    ensure!(output.status.success(), "pip says:\n{}", child::said(&output));
     if fs::rename(unfinished.path(), folder).is_err() {
         ensure!(folder.is_dir(), "{} cannot be written", folder.display());
     }
@@ -113,22 +132,27 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path
     let component = stage.join("component.wasm");
     // In this order modules are looked for: none of the application's replaces one
     // of the adapter's.
-    let ours = [adapter, settings.clone(), tool.0.clone()];
-    let mut python = Command::new("python3");
-    python.args(["-c", RUN, "--wit-path"]).arg(&wit).args(["componentize", MODULE]);
+    let ours = [adapter, settings.clone(), tool.folder.clone()];
+    let mut python = match tool.is_confined {
+        true => confined::command("python3", stage),
+        false => confined::unconfined("python3"),
+    };
+    // Without the packages that a user has beside the system's.
+    python.args(["-s", "-c", RUN, "--wit-path"]).arg(&wit).args(["componentize", MODULE]);
     for folder in ours.iter().chain(&application.folders) {
         python.arg("--python-path").arg(std::path::absolute(folder)?);
     }
     python.arg("--output").arg(&component);
     // By itself, the tool would bundle packages that are installed for the host's Python.
-    python.env("PYTHONPATH", &tool.0).env("VIRTUAL_ENV", stage).env_remove("PYTHONHOME");
+    python.env("PYTHONPATH", &tool.folder).env("VIRTUAL_ENV", stage).env_remove("PYTHONHOME");
+    python.env("PYTHONDONTWRITEBYTECODE", "1").env("TMPDIR", folder("temporary")?);
     // Python looks for modules in the current folder first, and the application's are
     // not for the host's Python.
-    python.current_dir(&tool.0);
-    let output = run(python)?;
+    python.current_dir(&tool.folder);
+    let output = child::run(python, TIME_MAX)?;
     if !output.status.success() {
         // The traceback of the application, or else whatever the tool said.
-        let why = text(&settings.join("failure.txt")).unwrap_or_else(|_| said(&output));
+        let why = text(&settings.join("failure.txt")).unwrap_or_else(|_| child::said(&output));
         bail!("no component can be made of it:\n{}", why.trim_end());
     }
     Ok(Built {
@@ -174,23 +198,4 @@ fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathB
 /// What the adapter has written where the application could have put something else.
 fn text(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&file::read_itself(path)?).into_owned())
-}
-
-/// Runs Python to its end, or to that of the time that it may take, or to the server's.
-fn run(python: Command) -> Result<Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut python = tokio::process::Command::from(python);
-    python.stdin(Stdio::null()).kill_on_drop(true);
-    // SAFETY: nothing but a system call.
-    unsafe { python.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
-    let output = runtime.block_on(async { tokio::time::timeout(TIME_MAX, python.output()).await });
-    let output =
-        output.with_context(|| format!("it has not ended within {} minutes", TIME_MAX.as_secs() / 60))?;
-    output.context("`python3` cannot be run; install Python 3 with pip")
-}
-
-/// What a program said, standard error last.
-fn said(output: &Output) -> String {
-    let text = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&text).trim_end().to_owned()
 }

@@ -1,0 +1,65 @@
+//! A program that can write nowhere but in one folder, whatever it is told by those whose
+//! code it runs.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+
+use crate::child;
+use crate::config::{Confined, TASK_CONFINED};
+
+/// Programs open it to write what nobody wants.
+const NOWHERE: &str = "/dev/null";
+
+/// A program that can write only in `folder`, and has no network.
+pub fn command(program: &str, folder: &Path) -> Command {
+    let mut command = child::own_program(TASK_CONFINED);
+    command.arg("--writable").arg(folder).arg("--").arg(program);
+    command
+}
+
+/// The same program without these bounds. It ends with this one.
+pub fn unconfined(program: &str) -> Command {
+    let mut command = child::own_program(TASK_CONFINED);
+    command.arg("--").arg(program);
+    command
+}
+
+/// What the process does: it becomes the program.
+pub fn run(options: &Confined) -> Result<ExitCode> {
+    child::begin(options.parent)?;
+    if let Some(folder) = &options.writable {
+        confine(folder).context(
+            "the system cannot keep what is built from writing elsewhere, for which Linux 5.13 or later with Landlock is needed; build it with `wasm-serve build` where that is there, or trust all modules with --unconfined-build",
+        )?;
+    }
+    let (program, arguments) = options.program.split_first().context("a program must be named")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("`{}` cannot be run", program.display()))
+}
+
+/// What the first version of Landlock cannot do, which is to let files be moved between folders, is
+/// then forbidden; cutting a file needs the right to write into it in any case, by way of WASI.
+fn confine(folder: &Path) -> Result<()> {
+    let writing = AccessFs::from_write(ABI::V5);
+    let into_file = writing & AccessFs::from_file(ABI::V5);
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_write(ABI::V1))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(writing)?
+        .handle_access(AccessNet::from_all(ABI::V4))?
+        .scope(Scope::from_all(ABI::V6))?
+        .create()?
+        .add_rule(PathBeneath::new(PathFd::new(folder)?, writing))?
+        .add_rule(PathBeneath::new(PathFd::new(NOWHERE)?, into_file))?
+        .restrict_self()?;
+    ensure!(status.ruleset != RulesetStatus::NotEnforced, "Landlock is not there");
+    Ok(())
+}
