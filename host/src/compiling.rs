@@ -8,7 +8,7 @@ use std::process::{ExitCode, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
@@ -94,10 +94,9 @@ fn why(output: &Output, limits: Limits) -> String {
 pub fn run(options: &Compiling) -> Result<ExitCode> {
     child::begin(options.parent)?;
     child::dies_first();
-    let limit = |max| Rlimit { current: Some(max), maximum: Some(max) };
-    setrlimit(Resource::As, limit(options.memory))?;
+    limit(Resource::As, options.memory)?;
     // An end for want of memory is an end by a signal.
-    setrlimit(Resource::Core, limit(0))?;
+    limit(Resource::Core, 0)?;
     let mut guest = Vec::new();
     io::stdin().read_to_end(&mut guest)?;
     let settings = Settings {
@@ -110,4 +109,10 @@ pub fn run(options: &Compiling) -> Result<ExitCode> {
         Err(error) => bail!("{error:#}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The server itself may have a lower limit already.
+fn limit(resource: Resource, max: u64) -> Result<()> {
+    let max = getrlimit(resource).maximum.map_or(max, |before| before.min(max));
+    Ok(setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })?)
 }

@@ -1,12 +1,21 @@
 //! Files that are read for what is in them. What is none, such as a named pipe whose
-//! other side may never come, is refused instead of waited for.
+//! other side may never come, is refused instead of waited for, and a disk that does not
+//! answer is not waited for without end.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::OFlags;
+
+/// Threads that wait for a disk that may never answer.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+const WAITING_MAX: usize = 8;
 
 /// Opens a file to read it, wherever symbolic links lead.
 pub fn open(path: &Path) -> io::Result<File> {
@@ -44,6 +53,45 @@ fn content(mut file: File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Does what reads files, for no longer than this time. A thread that then still waits for a
+/// disk, such as one that another computer has, is left behind: nothing can end it.
+pub fn within<T: Send + 'static>(
+    time_max: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let waits = Waits::begin();
+    let is_one_more = waits.0 <= WAITING_MAX;
+    let (sender, result) = sync_channel(1);
+    let work = move || {
+        let done = work();
+        drop(waits);
+        let _ = sender.send(done);
+    };
+    ensure!(is_one_more, "cannot be read: earlier ones still wait for a disk");
+    std::thread::Builder::new().name("read".into()).spawn(work).context("cannot be read")?;
+    result.recv_timeout(time_max).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => {
+            bail!("cannot be read: the disk has not answered within {} s", time_max.as_secs_f64())
+        }
+        RecvTimeoutError::Disconnected => bail!("reading it panicked"),
+    })
+}
+
+/// One of those that wait, with their number.
+struct Waits(usize);
+
+impl Waits {
+    fn begin() -> Waits {
+        Waits(WAITING.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn name(kind: FileType) -> &'static str {
     match kind {
         kind if kind.is_dir() => "a folder",
@@ -56,6 +104,25 @@ fn name(kind: FileType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_without_end_is_left_behind_and_others_go_on() {
+        let (never, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+        let wait_for_ever = || {
+            let wait = wait.clone();
+            within(Duration::from_millis(1), move || Ok(drop(wait.lock().unwrap().recv())))
+        };
+        for _ in 0..WAITING_MAX {
+            assert!(wait_for_ever().unwrap_err().to_string().contains("has not answered"));
+        }
+        assert!(wait_for_ever().is_err());
+        drop(never);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while within(Duration::from_secs(60), || Ok(())).is_err() {
+            assert!(std::time::Instant::now() < end);
+        }
+    }
 
     #[test]
     fn what_is_no_file_is_refused_and_named() {

@@ -3,15 +3,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::config::{Folder, Options, Source};
 use crate::face;
+use crate::file;
 use crate::guest::{Guest, Program, Room};
 use crate::logging::Log;
 use crate::python;
 use crate::state::Host;
+
+/// A guest's file is not waited for longer.
+pub const READ_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What programs are made of.
 pub struct Loader {
@@ -47,6 +52,7 @@ impl Loader {
         let cache = self.cache.as_deref();
         let bytes = self.guest()?;
         let guest = Guest::load(self.source.option(), bytes, cache, self.room, &self.log)?;
+        give_back();
         let program = |host| guest.program(generation, host);
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.
@@ -62,11 +68,22 @@ impl Loader {
     /// The guest's bytes: of the file that was named, or of a Python application's component.
     fn guest(&self) -> Result<Vec<u8>> {
         match &self.source {
-            Source::Component(file) => face::content(file).with_context(|| self.source.option()),
+            Source::Component(file) => {
+                let file = file.clone();
+                file::within(READ_TIME_MAX, move || face::content(&file))
+                    .with_context(|| self.source.option())
+            }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);
                 python::component(application, tools, self.cache.as_deref(), &self.granted, &tell)
             }
         }
     }
+}
+
+/// Gives back what the guest took while it was read, for which the allocator would wait until
+/// more is allocated and freed: an idle server does neither.
+fn give_back() {
+    // SAFETY: it moves nothing that is in use.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }

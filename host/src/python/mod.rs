@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::config::{Folder, Guarded};
+use crate::loader::READ_TIME_MAX;
 use crate::logging::say_while;
 use crate::{cache, config, file};
 
@@ -39,21 +40,16 @@ pub fn component(
     tell: &dyn Fn(&str),
 ) -> Result<Vec<u8>> {
     let named = || format!("--wsgi-file {}", application.file.display());
-    let source = file::read(&application.file).with_context(|| format!("{}: cannot be read", named()))?;
-    let kept = cache.and_then(|cache| {
-        let kept = Kept::open(&cache.join("python"));
-        kept.map_err(|error| tell(&cannot_be_used(cache, &error))).ok()
-    });
-    let key = kept::key(application).with_context(named)?;
-    if let Some(kept) = &kept {
-        match kept.find(&key) {
-            Ok(Some(component)) => return Ok(component),
-            Ok(None) => {}
-            Err(unfit) => tell(&format!("--cache: {unfit}; the component is built anew")),
-        }
+    let Known { source, mut sources, key, kept, unfit, component } = {
+        let (application, cache) = (application.clone(), cache.map(Path::to_owned));
+        let looked = move || Known::look(&application, cache.as_deref());
+        file::within(READ_TIME_MAX, looked).with_context(named)?
+    };
+    unfit.iter().for_each(|unfit| tell(unfit));
+    if let Some(component) = component {
+        return Ok(component);
     }
     let tool = tools.find_or_install().with_context(named)?;
-    let mut sources = Sources::before(application, &source).with_context(named)?;
     let stage = match &kept {
         Some(kept) => kept.cache.temporary_folder(),
         None => cache::temporary_folder(),
@@ -73,6 +69,42 @@ pub fn component(
         tell(&cannot_be_used(cache, &error));
     }
     Ok(built.component)
+}
+
+/// What is known before anything is built.
+struct Known {
+    source: Vec<u8>,
+    sources: Sources,
+    key: String,
+    kept: Option<Kept>,
+    /// What only costs time.
+    unfit: Option<String>,
+    component: Option<Vec<u8>>,
+}
+
+impl Known {
+    fn look(application: &Application, cache: Option<&Path>) -> Result<Known> {
+        let source = file::read(&application.file).context("cannot be read")?;
+        let (key, sources) = (kept::key(application)?, Sources::before(application, &source)?);
+        let mut known = Known { source, sources, key, kept: None, unfit: None, component: None };
+        let Some(cache) = cache else {
+            known.unfit = Some("the component is built at every start, unless --cache DIR is given: there is no folder of the user's".to_owned());
+            return Ok(known);
+        };
+        match Kept::open(&cache.join("python")) {
+            Ok(kept) => {
+                match kept.find(&known.key) {
+                    Ok(component) => known.component = component,
+                    Err(unfit) => {
+                        known.unfit = Some(format!("--cache: {unfit}; the component is built anew"));
+                    }
+                }
+                known.kept = Some(kept);
+            }
+            Err(error) => known.unfit = Some(cannot_be_used(cache, &error)),
+        }
+        Ok(known)
+    }
 }
 
 fn cannot_be_used(cache: &Path, error: &io::Error) -> String {
