@@ -39,6 +39,13 @@ mod shutdown;
 /// SIGHUP: another guest, without dropping a request.
 mod swap;
 
+/// What the server executes or reads as its own, which no guest, no build and no other user
+/// changes.
+mod guarded;
+
+/// Loading a guest: what may take its time or memory, or never come.
+mod loading;
+
 /// Programs that serve by CGI.
 mod programs;
 

@@ -109,6 +109,9 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/m` | fills 60 MiB of memory again and again |
 /// | `/k`, `/u` | makes the folder `file.lock` twice and asks for it: three errors, and its kind; then spins, or removes it twice: two errors |
 ///
+/// `escape`, a core module, and `escape-0.2`, a component, serve by CGI and do to files what
+/// the request's body says.
+///
 /// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
 /// ten million elements and uses them at `/fill`; the rest is refused at start-up:
 /// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
@@ -143,6 +146,7 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
         "wrong-world" => (include_str!("../fixtures/wrong-world.wat"), Some("export run: func();")),
         "program" | "program-0.2" => (include_str!("../fixtures/program.wat"), None),
         "files" | "files-0.2" => (include_str!("../fixtures/files.wat"), None),
+        "escape" | "escape-0.2" => (include_str!("../fixtures/escape.wat"), None),
         "core-module" => (include_str!("../fixtures/core-module.wat"), None),
         _ => panic!("there is no guest of this name"),
     }
@@ -151,8 +155,8 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
 fn make(name: &str) -> Result<Vec<u8>> {
     let (text, world) = source(name);
     match name {
-        "program-0.2" => return program_component(text),
-        "files-0.2" => return adapted(&wat::parse_str(text)?),
+        "program-0.2" => return adapted(&wat::parse_str(without_timers(text))?),
+        "files-0.2" | "escape-0.2" => return adapted(&wat::parse_str(text)?),
         _ => {}
     }
     let mut module = wat::parse_str(expand(text))?;
@@ -172,8 +176,8 @@ fn make(name: &str) -> Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(&module)?.encode()
 }
 
-/// A program as a component, which has no way to defer by what core modules import.
-fn program_component(text: &str) -> Result<Vec<u8>> {
+/// A component has no way to defer by what core modules import.
+fn without_timers(text: &str) -> String {
     let without = |text: &str, name: &str, body: &str| {
         let import = format!("(import \"wasm_serve\" \"{name}\" (func ");
         let (before, after) = text.split_once(&import).expect("it is imported");
@@ -185,10 +189,10 @@ fn program_component(text: &str) -> Result<Vec<u8>> {
         )
     };
     let text = without(text, "call_later", "(i64.const -4)");
-    let text = without(&text, "cancel", "(i32.const 0)");
-    adapted(&wat::parse_str(text)?)
+    without(&text, "cancel", "(i32.const 0)")
 }
 
+/// A program as a component.
 fn adapted(module: &[u8]) -> Result<Vec<u8>> {
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER;
     let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
