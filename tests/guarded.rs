@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::Connection;
 use crate::support::server::{bare_program, build, cache, setup, setup_python};
@@ -388,18 +389,20 @@ fn race(server: SocketAddr, fort: &Fort) {
     fs::create_dir(fort.open.join("folder")).unwrap();
     fs::write(fort.open.join("folder/app.wasm"), "").unwrap();
     symlink("../own", fort.open.join("out")).unwrap();
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let turns = scope.spawn(|| {
+        scope.spawn(|| {
             for _ in 0..150 {
                 does(server, "r", OPEN, OPEN, "folder", "turn");
                 does(server, "r", OPEN, OPEN, "turn", "folder");
                 does(server, "r", OPEN, OPEN, "out", "turn");
                 does(server, "r", OPEN, OPEN, "turn", "out");
             }
+            is_over.store(true, Ordering::Relaxed);
         });
         for _ in 0..2 {
             scope.spawn(|| {
-                while !turns.is_finished() {
+                while !is_over.load(Ordering::Relaxed) {
                     does(server, "w", OPEN, OPEN, "turn/app.wasm", "");
                     does(server, "l", OPEN, OPEN, "turn/app.wasm", "gotten");
                 }

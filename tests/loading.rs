@@ -3,24 +3,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::server::{program, setup};
-use crate::support::{Folder, guest};
+use crate::support::{Folder, child_of, fault_guests, guest, root, wait_for};
 
 fn pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
-}
-
-/// A module with one function that is so long that compiling it takes much.
-fn huge() -> Vec<u8> {
-    let mut text = String::from(
-        "(module (memory (export \"memory\") 1) (func (export \"_start\") (local i32 i32 i32)\n",
-    );
-    for number in 0..200_000 {
-        let (from, to) = (number % 3, (number + 1) % 3);
-        text += &format!(
-            "(local.set {to} (i32.load (i32.and (i32.add (local.get {from}) (i32.const {number})) (i32.const 1023))))\n"
-        );
-    }
-    wat::parse_str(text + "))").unwrap()
 }
 
 #[test]
@@ -28,7 +14,7 @@ fn what_is_no_file_is_named_and_not_waited_for() {
     let folder = Folder::new();
     pipe(&folder.join("pipe"));
     let pipe = folder.join("pipe");
-    let script = crate::support::root().join("guests/python/blocking.py");
+    let script = root().join("guests/python/blocking.py");
     let rows: [(&[&Path], i32, &str); 6] = [
         (&["--guest".as_ref(), &pipe], 1, "a named pipe"),
         (&["--guest".as_ref(), "/dev/zero".as_ref()], 1, "a device"),
@@ -71,7 +57,7 @@ fn a_swap_goes_on_after_what_is_no_file() {
 fn compiling_takes_no_more_time_and_memory_than_it_may() {
     let folder = Folder::new();
     let file = folder.join("served.wasm");
-    fs::write(&file, huge()).unwrap();
+    fs::copy(fault_guests::component("huge"), &file).unwrap();
     let limits =
         [("--compile-timeout=0.3", "--compile-timeout"), ("--compile-memory=256M", "--compile-memory")];
     for (limit, says) in limits {
@@ -88,7 +74,7 @@ fn compiling_takes_no_more_time_and_memory_than_it_may() {
     fs::copy(guest("hello"), &file).unwrap();
     let server = setup(&file).options("--compile-memory 256M").start();
     let before = server.memory_bytes("VmHWM");
-    fs::write(&file, huge()).unwrap();
+    fs::copy(fault_guests::component("huge"), &file).unwrap();
     server.signal("HUP");
     server.wait_for_figure("/swaps/refused", 1);
     let line = server.wait_for_line("did not swap the guest");
@@ -104,17 +90,11 @@ fn a_server_that_is_killed_takes_what_it_started_with_it() {
     let file = folder.join("served.wasm");
     fs::copy(guest("hello"), &file).unwrap();
     let server = setup(&file).start();
-    fs::write(&file, huge()).unwrap();
+    fs::copy(fault_guests::component("huge"), &file).unwrap();
     server.signal("HUP");
-    let pid = server.pid();
-    let child = crate::support::wait_for("the compiler", || {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let of_tasks = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-        of_tasks.chain([children]).find_map(|text| text.split_whitespace().next().map(str::to_owned))
-    });
+    let child = child_of(server.pid());
     drop(server);
-    crate::support::wait_for("the compiler to end", || {
+    wait_for("the compiler to end", || {
         let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         (state.is_empty() || state.contains(") Z ")).then_some(())
     });

@@ -63,6 +63,8 @@ impl Settings {
         from.file().rewind()?;
         let code = Unsealed::new(name)?;
         let mut program = child::own_program(TASK_COMPILE);
+        // The allocator would reserve a gigabyte at once, which counts.
+        program.env("MIMALLOC_ARENA_RESERVE", "32MiB");
         program.arg("--memory").arg(limits.memory_bytes_max.to_string());
         program.arg("--reservation").arg(self.reservation_bytes.to_string());
         program.args(self.is_concurrent.then_some("--concurrent"));
@@ -77,7 +79,8 @@ impl Settings {
 
 fn why(output: &Output, limits: Limits) -> String {
     let said = child::said(output);
-    if said.contains("memory allocation of") {
+    // An allocation that fails ends it; so does a thread for which there is no stack.
+    if ["memory allocation of", "thread pool has not been initialized"].iter().any(|it| said.contains(it)) {
         return format!(
             "compiling it takes more memory than --compile-memory, {} MiB",
             limits.memory_bytes_max >> 20

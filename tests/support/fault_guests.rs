@@ -112,6 +112,8 @@ const TEXTS: Range<usize> = 1024..8192;
 /// `escape`, a core module, and `escape-0.2`, a component, serve by CGI and do to files what
 /// the request's body says.
 ///
+/// `huge`, a program that does nothing of use, takes long to compile.
+///
 /// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
 /// ten million elements and uses them at `/fill`; the rest is refused at start-up:
 /// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
@@ -153,6 +155,9 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
 }
 
 fn make(name: &str) -> Result<Vec<u8>> {
+    if name == "huge" {
+        return Ok(wat::parse_str(huge())?);
+    }
     let (text, world) = source(name);
     match name {
         "program-0.2" => return adapted(&wat::parse_str(without_timers(text))?),
@@ -197,6 +202,18 @@ fn adapted(module: &[u8]) -> Result<Vec<u8>> {
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER;
     let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
     ComponentEncoder::default().module(module)?.adapter(name, adapter)?.encode()
+}
+
+/// A program with one function that is so long that compiling it takes much.
+fn huge() -> String {
+    let step = |number: u32| {
+        let (from, to) = (number % 3, (number + 1) % 3);
+        format!(
+            "(local.set {to} (i32.load (i32.and (i32.add (local.get {from}) (i32.const {number})) (i32.const 1023))))\n"
+        )
+    };
+    let steps: String = (0..200_000).map(step).collect();
+    format!("(module (memory (export \"memory\") 1) (func (export \"_start\") (local i32 i32 i32) {steps}))")
 }
 
 /// Puts the file in its place at once: other threads and other processes may be

@@ -35,6 +35,16 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until a process has started another one, and gives that.
+pub fn child_of(pid: u32) -> u32 {
+    wait_for("a process that it starts", || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+        let children =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        children.into_iter().find_map(|text| text.split_whitespace().next()?.parse().ok())
+    })
+}
+
 /// An empty folder for one test, removed with the value.
 pub struct Folder(pub PathBuf);
 
