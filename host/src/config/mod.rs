@@ -1,8 +1,8 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
 
-mod machine;
 mod grants;
+mod machine;
 mod project;
 mod python;
 mod tasks;
