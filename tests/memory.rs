@@ -142,3 +142,65 @@ fn under_a_limit_of_addresses_calls_find_room_or_are_refused() {
     assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
     assert_eq!(server.get("/hello").status, 200);
 }
+
+/// In a control group of the machine's, where the test may make one, else under a limit of
+/// addresses.
+const GIBIBYTE: &str = "\
+    v1=/sys/fs/cgroup/memory/wasm-serve-test-$$ v2=/sys/fs/cgroup/wasm-serve-test-$$
+    if [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ] && mkdir $v1 2>/dev/null; then
+        echo 1073741824 >$v1/memory.limit_in_bytes && echo $$ >$v1/cgroup.procs
+    elif [ -e /sys/fs/cgroup/cgroup.controllers ] && mkdir $v2 2>/dev/null \
+        && echo 1073741824 2>/dev/null >$v2/memory.max && echo $$ 2>/dev/null >$v2/cgroup.procs; then
+        :
+    else
+        ulimit -v 8000000
+    fi";
+
+/// Removes the group, which only an empty one can be.
+struct Group(u32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for folder in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+            let _ = std::fs::remove_dir(format!("{folder}/wasm-serve-test-{}", self.0));
+        }
+    }
+}
+
+#[test]
+fn attacks_on_the_memory_end_for_their_own_clients_in_a_gibibyte() {
+    for (guest, paths) in [
+        (
+            "faults",
+            &[
+                "/fields-flood",
+                "/small-fields-flood",
+                "/bodies-flood",
+                "/grow-or-trap",
+                "/grow-and-wait",
+                "/table-grow",
+                "/header-huge",
+                "/header-flood",
+                "/resource-flood",
+            ][..],
+        ),
+        ("faults-0.3", &["/fields-flood", "/responses-flood"]),
+    ] {
+        let server =
+            setup(fault_guests::component(guest)).options("--cores 64 --harakiri 3").under(GIBIBYTE).start();
+        let _group = Group(server.pid());
+        for path in paths {
+            let attacks: Vec<Connection> = (0..40).map(|_| asking(&server, path)).collect();
+            for _ in 0..3 {
+                let bystander = client::open_from([127, 0, 0, 2], server.address).get("/hello");
+                assert_eq!(bystander.status, 200, "{guest} {path}");
+            }
+            for mut attack in attacks {
+                let status = attack.reply().status;
+                assert!([200, 500, 503, 504].contains(&status), "{guest} {path}: {status}");
+            }
+        }
+        server.wait_for_figure("/memory_bytes/taken", 0);
+        assert_eq!(server.stop().status.code(), Some(0));
+    }
+}
