@@ -33,6 +33,9 @@ mod clients;
 /// Clients that want everything: connections, cores, the figures.
 mod shares;
 
+/// Clients that take their response slowly, or not at all.
+mod readers;
+
 /// Stopping, and what a server does when the system gives it no more.
 mod shutdown;
 

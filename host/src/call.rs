@@ -30,6 +30,7 @@ use crate::instance::{Ended, Head, Instance, Place};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
 use crate::response::{BodyState, Link, ResponseBody, poll_frame_now};
+use crate::unsent::{Taken, Unsent};
 
 /// Frames of a response that are collected before its head is sent, if the guest
 /// gives them without waiting. A response that is complete by then needs neither
@@ -259,46 +260,53 @@ impl Call {
             || head.status == StatusCode::NO_CONTENT
             || head.status == StatusCode::NOT_MODIFIED;
         let length = content_length(&head);
-        let (body, drain) = match rest {
-            _ if has_no_body => (ResponseBody::complete(VecDeque::new(), None), rest),
-            None => (ResponseBody::complete(ready, length), None),
-            Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), None),
-            Some(rest) => (self.stream(ready, rest, length), None),
+        let (body, rest) = match rest {
+            None if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::Nothing),
+            Some(rest) if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::NotSent(rest)),
+            None => (ResponseBody::complete(ready, length), Rest::Nothing),
+            Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), Rest::Nothing),
+            Some(rest) => {
+                let rest = Unsent::new(rest, self.service.unsent_room.clone());
+                (self.stream(ready, rest.clone(), length), Rest::Sent(rest))
+            }
         };
-        let is_over = self.link.is_passed_on() || drain.is_none() && !body.is_streaming();
+        let is_over = self.link.is_passed_on() || matches!(rest, Rest::Nothing);
         match self.guest {
             Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),
             guest => {
                 self.guest = guest;
-                tokio::spawn(self.drive(drain));
+                tokio::spawn(self.drive(rest));
             }
         }
         Response::from_parts(head, body)
     }
 
-    fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: WasiBody, length: Option<u64>) -> ResponseBody {
+    fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: Arc<Unsent>, length: Option<u64>) -> ResponseBody {
         ResponseBody::streaming(ready, rest, self.link.clone(), self.deadline.clone(), length)
     }
 
     /// Drives the rest of the call, in a task of its own.
-    async fn drive(mut self, mut drain: Option<WasiBody>) {
+    async fn drive(mut self, mut rest: Rest) {
         let at = clock::instant(self.deadline.nanos());
         let link = self.link.clone();
         let body = tokio::time::timeout_at(at, async {
             let mut over = std::pin::pin!(link.body_is_over());
             std::future::poll_fn(|cx| {
-                let ended = self.guest.poll(&self.link, cx);
-                if let Some(failure) = self.guest.take_failure() {
-                    return Poll::Ready(Err(failure));
-                }
-                if ended {
-                    self.link.guest_has_ended();
-                    if self.link.is_passed_on() {
-                        return Poll::Ready(Ok(BodyState::PassedOn));
+                loop {
+                    let ended = self.guest.poll(&self.link, cx);
+                    if let Some(failure) = self.guest.take_failure() {
+                        return Poll::Ready(Err(failure));
+                    }
+                    if ended {
+                        self.link.guest_has_ended();
+                        if self.link.is_passed_on() {
+                            return Poll::Ready(Ok(BodyState::PassedOn));
+                        }
+                    }
+                    if !rest.take(ended, &self.link, cx) {
+                        return over.as_mut().poll(cx).map(Ok);
                     }
                 }
-                poll_drain(&mut drain, ended, &self.link, cx);
-                over.as_mut().poll(cx).map(Ok)
             })
             .await
         });
@@ -309,10 +317,15 @@ impl Call {
             Ok(Err(failure)) => {
                 self.report(failure);
                 self.link.guest_has_ended();
-                if drain.is_none() {
+                if let Rest::Sent(_) = rest {
                     // Whether what is left of the body is all of it shows as long
                     // as the store is there.
-                    let _ = tokio::time::timeout_at(at, link.body_is_over()).await;
+                    let mut over = std::pin::pin!(link.body_is_over());
+                    let over = std::future::poll_fn(|cx| {
+                        while rest.take(true, &self.link, cx) {}
+                        over.as_mut().poll(cx)
+                    });
+                    let _ = tokio::time::timeout_at(at, over).await;
                 }
                 self.link.abandon_guest();
             }
@@ -358,17 +371,36 @@ impl Call {
     }
 }
 
-/// Reads a body that is not sent, so that its guest can end.
-fn poll_drain(drain: &mut Option<WasiBody>, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) {
-    while let Some(body) = drain {
-        match poll_frame_now(body, cx) {
-            Poll::Pending if !guest_has_ended => return,
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
-                *drain = None;
-                link.set_body(BodyState::Over);
-            }
+/// What follows the frames that were ready, as the guest call sees it.
+enum Rest {
+    Nothing,
+    Sent(Arc<Unsent>),
+    /// The response has no body. It is read so that the guest can end.
+    NotSent(WasiBody),
+}
+
+impl Rest {
+    /// Takes what the guest gives without waiting. True if it may have room for more, so
+    /// that it should be run again.
+    fn take(&mut self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> bool {
+        match self {
+            Rest::Nothing => return false,
+            Rest::Sent(unsent) => match unsent.take(guest_has_ended, link, cx) {
+                Taken::Frames => return true,
+                Taken::Nothing => {}
+                Taken::All => link.set_body(BodyState::Over),
+                Taken::GivenUp => link.set_body(BodyState::Abandoned),
+            },
+            Rest::NotSent(body) => match poll_frame_now(body, cx) {
+                Poll::Pending if !guest_has_ended => {}
+                Poll::Ready(Some(Ok(_))) => return true,
+                Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
+                    *self = Rest::Nothing;
+                    link.set_body(BodyState::Over);
+                }
+            },
         }
+        false
     }
 }
 

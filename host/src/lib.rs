@@ -57,5 +57,6 @@ pub mod stacks;
 pub mod state;
 pub mod stats;
 pub mod swap;
+pub mod unsent;
 pub mod way;
 pub mod worker;

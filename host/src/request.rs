@@ -24,6 +24,7 @@ use crate::record::{Book, Record};
 use crate::request_body;
 use crate::response::ResponseBody;
 use crate::swap::Current;
+use crate::unsent::Room;
 
 /// A call that waits for room looks so often whether an idle core has kept an instance.
 const ROOM_TURN: Duration = Duration::from_millis(5);
@@ -34,6 +35,8 @@ pub struct Service {
     pub dispatch: Arc<Worker<Instance>>,
     pub book: Arc<Book>,
     pub limits: Limits,
+    /// For what slow clients have not taken yet.
+    pub unsent_room: Arc<Room>,
 }
 
 /// What one request may take.

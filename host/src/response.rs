@@ -17,6 +17,7 @@ use crate::activity::InFlight;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::record::{End, Record};
+use crate::unsent::Unsent;
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
@@ -42,7 +43,7 @@ pub enum BodyState {
     /// It is the request's body, which the guest only passed on: it needs the
     /// guest no more, and no core.
     PassedOn,
-    /// Its last frame was handed over.
+    /// Its last frame was handed over, or taken out of the guest's hands.
     Over,
     /// The client left, or the transfer broke.
     Abandoned,
@@ -140,7 +141,7 @@ impl Link {
 
     /// The body lost its guest before it was over.
     pub fn guest_is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire) && !self.is_passed_on()
+        self.gone.load(Ordering::Acquire) && !matches!(self.body(), BodyState::PassedOn | BodyState::Over)
     }
 
     /// True if the body's task will be woken when the guest ends, false if it has.
@@ -207,7 +208,7 @@ enum Rest {
         was_seen: bool,
     },
     Guest {
-        body: WasiBody,
+        body: Arc<Unsent>,
         link: Arc<Link>,
         deadline: Arc<Deadline>,
     },
@@ -227,7 +228,7 @@ impl ResponseBody {
     /// A body whose guest is still writing it.
     pub fn streaming(
         frames: VecDeque<Frame<Bytes>>,
-        body: WasiBody,
+        body: Arc<Unsent>,
         link: Arc<Link>,
         deadline: Arc<Deadline>,
         length: Option<u64>,
@@ -246,11 +247,6 @@ impl ResponseBody {
 
     pub fn set_in_flight(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
-    }
-
-    /// The guest call still has frames to give.
-    pub fn is_streaming(&self) -> bool {
-        matches!(self.rest, Rest::Guest { .. })
     }
 
     /// Counts a frame. False if it is more than the head promised.
@@ -286,7 +282,7 @@ impl ResponseBody {
                 // Asked before the body is looked at: a guest that has ended by
                 // now has sent all that there is to find.
                 let more_may_come = link.waits_for_guest(cx);
-                match poll_frame_now(body, cx) {
+                match body.poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                     Poll::Ready(None) if !link.guest_is_gone() || self.bytes_missing == Some(0) => {
                         self.note_end(End::Complete);

@@ -31,6 +31,7 @@ use crate::shutdown::{Changes, Drain, Signals};
 use crate::state::Host;
 use crate::stats::Stats;
 use crate::swap::{Current, Swapper, Swaps};
+use crate::unsent::Room;
 use crate::worker::{Connections, Worker};
 use crate::{callback, open_files, request_body};
 
@@ -262,6 +263,7 @@ fn start_workers(
     server: &watch::Receiver<()>,
 ) -> Result<()> {
     let Shared { log, stats, .. } = shared;
+    let unsent_room = Room::new(options.response_buffer.0, options.response_memory.0);
     let mut ready = Vec::new();
     for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
         let service = Service {
@@ -269,6 +271,7 @@ fn start_workers(
             dispatch: dispatch.worker(number),
             book: Arc::new(Book { log: log.clone(), stats: stats.clone(), lines: !options.disable_logging }),
             limits: request_limits(options),
+            unsent_room: unsent_room.clone(),
         };
         let worker = Worker {
             service: Arc::new(service),

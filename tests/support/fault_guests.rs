@@ -36,6 +36,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/table-grow` | the same with a table, answers the elements |
 /// | `/recurse`, `/copy-out-of-bounds` | traps |
 /// | `/copy` | copies 32 MiB again and again; traps if it cannot have 64 MiB |
+/// | `/body/BLOCKS` | so many times 4096 bytes, chunked |
 /// | `/endless-body` | chunks of 4096 bytes for ever |
 /// | `/slow-body` | 30 bytes, one every 100 ms |
 /// | `/read-body` | the length of the request's body, or `error` |
@@ -52,10 +53,10 @@ const TEXTS: Range<usize> = 1024..8192;
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
 /// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
-/// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
-/// `/error-code`; traps at any other path. With a
-/// folder as for `files`: `/open-files`, `/list-folder`, `/lock`, `/lock-and-spin`; numbers,
-/// as the text says.
+/// `/body/BLOCKS` (and one byte), `/forge`, `/flood` (prints for ever), `/fields-flood`,
+/// `/responses-flood` and `/error-code`; traps at any other path. With a folder as for
+/// `files`: `/open-files`, `/list-folder`, `/lock`, `/lock-and-spin`; numbers, as the text
+/// says.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///
@@ -83,7 +84,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/teapot` and any other | status 418 with `X-Tea: green` |
 /// | `/redirect` | `Location: /elsewhere`, and no status |
 /// | `/sized` | `half`, with its Content-Length |
-/// | `/big` | 32 MiB |
+/// | `/big`, `/pieces` | 32 MiB; 100 pieces of 1000 bytes |
 /// | `/nonsense` | what is no head |
 /// | `/silent`, `/exit` | nothing, and ends with 0 or 3 |
 /// | `/half`, `/zero` | `half`, and ends with 4 or 0 |

@@ -318,6 +318,17 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "1G", help_heading = "Clients")]
     pub body_limit: Bytes,
 
+    /// Bytes of a response that are taken out of the guest's hands before its client takes
+    /// them: the guest of a response that fits is done, and its core free, however slow
+    /// the client is.
+    #[arg(long, value_name = "BYTES", default_value = "256K", help_heading = "Clients")]
+    pub response_buffer: Bytes,
+
+    /// Bytes of all responses together that are so taken. Beyond this, guests wait for
+    /// their clients.
+    #[arg(long, value_name = "BYTES", default_value = "64M", help_heading = "Clients")]
+    pub response_memory: Bytes,
+
     /// Time for a request's head, from its first byte.
     #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = "Clients")]
     pub head_timeout: Seconds,

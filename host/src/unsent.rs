@@ -1,0 +1,271 @@
+//! What of a response is taken out of its guest's hands before the client wants it: so
+//! many bytes that the guest of most responses is done, and its core free, however slow
+//! the client is. What is larger waits with its guest for the client.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use parking_lot::Mutex;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use crate::response::{Link, poll_frame_now};
+
+/// How much may be taken ahead, by all calls of a server.
+pub struct Room {
+    of_one_max: usize,
+    of_all_max: usize,
+    held: AtomicUsize,
+}
+
+impl Room {
+    /// `of_one_max` bytes of one response, `of_all_max` of all. Both may be exceeded by a
+    /// frame for each call.
+    pub fn new(of_one_max: usize, of_all_max: usize) -> Arc<Room> {
+        Arc::new(Room { of_one_max, of_all_max, held: AtomicUsize::new(0) })
+    }
+
+    /// There is room for one more frame beside `bytes` of the same response.
+    fn has_room(&self, bytes: usize) -> bool {
+        bytes < self.of_one_max && self.held.load(Relaxed) < self.of_all_max
+    }
+}
+
+/// The rest of a response's body. Either side takes frames from it: the client's, and the
+/// guest call's while the client does not ask.
+pub struct Unsent {
+    state: Mutex<State>,
+    room: Arc<Room>,
+}
+
+struct State {
+    taken: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    rest: Rest,
+    /// The client's side found nothing. It is the one that the guest wakes, and takes
+    /// the next frame itself.
+    client_waits: bool,
+}
+
+/// What follows the frames that were taken.
+enum Rest {
+    Body(WasiBody),
+    Nothing,
+    /// The guest gave it up, or cannot end it any more.
+    GivenUp,
+}
+
+/// What the guest call has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Frames: the guest may have room for more.
+    Frames,
+    Nothing,
+    /// The end.
+    All,
+    /// There is no end.
+    GivenUp,
+}
+
+impl Unsent {
+    pub fn new(body: WasiBody, room: Arc<Room>) -> Arc<Unsent> {
+        let rest = Rest::Body(body);
+        let state = State { taken: VecDeque::new(), bytes: 0, rest, client_waits: false };
+        Arc::new(Unsent { state: Mutex::new(state), room })
+    }
+
+    /// The next frame for the client. Pending means that none is there.
+    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut state = self.state.lock();
+        if let Some(frame) = state.taken.pop_front() {
+            let bytes = length(&frame);
+            state.bytes -= bytes;
+            self.room.held.fetch_sub(bytes, Relaxed);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = match &mut state.rest {
+            Rest::Body(body) => poll_frame_now(body, cx),
+            Rest::Nothing => Poll::Ready(None),
+            Rest::GivenUp => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+        };
+        state.client_waits = frame.is_pending();
+        frame
+    }
+
+    /// Takes what the guest gives without waiting, as far as there is room.
+    pub fn take(&self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> Taken {
+        let mut state = self.state.lock();
+        let mut found = Taken::Nothing;
+        // A body that was passed on needs no core.
+        while !state.client_waits && self.room.has_room(state.bytes) && !link.is_passed_on() {
+            let Rest::Body(body) = &mut state.rest else { return Taken::Nothing };
+            found = match poll_frame_now(body, cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let frame = own(frame);
+                    let bytes = length(&frame);
+                    state.bytes += bytes;
+                    self.room.held.fetch_add(bytes, Relaxed);
+                    state.taken.push_back(frame);
+                    Taken::Frames
+                }
+                Poll::Ready(None) => {
+                    state.rest = Rest::Nothing;
+                    return Taken::All;
+                }
+                // To look at it may be what shows that it was passed on.
+                Poll::Pending if !guest_has_ended || link.is_passed_on() => return found,
+                Poll::Pending | Poll::Ready(Some(Err(_))) => {
+                    state.rest = Rest::GivenUp;
+                    return Taken::GivenUp;
+                }
+            };
+        }
+        found
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.room.held.fetch_sub(self.state.get_mut().bytes, Relaxed);
+    }
+}
+
+/// The same frame in memory of the server's own. The instance, which may serve others by
+/// the time when the client takes it, has it no longer on its account.
+fn own(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_data() {
+        Ok(data) => Frame::data(Bytes::copy_from_slice(&data)),
+        Err(trailers) => trailers,
+    }
+}
+
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures::task::noop_waker_ref;
+    use http_body::Body;
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Channel(mpsc::UnboundedReceiver<Result<&'static str, Error>>);
+
+    impl Body for Channel {
+        type Data = Bytes;
+        type Error = Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+            self.0.poll_recv(cx).map(|text| text.map(|text| text.map(|text| Frame::data(Bytes::from(text)))))
+        }
+    }
+
+    struct Response {
+        guest: mpsc::UnboundedSender<Result<&'static str, Error>>,
+        unsent: Arc<Unsent>,
+        room: Arc<Room>,
+        link: Arc<Link>,
+    }
+
+    fn response(of_one_max: usize, of_all_max: usize) -> Response {
+        let (guest, body) = mpsc::unbounded_channel();
+        let room = Room::new(of_one_max, of_all_max);
+        let unsent = Unsent::new(Channel(body).boxed_unsync(), room.clone());
+        Response { guest, unsent, room, link: Link::new() }
+    }
+
+    impl Response {
+        fn take(&self, guest_has_ended: bool) -> Taken {
+            self.unsent.take(guest_has_ended, &self.link, &mut Context::from_waker(noop_waker_ref()))
+        }
+
+        /// What the client gets: a text, `end`, `broken`, or `nothing` yet.
+        fn next(&self) -> String {
+            match self.unsent.poll_frame(&mut Context::from_waker(noop_waker_ref())) {
+                Poll::Pending => "nothing".to_owned(),
+                Poll::Ready(None) => "end".to_owned(),
+                Poll::Ready(Some(Err(_))) => "broken".to_owned(),
+                Poll::Ready(Some(Ok(frame))) => {
+                    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+                }
+            }
+        }
+
+        fn held(&self) -> usize {
+            self.room.held.load(Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_was_taken_comes_in_order_and_then_the_end() {
+        let mut response = response(100, 100);
+        response.guest.send(Ok("a")).unwrap();
+        response.guest.send(Ok("bc")).unwrap();
+        assert_eq!((response.take(false), response.held()), (Taken::Frames, 3));
+        assert_eq!(response.next(), "a");
+        response.guest.send(Ok("d")).unwrap();
+        // The guest's side of this body goes.
+        response.guest = mpsc::unbounded_channel().0;
+        assert_eq!(response.take(true), Taken::All);
+        assert_eq!([(); 4].map(|()| response.next()), ["bc", "d", "end", "end"]);
+        assert_eq!(response.held(), 0);
+    }
+
+    #[test]
+    fn no_more_is_taken_than_there_is_room_for() {
+        for (of_one_max, of_all_max) in [(2, 100), (100, 2), (0, 100)] {
+            let response = response(of_one_max, of_all_max);
+            (0..5).for_each(|_| response.guest.send(Ok("x")).unwrap());
+            response.take(false);
+            assert_eq!(response.held(), of_one_max.min(of_all_max));
+            assert_eq!([(); 6].map(|()| response.next()), ["x", "x", "x", "x", "x", "nothing"]);
+            assert_eq!(response.held(), 0);
+        }
+    }
+
+    #[test]
+    fn a_client_that_waits_takes_it_itself() {
+        let response = response(100, 100);
+        assert_eq!(response.next(), "nothing");
+        response.guest.send(Ok("a")).unwrap();
+        assert_eq!((response.take(false), response.held()), (Taken::Nothing, 0));
+        assert_eq!(response.next(), "a");
+        response.guest.send(Ok("b")).unwrap();
+        assert_eq!((response.take(false), response.held()), (Taken::Frames, 1));
+    }
+
+    #[test]
+    fn what_nobody_can_end_is_broken_behind_what_was_taken() {
+        let given_up = response(100, 100);
+        given_up.guest.send(Ok("a")).unwrap();
+        given_up.guest.send(Err(Error::ConnectionTerminated)).unwrap();
+        assert_eq!(given_up.take(false), Taken::GivenUp);
+        let unfinished = response(100, 100);
+        unfinished.guest.send(Ok("a")).unwrap();
+        assert_eq!(unfinished.take(true), Taken::GivenUp);
+        for response in [given_up, unfinished] {
+            assert_eq!([(); 3].map(|()| response.next()), ["a", "broken", "broken"]);
+        }
+    }
+
+    #[test]
+    fn room_comes_back_with_a_client_that_leaves() {
+        let Response { guest, unsent, room, link } = response(100, 100);
+        guest.send(Ok("abc")).unwrap();
+        unsent.take(false, &link, &mut Context::from_waker(noop_waker_ref()));
+        assert_eq!(room.held.load(Relaxed), 3);
+        drop(unsent);
+        assert_eq!(room.held.load(Relaxed), 0);
+    }
+}
