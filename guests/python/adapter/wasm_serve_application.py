@@ -40,5 +40,7 @@ with report.of_the_build():
     handles.let_go()
     chance.let_go()
     contexts.begin_here()
+    wsgi.answer = contexts.starting(wsgi.answer)
+    callbacks.run_payload = contexts.starting(callbacks.run_payload)
     report.finish()
 host.install()

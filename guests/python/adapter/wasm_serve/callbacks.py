@@ -57,10 +57,10 @@ def _payload_by_value(state, callback, reason):
 
 def run(call):
     """The export `callback`. An error string is logged and counted by the host."""
-    contexts.run(_run, call.payload)
+    contexts.AT_START.copy().run(run_payload, call.payload)
 
 
-def _run(payload):
+def run_payload(payload):
     try:
         callback = CALLBACKS.get(payload)
         if callback is not None:

@@ -14,7 +14,7 @@ import pickle
 import sys
 import types
 
-# What each call starts with.
+# What each call starts with: it runs in a copy, `AT_START.copy().run(...)`.
 AT_START = contextvars.Context()
 # The names by which variables travel, and back. A module's or a class's variable is called by its
 # place there, which is the same in each build; any other one by its number in this build.
@@ -25,15 +25,6 @@ VARIABLES = {}
 DECIMAL_NAME = "decimal"
 DECIMAL_AT_START = None
 NOTHING = object()
-
-
-def run(function, *arguments):
-    """Runs a call in a context of its own."""
-    if DECIMAL_AT_START is None:
-        return AT_START.copy().run(function, *arguments)
-    context = AT_START.copy()
-    context.run(decimal.setcontext, DECIMAL_AT_START.copy())
-    return context.run(function, *arguments)
 
 
 def begin_here():
@@ -50,6 +41,18 @@ def begin_here():
     found = {id(thing): thing for thing in _all_variables()}
     for number, variable in enumerate(found.values()):
         _name(variable, f"{variable.name} ({number} of build {build})")
+
+
+def starting(function):
+    """What a call begins with, where `function` is to be run: itself, unless there is a context to copy."""
+    if DECIMAL_AT_START is None:
+        return function
+
+    def with_a_copy(*arguments):
+        decimal.setcontext(DECIMAL_AT_START.copy())
+        function(*arguments)
+
+    return with_a_copy
 
 
 def _name(variable, name):
@@ -86,6 +89,8 @@ def _all_variables():
 def difference(context):
     """What makes the given context of what calls start with: nothing, or whether that has to begin with
     the latter, and pickles of values by the names of variables."""
+    if not context and not AT_START:
+        return None
     changed = [(variable, value) for variable, value in context.items() if AT_START.get(variable, NOTHING) is not value]
     is_more = not AT_START or all(variable in context for variable in AT_START)
     if is_more and not changed:

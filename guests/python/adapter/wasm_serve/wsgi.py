@@ -19,7 +19,7 @@ def serve(application):
 
 def handle(request, outparam):
     """The export of `wasi:http/incoming-handler`."""
-    contexts.run(answer, request, outparam)
+    contexts.AT_START.copy().run(answer, request, outparam)
 
 
 def answer(request, outparam):
