@@ -174,3 +174,16 @@ fn slow_readers_of_http1_hold_no_core_either() {
         assert_eq!((reply.body.len(), reply.complete), (32 << 20, true));
     }
 }
+
+#[test]
+fn a_body_that_is_not_sent_and_has_no_end_leaves_time_for_others() {
+    let server = faults("--cores 2 --threads 1 --harakiri 20");
+    let mut head_alone = Connection::open(server.address);
+    head_alone.send("HEAD /endless-body HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(head_alone.head().unwrap().status, 200);
+    for _ in 0..10 {
+        assert_eq!(server.get("/hello").status, 200);
+        // Its call is under way meanwhile.
+        assert_eq!(server.figure("/cores/busy"), 1);
+    }
+}

@@ -381,7 +381,7 @@ enum Rest {
 
 impl Rest {
     /// Takes what the guest gives without waiting. True if it may have room for more, so
-    /// that it should be run again.
+    /// that it should be run again at once.
     fn take(&mut self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> bool {
         match self {
             Rest::Nothing => return false,
@@ -393,7 +393,10 @@ impl Rest {
             },
             Rest::NotSent(body) => match poll_frame_now(body, cx) {
                 Poll::Pending if !guest_has_ended => {}
-                Poll::Ready(Some(Ok(_))) => return true,
+                Poll::Ready(Some(Ok(_))) => {
+                    // Nothing bounds how many there are: others run in between.
+                    cx.waker().wake_by_ref();
+                }
                 Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
                     *self = Rest::Nothing;
                     link.set_body(BodyState::Over);
