@@ -175,7 +175,7 @@ mod tests {
         let (mut at, mut seen, mut pieces) = (0, BTreeSet::new(), 0);
         loop {
             let (entries, _) = read_from(&opened, at).unwrap();
-            let Some(last) = entries.iter().take(100).last() else { break };
+            let Some(last) = entries.iter().take(100).next_back() else { break };
             at = last.next;
             pieces += 1;
             for entry in entries.into_iter().take(100) {
