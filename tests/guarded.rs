@@ -282,7 +282,10 @@ fn tools() -> BTreeMap<PathBuf, Vec<u8>> {
     let home = home.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
     let tools = fs::read_dir(home.join("wasm-serve/tools")).unwrap().map(|entry| entry.unwrap().path());
     let tool = tools.into_iter().find(|path| path.to_string_lossy().contains("componentize-py"));
-    contents(&tool.expect("a test before has installed it"))
+    let mut files = contents(&tool.expect("a test before has installed it"));
+    // The host's Python may keep there what it has compiled, for others.
+    files.retain(|path, _| !path.components().any(|part| part.as_os_str() == "__pycache__"));
+    files
 }
 
 /// A folder that is granted read-only, with all of the server's own, and one in it that may be

@@ -2,14 +2,15 @@ use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::inotify;
 
 use super::{faults, file, numbered_lines, root};
+use crate::support::Folder;
 use crate::support::client::Connection;
 use crate::support::server::{build, program, setup, setup_python};
-use crate::support::{Folder, wait_for};
 
 const HELLO: &str = "\
 def application(environ, start_response):
@@ -246,7 +247,12 @@ impl Opened {
     fn wait(&self) {
         let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
         let mut events = inotify::Reader::new(&self.0, &mut buffer);
-        wait_for("the file to be opened", || events.next().ok().map(drop));
+        // A build may take long on a busy machine.
+        let end = Instant::now() + Duration::from_secs(600);
+        while events.next().is_err() {
+            assert!(Instant::now() < end, "the file was not opened");
+            sleep(Duration::from_millis(10));
+        }
     }
 }
 
