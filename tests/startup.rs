@@ -112,10 +112,10 @@ fn a_log_that_cannot_be_opened_is_an_error() {
 
 #[test]
 fn the_first_line_says_where_and_the_second_how_large() {
-    let server = setup(guest("hello")).options("--cores 3 --memory-limit 64M").start();
+    let server = setup(guest("hello")).options("--cores 3 --memory-limit 64M --memory-total 200M").start();
     assert_eq!(server.first_lines[0], format!("Serving HTTP on http://{}/", server.address));
     assert!(server.first_lines[1].starts_with("3 cores"), "{:?}", server.first_lines);
-    assert!(server.first_lines[1].contains("192 MiB"), "{:?}", server.first_lines);
+    assert!(server.first_lines[1].contains("64 MiB each, 200 MiB together"), "{:?}", server.first_lines);
 }
 
 #[test]

@@ -111,7 +111,7 @@ mod tests {
         let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
         let wait_for_ever = || {
             let wait = wait.clone();
-            within(Duration::from_millis(1), move || Ok(drop(wait.lock().unwrap().recv())))
+            within(Duration::from_millis(1), move || Ok(wait.lock().unwrap().recv()))
         };
         for _ in 0..WAITING_MAX {
             assert!(wait_for_ever().unwrap_err().to_string().contains("has not answered"));
