@@ -36,6 +36,19 @@ fn shell(imports: &[&str], exports: &[&str]) -> Vec<u8> {
     wat(&format!("(component {imports} (instance $empty) {exports})"))
 }
 
+/// A core module that is a program, and imports functions that nobody has.
+fn program_with(imports: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<u8> {
+    let import = |name: &str| format!("(import \"m\" {name:?} (func))");
+    let imports: String = imports.into_iter().map(|name| import(name.as_ref())).collect();
+    wat(&format!("(module {imports} (func (export \"_start\")))"))
+}
+
+/// The same as a component.
+fn handler_with(imports: impl Iterator<Item = String>) -> Vec<u8> {
+    let imports: String = imports.map(|name| format!("(import {name:?} (func))")).collect();
+    wat(&format!("(component {imports} (instance $empty) (export {HANDLER:?} (instance $empty)))"))
+}
+
 /// A component whose export has a function without parameters and results.
 fn other_function(export: &str, function: &str) -> Vec<u8> {
     wat(&format!(
@@ -105,6 +118,17 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ),
         ("start-global", wat("(module (global (export \"_start\") i32 (i32.const 0)))"), Bad(&["`_start`"])),
         ("least-program", wat("(module (func (export \"_start\")))"), Good(&["a program"])),
+        ("long-name", program_with([&"a".repeat(70_000), "b"]), Bad(&["m aaaa", "m b"])),
+        (
+            "thousands-of-imports",
+            program_with((0..5000).map(|number| format!("f{number}"))),
+            Bad(&["`m f0`", "and perhaps more"]),
+        ),
+        (
+            "thousands-of-functions",
+            handler_with((0..5000).map(|number| format!("f{number}"))),
+            Bad(&["`f0`", "and perhaps more"]),
+        ),
         // Components that lack something, or have too much.
         (
             "no-handler",

@@ -27,6 +27,9 @@ pub fn run(options: &Inspect) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Longer names do not move what is said of others.
+const IMPORT_WIDTH_MAX: usize = 80;
+
 #[derive(Default)]
 struct Report {
     lines: Vec<(&'static str, String)>,
@@ -100,11 +103,16 @@ impl Report {
             face.imports.iter().for_each(|import| self.line("import", import));
             return;
         };
-        let width = face.imports.iter().map(String::len).max().unwrap_or(0);
+        let width = face.imports.iter().map(String::len).max().unwrap_or(0).min(IMPORT_WIDTH_MAX);
+        let mut left = missing.len();
         for import in &face.imports {
             match missing.iter().find(|missing| missing.import == *import) {
                 Some(missing) => {
+                    left = left.saturating_sub(1);
                     self.line("import", format_args!("{import:width$}  not offered: {}", missing.what));
+                }
+                None if left == 0 && offer::is_cut(missing) => {
+                    self.line("import", format_args!("{import:width$}  not looked for: too much is missing"));
                 }
                 None => {
                     let grant = offer::grant(import, face.is_program());

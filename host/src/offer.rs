@@ -11,6 +11,10 @@ use wasmtime::{Caller, ExternType, ImportType, Module, UnknownImportError, Val};
 use crate::imports::{gateway, timers};
 use crate::state::State;
 
+/// So many missing imports are looked for: the linker begins anew for each, and a guest may
+/// have thousands.
+const MISSING_MAX: usize = 50;
+
 /// An import that the server does not have as the guest wants it.
 pub struct Missing {
     pub import: String,
@@ -42,7 +46,9 @@ pub fn missing(linker: &Linker<State>, component: &Component) -> Vec<Missing> {
         }
         missing.push(Missing { import: name.to_owned(), what: what(&error) });
         let stand_in = StandIn { linker, component, earlier };
-        if stand_in.define(&mut completed.root(), None, name, &import.ty).is_err() {
+        if missing.len() == MISSING_MAX
+            || stand_in.define(&mut completed.root(), None, name, &import.ty).is_err()
+        {
             break;
         }
     }
@@ -69,12 +75,20 @@ pub fn missing_of_module(linker: &wasmtime::Linker<State>, module: &Module) -> V
             what: "is not there".to_owned(),
         });
         let ExternType::Func(ty) = unknown.ty() else { break };
+        if missing.len() == MISSING_MAX {
+            break;
+        }
         let trap = |_: Caller<'_, State>, _: &[Val], _: &mut [Val]| Ok(());
         if completed.func_new(unknown.module(), unknown.name(), ty, trap).is_err() {
             break;
         }
     }
     missing
+}
+
+/// There may be more than those.
+pub fn is_cut(missing: &[Missing]) -> bool {
+    missing.len() == MISSING_MAX
 }
 
 /// Why a guest cannot be linked, if something is missing.
@@ -86,8 +100,9 @@ pub fn refusal(missing: &[Missing]) -> Option<String> {
         .iter()
         .map(|Missing { import, what }| format!("`{import}` ({what}; {})", advice(import)))
         .collect();
+    let more = if is_cut(missing) { ", and perhaps more" } else { "" };
     Some(format!(
-        "needs what this server does not offer: {}. It offers components WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
+        "needs what this server does not offer: {}{more}. It offers components WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
         each.join(", "),
         timers::INTERFACE,
         gateway::INTERFACE,
