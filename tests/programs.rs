@@ -98,6 +98,19 @@ fn a_head_says_status_and_fields() {
 }
 
 #[test]
+fn a_body_shorter_than_announced_never_passes_as_whole() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2");
+        let mut connection = Connection::open(server.address);
+        // The second response would be taken for the rest of the first.
+        connection.send("GET /short HTTP/1.1\r\nHost: test\r\n\r\n".repeat(2));
+        let reply = connection.reply();
+        assert!(!reply.complete && b"half".starts_with(&reply.body), "{kind}: {reply:?}");
+        server.wait_for_figure("/requests/broken", 1);
+    }
+}
+
+#[test]
 fn a_program_that_fails_harms_only_its_client() {
     for kind in KINDS {
         let server = program(kind, "--cores 2 --harakiri 0.5");

@@ -26,6 +26,7 @@ use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::escape::Target;
 use crate::guest::Program;
+use crate::imports::gateway::check_length;
 use crate::instance::{Ended, Head, Instance, Place};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
@@ -178,6 +179,7 @@ impl Call {
             }
         };
         let (head, body) = head.map_err(Failure::GuestError)?.into_parts();
+        check_head(&head)?;
         let mut begun = Begun { head, ready: VecDeque::new(), rest: Some(body), failure: None };
         std::future::poll_fn(|cx| {
             self.collect(&mut begun, cx);
@@ -256,9 +258,7 @@ impl Call {
             // next one.
             head.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
         }
-        let has_no_body = self.is_head_request
-            || head.status == StatusCode::NO_CONTENT
-            || head.status == StatusCode::NOT_MODIFIED;
+        let has_no_body = has_no_body(&head, self.is_head_request);
         let length = content_length(&head);
         let (body, rest) = match rest {
             None if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::Nothing),
@@ -407,6 +407,19 @@ impl Rest {
     }
 }
 
-fn content_length(head: &http::response::Parts) -> Option<u64> {
+/// What HTTP demands of a response, and the HTTP library takes for granted: a status that is
+/// that of a response, and at most one length.
+pub(crate) fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
+    if head.status.is_informational() {
+        return Err(Failure::GuestError(format!("{} is not the status of a response", head.status)));
+    }
+    check_length(&head.headers, None).map_err(Failure::GuestError)
+}
+
+pub(crate) fn has_no_body(head: &http::response::Parts, is_head_request: bool) -> bool {
+    is_head_request || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status)
+}
+
+pub(crate) fn content_length(head: &http::response::Parts) -> Option<u64> {
     head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

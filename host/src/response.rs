@@ -215,9 +215,14 @@ enum Rest {
 }
 
 impl ResponseBody {
-    /// A body that is complete. `length` is what the head says.
+    /// A body that is complete. `length` is what the head says: the HTTP library takes it for
+    /// granted, and a client would take the next response for what is missing.
     pub fn complete(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
-        ResponseBody::new(frames, Rest::Nothing, length)
+        let bytes: u64 = frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        match length {
+            Some(length) if length != bytes => ResponseBody::broken(frames, Some(length)),
+            _ => ResponseBody::new(frames, Rest::Nothing, length),
+        }
     }
 
     /// A body that breaks off after `frames`.
@@ -284,7 +289,7 @@ impl ResponseBody {
                 let more_may_come = link.waits_for_guest(cx);
                 match body.poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
-                    Poll::Ready(None) if !link.guest_is_gone() || self.bytes_missing == Some(0) => {
+                    Poll::Ready(None) if self.bytes_missing.map_or(!link.guest_is_gone(), |n| n == 0) => {
                         self.note_end(End::Complete);
                         self.rest = Rest::Nothing;
                         Poll::Ready(None)

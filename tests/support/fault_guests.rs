@@ -40,6 +40,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/endless-body` | chunks of 4096 bytes for ever |
 /// | `/slow-body` | 30 bytes, one every 100 ms |
 /// | `/read-body` | the length of the request's body, or `error` |
+/// | `/informational`, `/malformed-length` | answers 103, or with `content-length: +0` |
 /// | `/header-newline`, `/header-forbidden` | sets such a header, answers `ok` or the error's name |
 /// | `/header-random`, `/header-huge`, `/header-flood` | a name that is not UTF-8, a value of 64 MiB, a million headers |
 /// | `/resource-flood` | makes a million resources, answers `ok` |
@@ -83,7 +84,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/echo` | the request's body, piece by piece |
 /// | `/teapot` and any other | status 418 with `X-Tea: green` |
 /// | `/redirect` | `Location: /elsewhere`, and no status |
-/// | `/sized` | `half`, with its Content-Length |
+/// | `/sized`, `/short` | `half`, with its Content-Length, or with 9 |
 /// | `/big`, `/pieces` | 32 MiB; 100 pieces of 1000 bytes |
 /// | `/nonsense` | what is no head |
 /// | `/silent`, `/exit` | nothing, and ends with 0 or 3 |

@@ -104,7 +104,7 @@ impl Drop for Answer {
 }
 
 impl Output {
-    fn write(&self, bytes: &[u8]) {
+    pub(crate) fn write(&self, bytes: &[u8]) {
         let mut content = self.0.content.lock();
         if content.progress != Progress::Open {
             return;
@@ -138,11 +138,9 @@ impl Content {
     /// The head of the response, if all of it is there.
     fn take_head(&mut self) -> Option<Result<Response<()>, String>> {
         let head = match end_of_head(&self.bytes, &mut self.line) {
-            Some(end) => parse(&self.bytes.split_to(end)),
-            None if self.bytes.len() > HEAD_BYTES_MAX => {
-                Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes"))
-            }
-            None => return None,
+            Some(end) if end <= HEAD_BYTES_MAX => parse(&self.bytes.split_to(end)),
+            None if self.bytes.len() <= HEAD_BYTES_MAX => return None,
+            _ => Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes")),
         };
         if head.is_err() {
             self.progress = Progress::Unread;
@@ -384,9 +382,12 @@ mod tests {
             assert!(head.try_recv().unwrap().is_err(), "{bad:?}");
             assert!(output.room().is_err(), "nobody reads more");
         }
-        let (_answer, output, mut head) = answer();
-        output.write(&vec![b'x'; HEAD_BYTES_MAX + 1]);
-        assert!(head.try_recv().unwrap().is_err());
+        // Too long, with its end and without.
+        for end in ["", "\n\n"] {
+            let (_answer, output, mut head) = answer();
+            output.write(format!("X:{}{end}", "x".repeat(HEAD_BYTES_MAX)).as_bytes());
+            assert!(head.try_recv().unwrap().is_err());
+        }
     }
 
     #[test]
