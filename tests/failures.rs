@@ -82,13 +82,11 @@ fn a_body_that_the_guest_gives_up_does_not_look_complete() {
 }
 
 #[test]
-fn a_head_that_no_response_can_have_is_an_error() {
+fn a_status_that_no_response_can_have_is_an_error() {
     let server = faults("--cores 1");
-    for path in ["/informational", "/malformed-length"] {
-        let mut connection = Connection::open(server.address);
-        assert_eq!(connection.get(path).status, 500, "{path}");
-        assert_eq!(connection.get("/hello").text(), "Hello World", "{path}");
-    }
+    let mut connection = Connection::open(server.address);
+    assert_eq!(connection.get("/informational").status, 500);
+    assert_eq!(connection.get("/hello").text(), "Hello World");
 }
 
 #[test]

@@ -320,7 +320,7 @@ fn refusal(file: &Path) -> String {
 fn what_cannot_be_read_is_said() {
     let folder = Folder::new();
     for (file, word) in [
-        (folder.0.clone(), "directory"),
+        (folder.0.clone(), "a folder"),
         (folder.join("nothing"), "No such file"),
         (PathBuf::from("-"), "standard input is not read"),
     ] {

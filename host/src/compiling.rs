@@ -87,7 +87,8 @@ fn why(output: &Output, limits: Limits) -> String {
         );
     }
     match output.status.code() {
-        Some(1) => said,
+        // It says what it is itself, too.
+        Some(1) => said.strip_prefix("wasm-serve: ").unwrap_or(&said).to_owned(),
         _ => format!("the compiler failed, {}: {said}", child::how(output.status)),
     }
 }

@@ -40,7 +40,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/endless-body` | chunks of 4096 bytes for ever |
 /// | `/slow-body` | 30 bytes, one every 100 ms |
 /// | `/read-body` | the length of the request's body, or `error` |
-/// | `/informational`, `/malformed-length` | answers 103, or with `content-length: +0` |
+/// | `/informational` | answers 103 |
 /// | `/header-newline`, `/header-forbidden` | sets such a header, answers `ok` or the error's name |
 /// | `/header-random`, `/header-huge`, `/header-flood` | a name that is not UTF-8, a value of 64 MiB, a million headers |
 /// | `/resource-flood` | makes a million resources, answers `ok` |
