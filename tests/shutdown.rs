@@ -193,7 +193,7 @@ fn a_stop_under_calls_that_schedule_ever_more_ends() {
     let ended = server.stop();
     assert_eq!(ended.status.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(60), "it runs ever more of them");
-    for text in ["more deferred calls came due than could run in 1.5 s", "pending deferred calls: "] {
+    for text in ["more deferred calls came due than could run in ", "pending deferred calls: "] {
         assert!(ended.log.contains(text), "{text}");
     }
 }

@@ -208,7 +208,9 @@ impl Call {
             match poll_frame_now(body, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     begun.ready.push_back(frame);
-                    if begun.ready.len() >= READY_FRAMES_MAX && begun.failure.is_none() {
+                    let is_enough =
+                        begun.ready.len() >= READY_FRAMES_MAX || !self.service.unsent_room.has_room(0);
+                    if is_enough && begun.failure.is_none() {
                         return;
                     }
                 }
@@ -248,7 +250,7 @@ impl Call {
 
     /// Makes the response that the client gets, and sees to the rest of the call.
     pub fn send(mut self, begun: Begun) -> Response<ResponseBody> {
-        let Begun { mut head, ready, rest, failure } = begun;
+        let Begun { mut head, mut ready, rest, failure } = begun;
         if let Some(failure) = failure {
             self.guest.drop_instance();
             self.service.report(&failure, &self.name, Some(self.core.number()));
@@ -260,7 +262,8 @@ impl Call {
         }
         let has_no_body = has_no_body(&head, self.is_head_request);
         let length = content_length(&head);
-        let (body, rest) = match rest {
+        let held = self.service.unsent_room.hold(&mut ready);
+        let (mut body, rest) = match rest {
             None if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::Nothing),
             Some(rest) if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::NotSent(rest)),
             None => (ResponseBody::complete(ready, length), Rest::Nothing),
@@ -270,6 +273,7 @@ impl Call {
                 (self.stream(ready, rest.clone(), length), Rest::Sent(rest))
             }
         };
+        body.set_held(held);
         let is_over = self.link.is_passed_on() || matches!(rest, Rest::Nothing);
         match self.guest {
             Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),

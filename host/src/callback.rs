@@ -8,7 +8,8 @@ use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::deferred::{Call, TimerId};
 use crate::error::Failure;
-use crate::instance::{Ended, Instance};
+use crate::guest::Program;
+use crate::instance::{Instance, Place};
 use crate::request::Service;
 use crate::stats::Stats;
 
@@ -38,25 +39,10 @@ pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Inst
     let stats = service.book.stats.clone();
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
     let running = Running::begin(stats.clone());
-    let until = clock::after(limits.time_max);
     let program = service.current.for_deferred();
-    let callback = async {
-        let place = service.place(&mut core, &program, limits.time_max).await;
-        match place {
-            Ok(place) => program.clone().run_callback(place, Deadline::at(until), call).await,
-            Err(failure) => Ended { instance: None, result: Err(failure) },
-        }
-    };
-    let result = match tokio::time::timeout_at(clock::instant(until), callback).await {
-        Ok(ended) => {
-            // An error that the callback returned is its result; the instance is
-            // as good as before.
-            if matches!(ended.result, Ok(()) | Err(Failure::CallbackError(_))) {
-                service.keep(&mut core, ended.instance);
-            }
-            ended.result
-        }
-        Err(_) => Err(Failure::Deadline),
+    let result = match service.place(&mut core, &program, limits.time_max).await {
+        Ok(place) => run_in(&service, limits, &mut core, program, place, call).await,
+        Err(failure) => Err(failure),
     };
     drop(running);
     match &result {
@@ -69,6 +55,27 @@ pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Inst
     if limits.lines {
         service.book.log.line(run.line(result.is_ok()).as_bytes());
     }
+}
+
+/// Its time begins when there is room for it.
+async fn run_in(
+    service: &Service,
+    limits: Limits,
+    core: &mut CoreGuard<Instance>,
+    program: Arc<Program>,
+    place: Place,
+    call: Call,
+) -> Result<(), Failure> {
+    let until = clock::after(limits.time_max);
+    let callback = program.run_callback(place, Deadline::at(until), call);
+    let Ok(ended) = tokio::time::timeout_at(clock::instant(until), callback).await else {
+        return Err(Failure::Deadline);
+    };
+    // An error that the callback returned is its result; the instance is as good as before.
+    if matches!(ended.result, Ok(()) | Err(Failure::CallbackError(_))) {
+        service.keep(core, ended.instance);
+    }
+    ended.result
 }
 
 /// Counts a call as running, whatever becomes of it.

@@ -213,6 +213,11 @@ impl Instance {
         Ended { instance: Some(self), result }
     }
 
+    /// It may serve further calls, as far as what the server holds for it is concerned.
+    pub fn is_light(&self) -> bool {
+        self.store.data().is_light()
+    }
+
     /// What it takes of the memory of all.
     pub fn bytes(&self) -> u64 {
         self.store.data().bytes()

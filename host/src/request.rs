@@ -150,8 +150,9 @@ impl Service {
     /// Leaves the instance of a call that ended well on its core.
     pub(crate) fn keep(&self, core: &mut CoreGuard<Instance>, instance: Option<Instance>) {
         let Limits { calls_per_instance: calls_max, kept_bytes_max: bytes_max, .. } = self.limits;
-        let is_kept =
-            |kept: &Instance| (calls_max == 0 || kept.calls < calls_max) && kept.bytes() <= bytes_max;
+        let is_kept = |kept: &Instance| {
+            (calls_max == 0 || kept.calls < calls_max) && kept.bytes() <= bytes_max && kept.is_light()
+        };
         if let Some(mut instance) = instance.filter(is_kept) {
             instance.ended = clock::coarse();
             core.leave_instance(instance);

@@ -17,7 +17,7 @@ use crate::activity::InFlight;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::record::{End, Record};
-use crate::unsent::Unsent;
+use crate::unsent::{Held, Unsent};
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {
@@ -197,6 +197,8 @@ pub struct ResponseBody {
     record: Option<Record>,
     /// Lets the connection know when the response is over.
     in_flight: Option<InFlight>,
+    /// The room that the ready frames take.
+    _held: Option<Held>,
 }
 
 /// What follows the ready frames.
@@ -242,12 +244,16 @@ impl ResponseBody {
     }
 
     fn new(ready: VecDeque<Frame<Bytes>>, rest: Rest, bytes_missing: Option<u64>) -> ResponseBody {
-        ResponseBody { ready, rest, bytes_missing, record: None, in_flight: None }
+        ResponseBody { ready, rest, bytes_missing, record: None, in_flight: None, _held: None }
     }
 
     /// Gives the record of the request, which is written when this body is over.
     pub fn set_record(&mut self, record: Record) {
         self.record = Some(record);
+    }
+
+    pub fn set_held(&mut self, held: Option<Held>) {
+        self._held = held;
     }
 
     pub fn set_in_flight(&mut self, in_flight: InFlight) {

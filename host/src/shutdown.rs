@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::deferred::Deferred;
@@ -96,28 +97,27 @@ impl Drain {
     /// Ends when the work in hand is done: requests have their deadlines, and
     /// deferred calls those that are due in time and theirs.
     pub async fn run(&self, grace: Duration) {
+        let asked = Instant::now();
         self.deferred.close_after(clock::after(grace));
         self.stopping.send_replace(true);
         let pending = self.deferred.pending();
         let work = self.work();
         self.log.server(format_args!("stopping: {work}, {pending} deferred calls pending; those due in the next {} s will run, another signal stops at once", grace.as_secs_f64()));
         self.connections_closed().await;
-        self.deferred_ended(grace).await;
+        self.deferred_ended(asked, grace).await;
         self.name_dropped();
     }
 
     /// Waits for the deferred calls, but not for all that came due in time if they schedule
     /// ever more of them: what is under way ends, and the rest is dropped.
-    async fn deferred_ended(&self, grace: Duration) {
-        let time_max = grace + self.deferred_time_max;
-        if tokio::time::timeout(time_max, self.deferred_done()).await.is_ok() {
+    async fn deferred_ended(&self, asked: Instant, grace: Duration) {
+        let end = asked + grace + self.deferred_time_max;
+        if tokio::time::timeout_at(end.max(Instant::now()), self.deferred_done()).await.is_ok() {
             return;
         }
         self.deferred.close_after(0);
-        self.log.server(format_args!(
-            "more deferred calls came due than could run in {} s",
-            time_max.as_secs_f64()
-        ));
+        let seconds = asked.elapsed().as_secs_f64();
+        self.log.server(format_args!("more deferred calls came due than could run in {seconds:.1} s"));
         let _ = tokio::time::timeout(self.deferred_time_max, self.dispatch.idle()).await;
     }
 

@@ -254,6 +254,7 @@ impl State {
     pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
         self.deadline = deadline;
         self.deferred_scheduled = 0;
+        self.lacks_room = false;
         self.request = RequestHead::default();
     }
 
@@ -264,13 +265,19 @@ impl State {
         if self.account.bytes() + 2 * HOST_STEP_BYTES < self.host_bytes {
             self.host_bytes = self.account.bytes() + HOST_STEP_BYTES;
             self.account.allow(self.host_bytes);
-            self.share.cut(self.bytes());
         }
+        self.share.cut(self.bytes());
     }
 
     /// What the instance takes: its own memory, and what the server holds for it.
     pub fn bytes(&self) -> u64 {
         self.memory_bytes as u64 + self.host_bytes
+    }
+
+    /// The server holds so little for the instance that another call has most of what it may
+    /// have. What clients have not taken yet of earlier responses counts, too.
+    pub fn is_light(&self) -> bool {
+        !self.account.is_overdrawn() && self.account.bytes() <= self.server.host_bytes_max / 4
     }
 
     pub fn account(&self) -> &Account {
@@ -332,14 +339,14 @@ pub fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
 
-/// Between two pieces of a long call of the host: others run, and the deadline is looked at.
-pub fn pause(state: &State) -> impl Future<Output = wasmtime::Result<()>> + Send + use<> {
-    let is_over = clock::now() >= state.deadline.nanos();
-    async move {
-        if is_over {
-            return Err(DeadlinePassed.into());
-        }
-        tokio::task::yield_now().await;
-        Ok(())
+/// Between two pieces of a long call of the host: the deadline and the limits are looked at,
+/// and others run.
+pub fn pause(state: &mut State) -> wasmtime::Result<impl Future<Output = ()> + Send + use<>> {
+    if clock::now() >= state.deadline.nanos() {
+        return Err(DeadlinePassed.into());
     }
+    if state.account.is_overdrawn() {
+        state.settle()?;
+    }
+    Ok(tokio::task::yield_now())
 }

@@ -28,9 +28,35 @@ impl Room {
         Arc::new(Room { of_one_max, of_all_max, held: AtomicUsize::new(0) })
     }
 
+    /// Frames that are in hand before anybody takes them. Small ones need no room.
+    pub fn hold(self: &Arc<Room>, frames: &mut VecDeque<Frame<Bytes>>) -> Option<Held> {
+        let bytes = frames.iter().map(length).sum();
+        if bytes <= SMALL_BYTES {
+            return None;
+        }
+        *frames = std::mem::take(frames).into_iter().map(own).collect();
+        self.held.fetch_add(bytes, Relaxed);
+        Some(Held { room: self.clone(), bytes })
+    }
+
     /// There is room for one more frame beside `bytes` of the same response.
-    fn has_room(&self, bytes: usize) -> bool {
+    pub fn has_room(&self, bytes: usize) -> bool {
         bytes < self.of_one_max && self.held.load(Relaxed) < self.of_all_max
+    }
+}
+
+/// A response that has no more in hand costs less than to count it.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// The room that frames in hand take, until their response is gone.
+pub struct Held {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.held.fetch_sub(self.bytes, Relaxed);
     }
 }
 

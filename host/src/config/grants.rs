@@ -12,6 +12,22 @@ use walkdir::WalkDir;
 use super::{Address, Folder, Options, Source, own_program, user_cache};
 use crate::way::Way;
 
+/// Kinds of filesystems by which the system is steered, beside `proc`.
+const DOORS: [&str; 12] = [
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "configfs",
+    "efivarfs",
+    "cgroup",
+    "cgroup2",
+    "bpf",
+    "binfmt_misc",
+];
+
 /// Entries of a granted folder among which other names of a file are looked for.
 const ENTRIES_MAX: usize = 100_000;
 
@@ -66,25 +82,40 @@ impl Options {
                 let mut guarded = vec![Guarded::place("--wsgi-file", &application.file)];
                 let folders = application.folders.iter();
                 guarded.extend(folders.map(|folder| Guarded::place("the Python modules in", folder)));
-                guarded.extend(program("python3").map(|python| Guarded::place("the program", python)));
+                guarded.extend(program("python3"));
                 guarded
             }
         }
     }
 }
 
-/// What is run by this name.
-fn program(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+/// What is run by this name, what would be run if it were there, and the modules that an
+/// interpreter brings with it: beside its folder, or in all of a virtual environment.
+fn program(name: &str) -> Vec<Guarded> {
+    let mut guarded = Vec::new();
+    for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
+        let path = folder.join(name);
+        guarded.push(Guarded::place("the program", &path));
+        if path.is_file() {
+            for path in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
+                let Some(installed) = path.parent().and_then(Path::parent) else { continue };
+                let is_environment = installed.join("pyvenv.cfg").is_file();
+                let modules = if is_environment { installed.to_owned() } else { installed.join("lib") };
+                guarded.push(Guarded::tree("the modules of the program", modules));
+            }
+            break;
+        }
+    }
+    guarded
 }
 
 /// No folder that may be written has anything that is guarded in it, or is in it.
 pub fn check(folders: &[Folder], guarded: &[Guarded]) -> Result<()> {
-    if folders.iter().all(|folder| folder.read_only) {
+    if folders.is_empty() {
         return Ok(());
     }
     let mounts = Mounts::read();
+    folders.iter().try_for_each(|folder| check_kind(folder, &mounts))?;
     for folder in folders.iter().filter(|folder| !folder.read_only) {
         let host = folder.host.display();
         let way = Way::to(&folder.host).with_context(|| format!("--dir {host}: cannot be opened"))?;
@@ -104,6 +135,22 @@ pub fn check(folders: &[Folder], guarded: &[Guarded]) -> Result<()> {
             }
             check_names(&folder.host, &way.end, name, &own)?;
         }
+    }
+    Ok(())
+}
+
+/// Filesystems in which files are doors to the system, and to the memory of processes.
+fn check_kind(folder: &Folder, mounts: &Mounts) -> Result<()> {
+    let host = folder.host.display();
+    let end = folder.host.canonicalize().with_context(|| format!("--dir {host}: cannot be opened"))?;
+    for mount in mounts.around(&end) {
+        let is_refused = mount.kind == "proc" || !folder.read_only && DOORS.contains(&mount.kind.as_str());
+        ensure!(
+            !is_refused,
+            "--dir {host}: {} is the system's own ({}), by which a guest would reach memory of the server, or the machine; grant another folder",
+            mount.point.display(),
+            mount.kind
+        );
     }
     Ok(())
 }
@@ -150,6 +197,8 @@ struct Mounts(Vec<Mount>);
 
 struct Mount {
     device: String,
+    /// The filesystem, such as `ext4`.
+    kind: String,
     /// What of the filesystem is mounted.
     root: PathBuf,
     point: PathBuf,
@@ -164,9 +213,11 @@ impl Mounts {
     /// The form is that of proc_pid_mountinfo(5).
     fn parse(text: &str) -> Mounts {
         let mount = |line: &str| {
-            let mut fields = line.split(' ').skip(2);
+            let (fields, rest) = line.split_once(" - ")?;
+            let kind = rest.split(' ').next()?.to_owned();
+            let mut fields = fields.split(' ').skip(2);
             let device = fields.next()?.to_owned();
-            Some(Mount { device, root: unescape(fields.next()?), point: unescape(fields.next()?) })
+            Some(Mount { device, kind, root: unescape(fields.next()?), point: unescape(fields.next()?) })
         };
         Mounts(text.lines().filter_map(mount).collect())
     }
@@ -178,6 +229,13 @@ impl Mounts {
         };
         let rest = path.strip_prefix(&mount.point).unwrap_or(path);
         Spot { device: mount.device.clone(), path: mount.root.join(rest) }
+    }
+
+    /// What the folder lies in, and what is mounted in it.
+    fn around(&self, folder: &Path) -> Vec<&Mount> {
+        let of = self.0.iter().filter(|mount| folder.starts_with(&mount.point));
+        let of = of.max_by_key(|mount| mount.point.as_os_str().len());
+        self.0.iter().filter(|mount| mount.point.starts_with(folder)).chain(of).collect()
     }
 
     /// The folder, and what is mounted in it.
@@ -275,5 +333,25 @@ mod tests {
         let cache = mounts.spot(Path::new("/home/user/a b/cache"));
         assert!(mounts.all(Path::new("/mnt/all")).iter().any(|granted| cache.is_within(granted)));
         assert!(!mounts.all(Path::new("/mnt/other")).iter().any(|granted| cache.is_within(granted)));
+    }
+
+    #[test]
+    fn doors_to_the_system_are_no_folders_for_guests() {
+        let mounts = Mounts::parse(
+            "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+             22 21 0:5 / /proc rw - proc proc rw\n\
+             23 21 0:6 / /dev rw shared:1 - devtmpfs udev rw\n",
+        );
+        for (host, read_only, is_refused) in [
+            ("/proc", true, true),
+            ("/proc/self", true, true),
+            ("/", true, true),
+            ("/dev", false, true),
+            ("/dev", true, false),
+            ("/usr", false, false),
+        ] {
+            let folder = Folder { host: host.into(), guest: "/".into(), read_only };
+            assert_eq!(check_kind(&folder, &mounts).is_err(), is_refused, "{host}, {read_only}");
+        }
     }
 }

@@ -80,11 +80,12 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             Box::new(async move {
                 let (mut memory, state) = parts(&mut caller)?;
                 let errno = wasmtimes::fd_renumber(state.preview1(), &mut memory, from, to).await?;
-                if errno == Errno::Success as i32
-                    && from != to
-                    && let Some(number) = numbers(state).remove(&(from as u32))
-                {
-                    numbers(state).insert(to as u32, number);
+                if errno == Errno::Success as i32 && from != to {
+                    // What was there is closed, whatever takes its number.
+                    numbers(state).remove(&(to as u32));
+                    if let Some(number) = numbers(state).remove(&(from as u32)) {
+                        numbers(state).insert(to as u32, number);
+                    }
                 }
                 Ok(errno)
             })
@@ -229,7 +230,7 @@ async fn random_get(caller: &mut Caller<'_, State>, at: u32, bytes: u32) -> wasm
     let mut done = 0;
     while done < bytes {
         if done > 0 {
-            state::pause(caller.data()).await?;
+            state::pause(caller.data_mut())?.await;
         }
         let (mut memory, state) = parts(caller)?;
         let piece = (bytes - done).min(PIECE_BYTES as u32);

@@ -35,14 +35,14 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 type Make = fn(&mut WasiRandomCtx, u64) -> wasmtime::Result<Vec<u8>>;
 
 async fn bytes(mut store: StoreContextMut<'_, State>, count: u64, make: Make) -> wasmtime::Result<Vec<u8>> {
-    let memory_bytes_max = store.data().server.memory_bytes_max as u64;
-    if count > memory_bytes_max {
-        wasmtime::bail!("{count} random bytes are more than the guest's memory could hold");
+    let bytes_max = store.data().server.host_bytes_max;
+    if count > bytes_max {
+        wasmtime::bail!("{count} random bytes at once are more than --host-memory-limit, {bytes_max}");
     }
     let mut made = Vec::new();
     while (made.len() as u64) < count {
         if !made.is_empty() {
-            state::pause(store.data()).await?;
+            state::pause(store.data_mut())?.await;
         }
         let piece = (count - made.len() as u64).min(PIECE_BYTES);
         made.extend(make(store.data_mut().ctx().ctx.random(), piece)?);

@@ -223,6 +223,8 @@ impl AsyncWrite for Writer {
             let log = self.output.log();
             let room = log.room();
             if log.has_room() {
+                // A guest may give all of its memory at once.
+                let bytes = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
                 self.output.0.lock().write(bytes);
                 return Poll::Ready(Ok(bytes.len()));
             }
