@@ -59,6 +59,10 @@ impl Settings {
     /// Compiles a guest in a process of its own. Its code has this name, which is shown where the
     /// system lists what is mapped.
     pub fn compile(&self, name: &str, guest: &[u8], limits: Limits) -> Result<Sealed> {
+        if cfg!(any(test, fuzzing)) {
+            // That process would be started as this one, which is no server.
+            return Ok(Sealed::new(name, &self.compile_here(guest)?)?);
+        }
         let from = Sealed::new("guest", guest)?;
         from.file().rewind()?;
         let code = Unsealed::new(name)?;

@@ -30,6 +30,14 @@ pub fn run(options: &Inspect) -> ExitCode {
 /// Longer names do not move what is said of others.
 const IMPORT_WIDTH_MAX: usize = 80;
 
+/// What is told of a file with this content.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn report(content: &[u8], memory_bytes_max: usize) -> String {
+    let mut report = Report::default();
+    report.content(content, memory_bytes_max);
+    report.text()
+}
+
 #[derive(Default)]
 struct Report {
     lines: Vec<(&'static str, String)>,
@@ -40,15 +48,20 @@ struct Report {
 impl Report {
     fn file(&mut self, file: &Path, memory_bytes_max: usize) {
         self.line("file", file.display());
-        let Some(content) = self.good(content(file)) else { return };
-        let Some(face) = self.good(Face::read(&content)) else { return };
+        if let Some(content) = self.good(content(file)) {
+            self.content(&content, memory_bytes_max);
+        }
+    }
+
+    fn content(&mut self, content: &[u8], memory_bytes_max: usize) {
+        let Some(face) = self.good(Face::read(content)) else { return };
         self.face(&face, content.len());
         let is_served = self.good(face.check()).is_some();
         if !matches!(face.kind, Kind::Component | Kind::Command) {
             self.imports(&face, None);
             return;
         }
-        let outline = self.good(Outline::read(&content, &face));
+        let outline = self.good(Outline::read(content, &face));
         let missing = outline.as_ref().and_then(|outline| self.good(outline.missing()));
         self.imports(&face, missing.as_deref());
         let Some(outline) = outline else { return };

@@ -303,7 +303,7 @@ async fn handle_p3(
 
 /// For HTTP/1, the authority is in the Host header, where `wasi:http` 0.3 does not
 /// look for it.
-fn with_whole_target(mut request: Request<WasiBody>) -> Request<WasiBody> {
+pub(crate) fn with_whole_target<B>(mut request: Request<B>) -> Request<B> {
     let host = request.headers().get(http::header::HOST).map(|host| host.as_bytes().to_vec());
     let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
     let mut target = std::mem::take(request.uri_mut()).into_parts();

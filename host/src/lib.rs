@@ -27,6 +27,8 @@ pub mod escape;
 pub mod face;
 pub mod figures;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod guest;
 pub mod head;
 pub mod image;

@@ -76,7 +76,7 @@ struct Shared {
 
 /// What becomes of the lines of guests.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
+pub(crate) enum Shown {
     Marked,
     Escaped,
     Verbatim,
@@ -228,7 +228,7 @@ impl Log {
 }
 
 impl Shown {
-    fn lines(self, lines: &[u8]) -> Cow<'_, [u8]> {
+    pub(crate) fn lines(self, lines: &[u8]) -> Cow<'_, [u8]> {
         if self == Shown::Verbatim {
             return Cow::Borrowed(lines);
         }
@@ -245,7 +245,7 @@ impl Shown {
 }
 
 /// A message of the server's own, with the time.
-fn server_line(message: impl std::fmt::Display) -> Vec<u8> {
+pub(crate) fn server_line(message: impl std::fmt::Display) -> Vec<u8> {
     let time = humantime::format_rfc3339_millis(SystemTime::now());
     let mut message = format!("{time} {message}");
     if message.len() > MESSAGE_BYTES_MAX {

@@ -80,7 +80,7 @@ fn has_valid_code(engine: &Engine, guest: &[u8]) -> bool {
     }
     Parser::new(0).parse_all(guest).all(|payload| match payload {
         Ok(Payload::ModuleSection { unchecked_range, .. }) => {
-            Module::validate(engine, &guest[unchecked_range]).is_ok()
+            guest.get(unchecked_range).is_some_and(|module| Module::validate(engine, module).is_ok())
         }
         _ => true,
     })

@@ -41,7 +41,9 @@ pub fn sections<'a>(
             _ => {
                 let Some((id, range)) = payload.as_section() else { continue };
                 let Some((_, current)) = nested.last_mut() else { break };
-                if let Some(content) = replace(&payload, &component[range])? {
+                // The reader's next word is that the end is missing.
+                let Some(content) = component.get(range) else { continue };
+                if let Some(content) = replace(&payload, content)? {
                     current.push(id);
                     content.encode(current);
                 }

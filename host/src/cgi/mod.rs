@@ -4,7 +4,7 @@
 //! the payload is on its standard input.
 
 mod input;
-mod output;
+pub(crate) mod output;
 
 use std::sync::Arc;
 
@@ -153,7 +153,10 @@ fn store(
 }
 
 /// The variables of a request (RFC 3875, 4.1).
-fn environment<B>(request: &Request<B>, server: &ServerAddress) -> Result<Vec<(String, String)>, Failure> {
+pub(crate) fn environment<B>(
+    request: &Request<B>,
+    server: &ServerAddress,
+) -> Result<Vec<(String, String)>, Failure> {
     let mut variables = vec![
         ("GATEWAY_INTERFACE".to_owned(), "CGI/1.1".to_owned()),
         ("SERVER_SOFTWARE".to_owned(), concat!("wasm-serve/", env!("CARGO_PKG_VERSION")).to_owned()),

@@ -128,7 +128,7 @@ pub fn check(folders: &[Folder], guarded: &[Guarded]) -> Result<()> {
             for place in places.map(|place| mounts.spot(place)) {
                 let is_within = granted.iter().any(|spot| place.is_within(spot));
                 ensure!(
-                    !is_within && !(*is_tree && granted.iter().any(|spot| spot.is_within(&place))),
+                    !(is_within || *is_tree && granted.iter().any(|spot| spot.is_within(&place))),
                     "--dir {host}: the guest could change {name} {}, which is the server's own; make the folder read-only ({host}::ro), or grant another one",
                     path.display()
                 );

@@ -398,7 +398,7 @@ impl Options {
     }
 
     /// The same, but for what the guest could write to.
-    fn check_values(&self) -> Result<()> {
+    pub(crate) fn check_values(&self) -> Result<()> {
         for (index, folder) in self.dir.iter().enumerate() {
             let is_folder = std::fs::metadata(&folder.host)
                 .with_context(|| format!("--dir {}: cannot be opened", folder.host.display()))?

@@ -106,7 +106,11 @@ fn whole(body: impl Into<Bytes>) -> HyperOutgoingBody {
 }
 
 /// The error says what is wrong with it.
-fn response(head: &str, body: &str, has_body: bool) -> Result<Response<HyperOutgoingBody>, String> {
+pub(crate) fn response(
+    head: &str,
+    body: &str,
+    has_body: bool,
+) -> Result<Response<HyperOutgoingBody>, String> {
     let (status, fields) =
         head.split_once('\n').map_or((head, ""), |(status, _)| (status, &head[status.len()..]));
     let status =

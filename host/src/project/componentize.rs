@@ -31,7 +31,7 @@ pub fn run(options: &config::Componentize) -> Result<ExitCode> {
 /// canonical ABI names them, such as `[method]incoming-request.path-with-query` of
 /// `wasi:http/types@0.2.12`; texts are UTF-8. What it imports of
 /// `wasi_snapshot_preview1`, as libraries of C do, becomes WASI 0.2.
-fn component(mut module: Vec<u8>) -> Result<Vec<u8>> {
+pub(crate) fn component(mut module: Vec<u8>) -> Result<Vec<u8>> {
     let face = Face::read(&module)?;
     match face.kind {
         Kind::Component | Kind::WitPackage => bail!("is a component already"),

@@ -1,0 +1,125 @@
+//! Guests, as they are in a file, and as they run.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use clap::Parser;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use tokio::sync::oneshot;
+use wasmparser::{Validator, WasmFeatures};
+
+use super::wait_for;
+use crate::budget::Budget;
+use crate::clock;
+use crate::compiling;
+use crate::config::CommandLine;
+use crate::deadline::{Deadline, Epoch};
+use crate::deferred::Deferred;
+use crate::face::Face;
+use crate::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Room};
+use crate::image;
+use crate::imports::files::Places;
+use crate::inspect;
+use crate::instance::Place;
+use crate::logging::Log;
+use crate::project::componentize;
+use crate::response::Link;
+use crate::rewrite;
+use crate::state::Host;
+use crate::stats::Stats;
+
+const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Time for one call.
+const TIME_MAX: Duration = Duration::from_millis(30);
+
+/// A file that is inspected, made a component, and written anew without its data or code: what
+/// is made of a valid one is valid.
+pub fn guest(bytes: &[u8]) {
+    let report = inspect::report(bytes, MEMORY_BYTES_MAX);
+    assert!(report.ends_with('\n'));
+    let is_valid =
+        |bytes: &[u8]| Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
+    let taken = image::take(bytes);
+    let outline = rewrite::outline(bytes);
+    if is_valid(bytes) {
+        assert!(is_valid(&outline.expect("a valid one can be read")));
+        if let Ok(Some((left, _image))) = taken {
+            assert!(is_valid(&left));
+        }
+    }
+    if let Ok(made) = componentize::component(bytes.to_vec()) {
+        assert!(is_valid(&made));
+    }
+}
+
+/// A guest that is loaded as by a server, and called twice.
+pub fn run(bytes: &[u8]) {
+    let Ok(program) = program(bytes) else { return };
+    let program = Arc::new(program);
+    EPOCH.drive(&program.engine);
+    for _ in 0..2 {
+        wait_for(call(program.clone()));
+    }
+}
+
+static EPOCH: LazyLock<Epoch> = LazyLock::new(|| Epoch::start().expect("a thread"));
+
+static LOG: LazyLock<Log> =
+    LazyLock::new(|| Log::open(Some(Path::new("/dev/null")), Default::default()).expect("it is there"));
+
+static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
+    let words = ["wasm-serve", "--guest", "guest.wasm", "--memory-limit", "64M"];
+    let options = CommandLine::try_parse_from(words).expect("they are options").serve;
+    let deferred = Arc::new(Deferred::new(options.deferred_limits()));
+    let budget = Budget::new(1 << 30);
+    let places = Arc::new(Places::new(options.open_files, 1000));
+    let host = Host::new(&options, LOG.clone(), Arc::new(Stats::new()), deferred, budget, places);
+    Arc::new(host.expect("a host"))
+});
+
+fn program(bytes: &[u8]) -> anyhow::Result<Program> {
+    // It takes seconds to compile what is larger; a server takes them.
+    anyhow::ensure!(bytes.len() <= 64 << 10 && Face::read(bytes)?.check().is_ok());
+    let compiling = compiling::Limits { time_max: Duration::MAX, memory_bytes_max: u64::MAX };
+    let room = Room {
+        cores: 1,
+        programs: 1,
+        memory_bytes_max: MEMORY_BYTES_MAX,
+        address_space_bytes: ADDRESS_SPACE_BYTES,
+        compiling,
+    };
+    Guest::load("guest".to_owned(), bytes.to_vec(), None, room, &LOG)?.program(0, HOST.clone())
+}
+
+/// A request, up to the end of the guest's call; what it says of a body is read before that.
+async fn call(program: Arc<Program>) {
+    let share = program.host.budget.try_share(program.bytes_expected()).expect("there is one call at a time");
+    let deadline = Deadline::at(clock::after(TIME_MAX));
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::get("/a?b").header("host", "a").body(body).expect("a request");
+    let (sender, head) = oneshot::channel();
+    let ended = program.handle(Place::Free(share), deadline, request, sender, Link::new());
+    let read = async {
+        if let Ok(Ok(response)) = head.await {
+            let _ = response.into_body().collect().await;
+        }
+    };
+    // One that waits is dropped.
+    let _ = tokio::time::timeout(TIME_MAX, async { tokio::join!(ended, read) }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn many_guests_of_the_corpus_run() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/run");
+        let files = fs::read_dir(corpus).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+        assert!(files.filter(|file| program(file).is_ok()).count() > 10);
+    }
+}

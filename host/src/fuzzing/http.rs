@@ -1,0 +1,269 @@
+//! What clients send, and what guests answer. Each answer goes through the HTTP library and
+//! is looked at as it reaches the client.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::response::Parts;
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::sync::oneshot;
+
+use super::wait_for;
+use crate::call;
+use crate::cgi;
+use crate::cgi::output::Answer;
+use crate::head::{self, CLIENT_HEADER, ClientAddress};
+use crate::imports::gateway;
+use crate::instance::{self, Head};
+use crate::meta_variables::{self, ServerAddress};
+use crate::response::ResponseBody;
+
+/// A program's standard output, in pieces of a size that the first byte says.
+pub fn cgi(bytes: &[u8]) {
+    let Some((&size, output)) = bytes.split_first() else { return };
+    let (whole, pieces) = (answer(output, usize::MAX), answer(output, 1 + usize::from(size)));
+    assert_eq!(whole, pieces, "pieces matter");
+    if let Some(Ok((status, fields, body))) = whole {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        for (name, value) in fields {
+            response.headers_mut().append(name, value);
+        }
+        check_sent(response, size % 2 == 0);
+    }
+}
+
+type Told = Result<(StatusCode, Vec<(HeaderName, http::HeaderValue)>, Bytes), String>;
+
+/// The response of a program; none if it has none.
+fn answer(output: &[u8], size: usize) -> Option<Told> {
+    let (sender, mut head): (_, oneshot::Receiver<Head>) = oneshot::channel();
+    let answer = Answer::new(sender);
+    output.chunks(size).for_each(|piece| answer.output().write(piece));
+    answer.finish().ok()?;
+    let response = match head.try_recv().expect("a program that ended well has answered") {
+        Ok(response) => response,
+        Err(wrong) => return Some(Err(wrong)),
+    };
+    let (head, body) = response.into_parts();
+    let fields = head.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let body = wait_for(body.collect()).expect("the program ended well").to_bytes();
+    Some(Ok((head.status, fields, body)))
+}
+
+/// A response, its head and its body, as the gateway of Python writes them.
+pub fn gateway(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let is_head_request = text.starts_with('H');
+    let (head, body) = text.trim_start_matches('H').split_once('\0').unwrap_or((&text, ""));
+    if let Ok(response) = gateway::response(head, body, !is_head_request) {
+        let (head, body) = response.into_parts();
+        let body = wait_for(body.collect()).expect("it is whole").to_bytes();
+        check_sent(Response::from_parts(head, body), is_head_request);
+    }
+}
+
+/// What the first client of a connection gets is this response, or visibly broken; and what
+/// the second one gets is its own.
+fn check_sent(response: Response<Bytes>, is_head_request: bool) {
+    let (head, body) = response.into_parts();
+    let method = if is_head_request { "HEAD" } else { "GET" };
+    let requests = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\nGET /second HTTP/1.1\r\nhost: a\r\n\r\n");
+    let got = exchange(requests.as_bytes(), usize::MAX, |request| {
+        if request.uri().path() == "/second" {
+            return Response::new(ResponseBody::from("second".to_owned()));
+        }
+        match call::check_head(&head) {
+            Ok(()) => {
+                let body = match call::has_no_body(&head, is_head_request) {
+                    true => ResponseBody::complete(VecDeque::new(), None),
+                    false => {
+                        let frames = VecDeque::from([Frame::data(body.clone())]);
+                        ResponseBody::complete(frames, call::content_length(&head))
+                    }
+                };
+                Response::from_parts(head.clone(), body)
+            }
+            Err(failure) => failure.response(),
+        }
+    });
+    let first = Received::read(&got, is_head_request);
+    let is_answered = call::check_head(&head).is_ok();
+    if is_answered {
+        check_sent_head(&head, &first);
+    }
+    match first.body {
+        // It is broken: nothing follows.
+        None => assert!(is_answered && body.starts_with(first.rest)),
+        Some(told) => {
+            // Of one that is longer than announced, so much may have been sent.
+            assert!(!is_answered || body.starts_with(told));
+            let second = Received::read(first.rest, false);
+            assert_eq!((second.body, second.rest.len()), (Some(&b"second"[..]), 0));
+        }
+    }
+}
+
+/// Each field is there as it was given, and no other one but the server's own.
+fn check_sent_head(head: &Parts, sent: &Received<'_>) {
+    assert_eq!(sent.status, head.status.as_u16());
+    let own = ["date", "content-length"];
+    let others = sent.fields.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+    assert!(others.clone().all(|(name, _)| head.headers.contains_key(name)), "{:?}", sent.fields);
+    // The HTTP library leaves a length out that no body can have, and says in its own way
+    // which trailers there are.
+    let is_left_out = |name: &HeaderName| {
+        name == header::CONTENT_LENGTH && is_bodiless(sent.status, false) || name == header::TRAILER
+    };
+    for name in head.headers.keys().filter(|name| !is_left_out(name)) {
+        let told = sent.fields.iter().filter(|(known, _)| known == name.as_str());
+        let given = head.headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii());
+        assert!(told.map(|(_, value)| &value[..]).eq(given), "{name}");
+    }
+}
+
+fn is_bodiless(status: u16, is_head_request: bool) -> bool {
+    is_head_request || status == 204 || status == 304
+}
+
+/// A response as a client reads it.
+struct Received<'a> {
+    status: u16,
+    fields: Vec<(String, Vec<u8>)>,
+    /// None if the connection ends within it.
+    body: Option<&'a [u8]>,
+    rest: &'a [u8],
+}
+
+impl Received<'_> {
+    fn read(bytes: &[u8], is_head_request: bool) -> Received<'_> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(|line| line.trim_ascii_end());
+        let status = std::str::from_utf8(&lines.next().expect("a line")[9..12]).expect("a status");
+        let field = |line: &[u8]| {
+            let colon = line.iter().position(|byte| *byte == b':').expect("a colon");
+            (
+                String::from_utf8(line[..colon].to_vec()).expect("a name"),
+                line[colon + 1..].trim_ascii().to_vec(),
+            )
+        };
+        let (status, fields): (u16, Vec<_>) = (status.parse().expect("a number"), lines.map(field).collect());
+        let length = fields.iter().find(|(name, _)| name == "content-length");
+        let length = match length {
+            _ if is_bodiless(status, is_head_request) => 0,
+            Some((_, length)) => std::str::from_utf8(length).expect("a text").parse().expect("a number"),
+            None => panic!("where the response ends is not said"),
+        };
+        let rest = &bytes[end + 4..];
+        match rest.split_at_checked(length) {
+            Some((body, rest)) => Received { status, fields, body: Some(body), rest },
+            None => Received { status, fields, body: None, rest },
+        }
+    }
+}
+
+/// What a client sends, in pieces of a size that the first byte says.
+pub fn request(bytes: &[u8]) {
+    let Some((&size, sent)) = bytes.split_first() else { return };
+    exchange(sent, 1 + usize::from(size), |mut request| {
+        if head::check(&request).is_ok() {
+            check_request(&mut request);
+        }
+        Response::new(ResponseBody::from(String::new()))
+    });
+}
+
+/// What guests and the log are told of it is what the client cannot choose, or chose itself.
+fn check_request(request: &mut Request<Incoming>) {
+    let peer: IpAddr = [192, 0, 2, 1].into();
+    ClientAddress::new(Some(peer), &[]).sign(request.headers_mut());
+    head::add_missing_host(request);
+    assert_eq!(request.headers().get_all(CLIENT_HEADER).iter().collect::<Vec<_>>(), ["192.0.2.1"]);
+    let server = ServerAddress::default();
+    let joined = meta_variables::joined(request, &server);
+    let separator = joined.chars().next().expect("it has variables");
+    let texts: Vec<&str> = joined.split(separator).skip(1).collect();
+    let variables: BTreeMap<&str, &str> = texts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    assert_eq!(variables.len() * 2, texts.len(), "a variable is there twice, or has no value");
+    assert_eq!(variables["REMOTE_ADDR"], "192.0.2.1");
+    assert_eq!(variables["REQUEST_METHOD"], request.method().as_str());
+    assert!(!variables.contains_key("HTTP_PROXY"));
+    if let Ok(environment) = cgi::environment(request, &server) {
+        let is_kept = |(name, value): &(String, String)| !name.contains(['=', '\0']) && !value.contains('\0');
+        assert!(environment.iter().all(is_kept), "{environment:?}");
+    }
+    let name = call::RequestName::new(request).to_string();
+    assert!(name.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{name:?}");
+    let mut whole = Request::new(());
+    (*whole.method_mut(), *whole.uri_mut()) = (Method::GET, request.uri().clone());
+    *whole.headers_mut() = request.headers().clone();
+    let whole = instance::with_whole_target(whole);
+    assert_eq!(whole.uri().path_and_query().map(|target| target.as_str()), Some(target(request)));
+}
+
+fn target<B>(request: &Request<B>) -> &str {
+    request.uri().path_and_query().map_or("/", |target| target.as_str())
+}
+
+/// What a client gets for what it sends.
+fn exchange(
+    sent: &[u8],
+    size: usize,
+    answer: impl Fn(Request<Incoming>) -> Response<ResponseBody>,
+) -> Vec<u8> {
+    let got = Rc::new(RefCell::new(Vec::new()));
+    let wire = Wire { sent: sent.to_vec().into(), size, got: got.clone() };
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(request))));
+    let mut http1 = http1::Builder::new();
+    http1.header_read_timeout(None).half_close(true);
+    // How it ended shows in what the client got.
+    let _ = wait_for(http1.serve_connection(wire, service));
+    got.take()
+}
+
+/// A client that sends all it has to say in pieces, and waits for nothing.
+struct Wire {
+    sent: Bytes,
+    size: usize,
+    got: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let size = self.size.min(self.sent.len()).min(into.remaining());
+        into.put_slice(&self.sent.split_to(size));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.got.borrow_mut().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
