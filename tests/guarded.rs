@@ -126,8 +126,8 @@ fn what_does_not_fit_in_the_cache_is_made_anew_with_one_line() {
         file.write_all(&[byte ^ 0x10]).unwrap();
     };
     let moved = folder.join("moved");
-    type Change = Box<dyn Fn(&Path)>;
-    let mut changes: Vec<Change> = vec![
+    type Change<'a> = Box<dyn Fn(&Path) + 'a>;
+    let mut changes: Vec<Change<'_>> = vec![
         Box::new(|path| fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap()),
         Box::new(|path| File::options().write(true).open(path).unwrap().set_len(5000).unwrap()),
         Box::new(|path| {

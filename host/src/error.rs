@@ -139,7 +139,7 @@ impl Failure {
             Failure::NoCore(NoCore::WaitedTooLong) => {
                 row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "queue_timeout")
             }
-            Failure::NoRoom => row(StatusCode::SERVICE_UNAVAILABLE, Level::Silent, "no_room"),
+            Failure::NoRoom => row(StatusCode::SERVICE_UNAVAILABLE, Level::Line, "no_room"),
             Failure::Deadline => row(StatusCode::GATEWAY_TIMEOUT, Level::Line, "deadline"),
             Failure::Instantiation(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "instantiation"),
             Failure::Trap(_) => row(StatusCode::INTERNAL_SERVER_ERROR, Level::Line, "trap"),
