@@ -351,7 +351,7 @@ fn request_limits(options: &Options) -> request::Limits {
         tail_time_max: options.tail_timeout.0,
         room_time_max: options.queue_timeout.0,
         calls_per_instance: options.calls_per_instance(),
-        kept_bytes_max: options.kept_memory.0 as u64,
+        kept_bytes_max: options.kept_memory_bytes(),
     }
 }
 

@@ -179,9 +179,10 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", help_heading = "Cores")]
     pub memory_total: Option<Bytes>,
 
-    /// An instance that takes more than this serves no further call, in bytes.
-    #[arg(long, value_name = "BYTES", default_value = "64M", help_heading = "Cores")]
-    pub kept_memory: Bytes,
+    /// An instance that takes more than this serves no further call, in bytes [default: three
+    /// quarters of --memory-limit].
+    #[arg(long, value_name = "BYTES", help_heading = "Cores")]
+    pub kept_memory: Option<Bytes>,
 
     /// How long an instance waits for a further call before it ends.
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Cores")]
@@ -468,6 +469,11 @@ impl Options {
         let part = memory / 8 * 5;
         // The program and its threads are there, too, and reserve more than they use.
         Ok(machine::address_space_bytes().map_or(part, |space| part.min(space / 4)))
+    }
+
+    /// What an instance may take and yet serve further calls.
+    pub fn kept_memory_bytes(&self) -> u64 {
+        self.kept_memory.map_or(self.memory_limit.0 as u64 / 4 * 3, |kept| kept.0 as u64)
     }
 
     /// Addresses for the memories of instances.
