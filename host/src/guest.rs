@@ -17,7 +17,7 @@ use crate::link::Entry;
 use crate::logging::Log;
 use crate::memories::Memories;
 use crate::stacks::Stacks;
-use crate::state::{ELEMENT_BYTES, HOST_STEP_BYTES, Host};
+use crate::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.
@@ -134,7 +134,7 @@ impl Guest {
             let engine = self.engine(memories.as_ref())?;
             let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
             let runs_deferred_calls = self.face.runs_deferred_calls();
-            let initial = memory_bytes_min(&self.code.needs) + HOST_STEP_BYTES;
+            let initial = memory_bytes_min(&self.code.needs) + HOST_BYTES_MIN;
             ensure!(
                 initial <= host.budget.bytes(),
                 "an instance takes {initial} bytes at its beginning, more than --memory-total {}",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::account;
 use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::file;
@@ -52,7 +53,8 @@ impl Loader {
         let cache = self.cache.as_deref();
         let bytes = self.guest()?;
         let guest = Guest::load(self.source.option(), bytes, cache, self.room, &self.log)?;
-        give_back();
+        // An idle server allocates nothing, by which the allocator would come to do it.
+        account::give_back();
         let program = |host| guest.program(generation, host);
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.
@@ -79,11 +81,4 @@ impl Loader {
             }
         }
     }
-}
-
-/// Gives back what the guest took while it was read, for which the allocator would wait until
-/// more is allocated and freed: an idle server does neither.
-fn give_back() {
-    // SAFETY: it moves nothing that is in use.
-    unsafe { libmimalloc_sys::mi_collect(true) };
 }

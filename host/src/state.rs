@@ -10,7 +10,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::Account;
+use crate::account::{self, Account};
 use crate::budget::{Budget, Share};
 use crate::clock;
 use crate::config::{Folder, Options};
@@ -30,7 +30,16 @@ pub const ELEMENT_BYTES: usize = 8;
 
 /// What the server may hold for an instance grows in steps of so many bytes: each one is taken
 /// from the instance's share when it is needed.
-pub const HOST_STEP_BYTES: u64 = 512 << 10;
+pub const HOST_STEP_BYTES: u64 = 256 << 10;
+
+/// Pieces that are too small to be counted may take as much as what is counted.
+const HOST_FACTOR: u64 = 2;
+
+/// What the server holds at the beginning of an instance.
+pub const HOST_BYTES_MIN: u64 = HOST_FACTOR * HOST_STEP_BYTES;
+
+/// The server gives back what it held for an instance for which it held more than this.
+const HOST_BYTES_LITTLE: u64 = 4 << 20;
 
 /// What all instances of a server share.
 pub struct Host {
@@ -159,6 +168,21 @@ pub struct State {
     share: Share,
     /// Something was refused because there was no room.
     lacks_room: bool,
+    /// The last field, so that all else is gone when it is dropped.
+    gives_back: GivesBack,
+}
+
+/// Whether what is freed shall go back to the system at once. The allocator keeps it for its
+/// thread otherwise, where the budget of all instances knows nothing of it.
+#[derive(Default)]
+struct GivesBack(bool);
+
+impl Drop for GivesBack {
+    fn drop(&mut self) {
+        if self.0 {
+            account::give_back();
+        }
+    }
 }
 
 impl WasiView for State {
@@ -240,6 +264,7 @@ impl State {
             host_bytes: HOST_STEP_BYTES,
             share,
             lacks_room: false,
+            gives_back: GivesBack::default(),
         }
     }
 
@@ -271,7 +296,7 @@ impl State {
 
     /// What the instance takes: its own memory, and what the server holds for it.
     pub fn bytes(&self) -> u64 {
-        self.memory_bytes as u64 + self.host_bytes
+        self.memory_bytes as u64 + HOST_FACTOR * self.host_bytes
     }
 
     /// The server holds so little for the instance that another call has most of what it may
@@ -300,7 +325,7 @@ impl State {
         if bytes > self.server.memory_bytes_max {
             return false;
         }
-        let is_covered = self.share.covers(bytes as u64 + self.host_bytes);
+        let is_covered = self.share.covers(bytes as u64 + HOST_FACTOR * self.host_bytes);
         if is_covered {
             self.memory_bytes = bytes;
         }
@@ -315,12 +340,13 @@ impl State {
             return Err(HostMemoryExceeded(most).into());
         }
         let covered = (held + HOST_STEP_BYTES).min(most);
-        if !self.share.covers(self.memory_bytes as u64 + covered) {
+        if !self.share.covers(self.memory_bytes as u64 + HOST_FACTOR * covered) {
             self.lacks_room = true;
             return Err(NoRoom.into());
         }
         self.host_bytes = covered;
         self.account.allow(covered);
+        self.gives_back.0 |= covered > HOST_BYTES_LITTLE;
         Ok(())
     }
 }

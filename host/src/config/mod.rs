@@ -174,8 +174,8 @@ pub struct Options {
     pub host_memory_limit: Bytes,
 
     /// Memory of all instances together, in bytes, with what the server holds for them. A call
-    /// that finds no room waits as for a core, and is then answered 503 [default: five eighths
-    /// of what the machine has, or the control group].
+    /// that finds no room waits as for a core, and is then answered 503 [default: half of
+    /// what the machine has, or the control group].
     #[arg(long, value_name = "BYTES", help_heading = "Cores")]
     pub memory_total: Option<Bytes>,
 
@@ -466,7 +466,7 @@ impl Options {
         }
         let memory = machine::memory_bytes();
         let memory = memory.context("how much memory there is cannot be seen; say --memory-total")?;
-        let part = memory / 8 * 5;
+        let part = memory / 2;
         // The program and its threads are there, too, and reserve more than they use.
         Ok(machine::address_space_bytes().map_or(part, |space| part.min(space / 4)))
     }
