@@ -13,6 +13,7 @@ use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::Cache;
 use crate::logging::{Log, say_while};
+use crate::pieces;
 use crate::sealed::Sealed;
 
 const FILES_MAX: usize = 32;
@@ -136,6 +137,7 @@ pub fn load(
 fn name(engine: &Engine, guest: &[u8]) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
+    pieces::VERSION.hash(&mut settings);
     format!("{}-{:016x}.cwasm", blake3::hash(guest), settings.finish())
 }
 

@@ -15,6 +15,7 @@ use wasmtime::{Config, Engine};
 use crate::child;
 use crate::config::{Compiling, TASK_COMPILE};
 use crate::guest::GUARD_BYTES;
+use crate::pieces;
 use crate::sealed::{Sealed, Unsealed};
 
 /// What compiling one guest may take.
@@ -50,9 +51,11 @@ impl Settings {
     /// Compiles a guest in this process.
     pub fn compile_here(&self, guest: &[u8]) -> Result<Vec<u8>> {
         let engine = Engine::new(&self.config())?;
+        // What cannot be read is named as it is in the guest's own file.
+        let in_pieces = pieces::in_pieces(guest).unwrap_or_else(|_| guest.to_vec());
         Ok(match Parser::is_core_wasm(guest) {
-            true => engine.precompile_module(guest)?,
-            false => engine.precompile_component(guest)?,
+            true => engine.precompile_module(&in_pieces)?,
+            false => engine.precompile_component(&in_pieces)?,
         })
     }
 

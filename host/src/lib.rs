@@ -44,6 +44,7 @@ pub mod offer;
 pub mod open_files;
 pub mod outline;
 pub mod peer;
+pub mod pieces;
 pub mod project;
 pub mod python;
 pub mod record;

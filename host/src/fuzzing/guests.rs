@@ -24,6 +24,7 @@ use crate::imports::files::Places;
 use crate::inspect;
 use crate::instance::Place;
 use crate::logging::Log;
+use crate::pieces;
 use crate::project::componentize;
 use crate::response::Link;
 use crate::rewrite;
@@ -34,8 +35,8 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Time for one call.
 const TIME_MAX: Duration = Duration::from_millis(30);
 
-/// A file that is inspected, made a component, and written anew without its data or code: what
-/// is made of a valid one is valid.
+/// A file that is inspected, made a component, and written anew without its data or code, or
+/// with long work in pieces: what is made of a valid one is valid.
 pub fn guest(bytes: &[u8]) {
     let report = inspect::report(bytes, MEMORY_BYTES_MAX);
     assert!(report.ends_with('\n'));
@@ -48,6 +49,10 @@ pub fn guest(bytes: &[u8]) {
         if let Ok(Some((left, _image))) = taken {
             assert!(is_valid(&left));
         }
+    }
+    let in_pieces = pieces::in_pieces(bytes);
+    if Validator::new_with_features(WasmFeatures::default()).validate_all(bytes).is_ok() {
+        assert!(is_valid(&in_pieces.expect("a valid one can be read")));
     }
     if let Ok(made) = componentize::component(bytes.to_vec()) {
         assert!(is_valid(&made));

@@ -1,0 +1,649 @@
+//! Instructions that work on much at once, in pieces.
+//!
+//! One `memory.fill` may write all memory that a guest has, and neither a deadline nor
+//! another call gets a turn before it ends. So each instruction of this kind is replaced
+//! by a call of a function, added at the end of the module, that does the same in a
+//! loop: there the guest can be interrupted. What is seen from inside stays the same; an
+//! instruction that traps does so before it has written anything.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
+use wasm_encoder::{BlockType, Encode, FuncType, Function, Instruction, InstructionSink, ValType};
+use wasmparser::{
+    BinaryReader, BinaryReaderError, CodeSectionReader, Encoding, FunctionBody, MemoryType, Operator, Parser,
+    Payload, TableType, TypeRef,
+};
+
+use crate::rewrite;
+
+/// Changes with what is made of a guest.
+pub const VERSION: u32 = 1;
+
+/// How much is done without a break: bytes of memory, and elements of tables.
+#[derive(Clone, Copy)]
+struct Sizes {
+    bytes: u32,
+    elements: u32,
+}
+
+/// About a tenth of a millisecond, or some tenths in memory that is used for the first time.
+const SIZES: Sizes = Sizes { bytes: 1 << 20, elements: 1 << 14 };
+
+const BRANCH_HINTS: &str = "metadata.code.branch_hint";
+
+/// A component or a module that does the same as this one, in pieces.
+pub fn in_pieces(guest: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+    in_pieces_of(SIZES, guest)
+}
+
+fn in_pieces_of(sizes: Sizes, guest: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+    let modules = modules(sizes, guest)?;
+    rewrite::sections(guest, |payload, content| {
+        let Some((_, range)) = payload.as_section() else { return Ok(Some(content.into())) };
+        let before = modules.partition_point(|module| module.range.end <= range.start);
+        // None if it is a component's own.
+        match modules.get(before).filter(|module| module.range.contains(&range.start)) {
+            Some(module) if !module.works.is_empty() => module.section(sizes, payload, content),
+            _ => Ok(Some(content.into())),
+        }
+    })
+}
+
+/// An instruction of this kind, with where it works.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Work {
+    Fill { memory: u32 },
+    Copy { to: u32, from: u32 },
+    Init { memory: u32, data: u32 },
+    TableFill { table: u32 },
+    TableCopy { to: u32, from: u32 },
+    TableInit { table: u32, elements: u32 },
+}
+
+impl Work {
+    fn of(operator: &Operator<'_>) -> Option<Work> {
+        Some(match *operator {
+            Operator::MemoryFill { mem } => Work::Fill { memory: mem },
+            Operator::MemoryCopy { dst_mem, src_mem } => Work::Copy { to: dst_mem, from: src_mem },
+            Operator::MemoryInit { data_index, mem } => Work::Init { memory: mem, data: data_index },
+            Operator::TableFill { table } => Work::TableFill { table },
+            Operator::TableCopy { dst_table, src_table } => {
+                Work::TableCopy { to: dst_table, from: src_table }
+            }
+            Operator::TableInit { elem_index, table } => Work::TableInit { table, elements: elem_index },
+            _ => return None,
+        })
+    }
+
+    fn write(self, sink: &mut InstructionSink<'_>) {
+        match self {
+            Work::Fill { memory } => sink.memory_fill(memory),
+            Work::Copy { to, from } => sink.memory_copy(to, from),
+            Work::Init { memory, data } => sink.memory_init(memory, data),
+            Work::TableFill { table } => sink.table_fill(table),
+            Work::TableCopy { to, from } => sink.table_copy(to, from),
+            Work::TableInit { table, elements } => sink.table_init(table, elements),
+        };
+    }
+
+    /// How much is one piece.
+    fn piece(self, sizes: Sizes) -> u32 {
+        match self {
+            Work::Fill { .. } | Work::Copy { .. } | Work::Init { .. } => sizes.bytes,
+            Work::TableFill { .. } | Work::TableCopy { .. } | Work::TableInit { .. } => sizes.elements,
+        }
+    }
+
+    /// The second operand is a place, too, not the value to fill with.
+    fn has_source(self) -> bool {
+        !matches!(self, Work::Fill { .. } | Work::TableFill { .. })
+    }
+
+    /// What is read and what is written can be the same.
+    fn may_overlap(self) -> bool {
+        matches!(self, Work::Copy { to, from } | Work::TableCopy { to, from } if to == from)
+    }
+}
+
+/// A core module of the guest.
+#[derive(Default)]
+struct Module {
+    range: Range<usize>,
+    types: u32,
+    /// Imported ones first.
+    functions: u32,
+    memories: Vec<MemoryType>,
+    tables: Vec<TableType>,
+    /// For each of them one function is added.
+    works: Vec<Work>,
+}
+
+fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError> {
+    let mut modules = Vec::new();
+    let mut current = Module::default();
+    for payload in Parser::new(0).parse_all(guest) {
+        match payload? {
+            Payload::Version { encoding: Encoding::Module, range, .. } => {
+                current = Module { range, ..Module::default() };
+            }
+            Payload::TypeSection(types) => {
+                for group in types {
+                    current.types += group?.types().len() as u32;
+                }
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    match import?.ty {
+                        TypeRef::Func(_) | TypeRef::FuncExact(_) => current.functions += 1,
+                        TypeRef::Memory(memory) => current.memories.push(memory),
+                        TypeRef::Table(table) => current.tables.push(table),
+                        TypeRef::Global(_) | TypeRef::Tag(_) => {}
+                    }
+                }
+            }
+            Payload::FunctionSection(functions) => current.functions += functions.count(),
+            Payload::TableSection(tables) => {
+                for table in tables {
+                    current.tables.push(table?.ty);
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories {
+                    current.memories.push(memory?);
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                works(sizes, &body, |work, _| {
+                    if !current.works.contains(&work) && current.params(work).is_some() {
+                        current.works.push(work);
+                    }
+                })?;
+            }
+            // Of a module, since a component's own range is empty or behind us.
+            Payload::End(offset) if current.range.start != current.range.end => {
+                current.range.end = offset;
+                modules.push(std::mem::take(&mut current));
+            }
+            _ => {}
+        }
+    }
+    Ok(modules)
+}
+
+/// Calls `found` for each instruction of this kind with its place; not for those that
+/// are known to be small, which are faster as they are.
+fn works(
+    sizes: Sizes,
+    body: &FunctionBody<'_>,
+    mut found: impl FnMut(Work, Range<usize>),
+) -> Result<(), BinaryReaderError> {
+    let mut operators = body.get_operators_reader()?;
+    // That the last operator has put on the stack.
+    let mut constant = None;
+    while !operators.eof() {
+        let start = operators.original_position();
+        let operator = operators.read()?;
+        if let Some(work) = Work::of(&operator)
+            && constant.is_none_or(|count| count > u64::from(work.piece(sizes)))
+        {
+            found(work, start..operators.original_position());
+        }
+        constant = match operator {
+            Operator::I32Const { value } => Some(u64::from(value as u32)),
+            Operator::I64Const { value } => Some(value as u64),
+            _ => None,
+        };
+    }
+    Ok(())
+}
+
+impl Module {
+    /// The types of what the instruction takes: places or a value, and how many. None if
+    /// there is no such memory or table, which is for the compiler to say.
+    fn params(&self, work: Work) -> Option<[ValType; 3]> {
+        let memory = |number: u32| Some(address(self.memories.get(number as usize)?.memory64));
+        let table = |number: u32| Some(address(self.tables.get(number as usize)?.table64));
+        let copy = |to, from| [to, from, if to == from { to } else { ValType::I32 }];
+        Some(match work {
+            Work::Fill { memory: it } => [memory(it)?, ValType::I32, memory(it)?],
+            Work::Copy { to, from } => copy(memory(to)?, memory(from)?),
+            Work::Init { memory: it, .. } => [memory(it)?, ValType::I32, ValType::I32],
+            Work::TableFill { table: it } => {
+                let element = self.tables.get(it as usize)?.element_type;
+                let element = RoundtripReencoder.ref_type(element).ok()?;
+                [table(it)?, ValType::Ref(element), table(it)?]
+            }
+            Work::TableCopy { to, from } => copy(table(to)?, table(from)?),
+            Work::TableInit { table: it, .. } => [table(it)?, ValType::I32, ValType::I32],
+        })
+    }
+
+    fn section<'a>(
+        &self,
+        sizes: Sizes,
+        payload: &Payload<'a>,
+        content: &'a [u8],
+    ) -> Result<Option<Cow<'a, [u8]>>, BinaryReaderError> {
+        Ok(match payload {
+            Payload::TypeSection(_) => {
+                let params = self.works.iter().filter_map(|work| self.params(*work));
+                Some(longer(content, params.map(|params| FunctionType(FuncType::new(params, []))))?.into())
+            }
+            Payload::FunctionSection(_) => {
+                Some(longer(content, (self.types..).take(self.works.len()))?.into())
+            }
+            Payload::CodeSectionStart { .. } => Some(self.code(sizes, content)?.into()),
+            // The places in functions that it names are others now.
+            Payload::CustomSection(custom) if custom.name() == BRANCH_HINTS => None,
+            _ => Some(content.into()),
+        })
+    }
+
+    fn code(&self, sizes: Sizes, content: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+        let bodies = CodeSectionReader::new(BinaryReader::new(content, 0))?;
+        let mut new = Vec::with_capacity(content.len() + content.len() / 16);
+        (bodies.count() + self.works.len() as u32).encode(&mut new);
+        for body in bodies {
+            self.body(sizes, content, &body?)?.encode(&mut new);
+        }
+        for work in &self.works {
+            let Some(params) = self.params(*work) else { continue };
+            function(*work, work.piece(sizes), params).encode(&mut new);
+        }
+        Ok(new)
+    }
+
+    /// The body with calls in the place of its instructions.
+    fn body(
+        &self,
+        sizes: Sizes,
+        code: &[u8],
+        body: &FunctionBody<'_>,
+    ) -> Result<Vec<u8>, BinaryReaderError> {
+        let mut new = Vec::new();
+        let mut done = body.range().start;
+        works(sizes, body, |work, place| {
+            let Some(index) = self.works.iter().position(|it| *it == work) else { return };
+            new.extend_from_slice(&code[done..place.start]);
+            Instruction::Call(self.functions + index as u32).encode(&mut new);
+            done = place.end;
+        })?;
+        new.extend_from_slice(&code[done..body.range().end]);
+        Ok(new)
+    }
+}
+
+fn address(is_64: bool) -> ValType {
+    if is_64 { ValType::I64 } else { ValType::I32 }
+}
+
+struct FunctionType(FuncType);
+
+impl Encode for FunctionType {
+    fn encode(&self, sink: &mut Vec<u8>) {
+        const FUNCTION: u8 = 0x60;
+        sink.push(FUNCTION);
+        self.0.params().encode(sink);
+        self.0.results().encode(sink);
+    }
+}
+
+/// The content of a section with more in it, at the end.
+fn longer(
+    content: &[u8],
+    more: impl IntoIterator<Item = impl Encode>,
+) -> Result<Vec<u8>, BinaryReaderError> {
+    let mut reader = BinaryReader::new(content, 0);
+    let mut count = reader.read_var_u32()?;
+    let before = &content[reader.original_position()..];
+    let mut added = Vec::new();
+    for item in more {
+        item.encode(&mut added);
+        count += 1;
+    }
+    let mut new = Vec::with_capacity(content.len() + added.len() + 5);
+    count.encode(&mut new);
+    new.extend_from_slice(before);
+    new.extend(added);
+    Ok(new)
+}
+
+/// The locals of an added function: what the instruction takes.
+const TO: u32 = 0;
+const FROM: u32 = 1;
+const COUNT: u32 = 2;
+
+/// A function that does the same as the instruction.
+fn function(work: Work, piece: u32, params: [ValType; 3]) -> Function {
+    let mut function = Function::new([]);
+    let mut writer = Writer { sink: function.instructions(), work, piece, params };
+    writer.sink.block(BlockType::Empty);
+    writer.leave_if_it_is_one_piece();
+    writer.trap_if_it_does();
+    if work.may_overlap() {
+        writer.last_piece_first();
+    }
+    writer.first_piece_first();
+    writer.sink.end();
+    for local in [TO, FROM, COUNT] {
+        writer.sink.local_get(local);
+    }
+    work.write(&mut writer.sink);
+    writer.sink.end();
+    function
+}
+
+struct Writer<'a> {
+    sink: InstructionSink<'a>,
+    work: Work,
+    piece: u32,
+    params: [ValType; 3],
+}
+
+/// A label of the block that encloses all but the end.
+const OUT: u32 = 0;
+
+impl Writer<'_> {
+    /// What wraps around is left to the instruction itself, which traps, unless the
+    /// memory is as large as can be.
+    fn leave_if_it_is_one_piece(&mut self) {
+        self.is_more_than_a_piece();
+        self.sink.i32_eqz().br_if(OUT);
+        for place in self.places() {
+            self.place_after(place, None);
+            self.sink.local_get(place);
+            match self.params[place as usize] {
+                ValType::I64 => self.sink.i64_lt_u(),
+                _ => self.sink.i32_lt_u(),
+            };
+            self.sink.br_if(OUT);
+        }
+    }
+
+    /// Nothing at all, at the end: it is within bounds if all is.
+    fn trap_if_it_does(&mut self) {
+        self.operands_after_all();
+        self.number(self.params[COUNT as usize], 0);
+        self.work.write(&mut self.sink);
+    }
+
+    /// What is read must not be overwritten before.
+    fn last_piece_first(&mut self) {
+        self.sink.local_get(TO).local_get(FROM);
+        match self.params[TO as usize] {
+            ValType::I64 => self.sink.i64_gt_u(),
+            _ => self.sink.i32_gt_u(),
+        };
+        self.sink.if_(BlockType::Empty).loop_(BlockType::Empty);
+        self.one_piece_less();
+        self.operands_after_all();
+        self.number(self.params[COUNT as usize], self.piece);
+        self.work.write(&mut self.sink);
+        self.is_more_than_a_piece();
+        self.sink.br_if(0).end().br(OUT + 1).end();
+    }
+
+    fn first_piece_first(&mut self) {
+        self.sink.loop_(BlockType::Empty);
+        self.sink.local_get(TO).local_get(FROM);
+        self.number(self.params[COUNT as usize], self.piece);
+        self.work.write(&mut self.sink);
+        for place in self.places() {
+            self.place_after(place, Some(self.piece));
+            self.sink.local_set(place);
+        }
+        self.one_piece_less();
+        self.is_more_than_a_piece();
+        self.sink.br_if(0).end();
+    }
+
+    /// Locals that say where.
+    fn places(&self) -> Range<u32> {
+        TO..if self.work.has_source() { COUNT } else { FROM }
+    }
+
+    /// Puts the first two operands on the stack, of the work that comes after this one.
+    fn operands_after_all(&mut self) {
+        for local in [TO, FROM] {
+            if self.places().contains(&local) {
+                self.place_after(local, None);
+            } else {
+                self.sink.local_get(local);
+            }
+        }
+    }
+
+    /// Puts the place on the stack that is so much after this one, or after all.
+    fn place_after(&mut self, place: u32, count: Option<u32>) {
+        let of = self.params[place as usize];
+        self.sink.local_get(place);
+        match count {
+            Some(count) => self.number(of, count),
+            None => {
+                self.sink.local_get(COUNT);
+                if of == ValType::I64 && self.params[COUNT as usize] == ValType::I32 {
+                    self.sink.i64_extend_i32_u();
+                }
+            }
+        }
+        match of {
+            ValType::I64 => self.sink.i64_add(),
+            _ => self.sink.i32_add(),
+        };
+    }
+
+    fn one_piece_less(&mut self) {
+        let of = self.params[COUNT as usize];
+        self.sink.local_get(COUNT);
+        self.number(of, self.piece);
+        match of {
+            ValType::I64 => self.sink.i64_sub(),
+            _ => self.sink.i32_sub(),
+        };
+        self.sink.local_set(COUNT);
+    }
+
+    fn is_more_than_a_piece(&mut self) {
+        let of = self.params[COUNT as usize];
+        self.sink.local_get(COUNT);
+        self.number(of, self.piece);
+        match of {
+            ValType::I64 => self.sink.i64_gt_u(),
+            _ => self.sink.i32_gt_u(),
+        };
+    }
+
+    fn number(&mut self, of: ValType, number: u32) {
+        match of {
+            ValType::I64 => self.sink.i64_const(number.into()),
+            _ => self.sink.i32_const(number as i32),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wasmtime::{Config, Engine, Instance, Module, Store, UpdateDeadline, Val};
+
+    use super::*;
+
+    const SMALL: Sizes = Sizes { bytes: 16, elements: 4 };
+
+    /// Functions `fill`, `copy` and so on, for memories and tables with addresses of these types.
+    fn module(memory: &str, other_memory: &str, table: &str) -> String {
+        let count = if memory == other_memory { memory } else { "i32" };
+        format!(
+            r#"(module
+                (import "" "" (func))
+                (memory $m (export "memory") {memory} 1)
+                (memory $o (export "other") {other_memory} 1)
+                (table $t (export "table") {table} 40 funcref)
+                (table $p {table} 40 externref)
+                (elem $e func 0 1 2 3 0 1 2 3 0 1 2 3 0 1 2 3 0 1 2 3 0 1 2 3)
+                (data $d "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+                (func (export "fill") (param {memory} i32 {memory})
+                    (memory.fill $m (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "copy") (param {memory} {memory} {memory})
+                    (memory.copy $m $m (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "copy-other") (param {memory} {other_memory} {count})
+                    (memory.copy $m $o (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "init") (param {memory} i32 i32)
+                    (memory.init $m $d (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "drop") (data.drop $d))
+                (func (export "table-fill") (param {table} i32 {table})
+                    (table.fill $t (local.get 0) (ref.func 1) (local.get 2))
+                    (table.fill $p (local.get 0) (ref.null extern) (local.get 2)))
+                (func (export "table-copy") (param {table} {table} {table})
+                    (table.copy $t $t (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "table-init") (param {table} i32 i32)
+                    (table.init $t $e (local.get 0) (local.get 1) (local.get 2)))
+            )"#
+        )
+    }
+
+    fn engine() -> Engine {
+        let mut config = Config::new();
+        config.epoch_interruption(true).wasm_memory64(true);
+        Engine::new(&config).unwrap()
+    }
+
+    /// What becomes of a new instance: for each call how it ended, and what was in it then.
+    fn results(engine: &Engine, module: &[u8], calls: &[(&str, [u64; 3])]) -> Vec<(String, Vec<u8>, String)> {
+        let module = Module::new(engine, module).unwrap();
+        let mut store = Store::new(engine, 0);
+        store.set_epoch_deadline(1);
+        let import = wasmtime::Func::wrap(&mut store, || {});
+        let instance = Instance::new(&mut store, &module, &[import.into()]).unwrap();
+        let memory = instance.get_memory(&mut store, "memory").unwrap();
+        let other = instance.get_memory(&mut store, "other").unwrap();
+        let table = instance.get_table(&mut store, "table").unwrap();
+        let functions: Vec<_> =
+            instance.exports(&mut store).filter_map(|export| export.into_func()).collect();
+        for (index, byte) in memory.data_mut(&mut store).iter_mut().enumerate() {
+            *byte = (index % 251) as u8;
+        }
+        other.data_mut(&mut store).fill(7);
+        let mut results = Vec::new();
+        for (name, operands) in calls {
+            let function = instance.get_func(&mut store, name).unwrap();
+            let of = function.ty(&store);
+            let params = of.params().zip(*operands).map(|(of, value)| match of {
+                wasmtime::ValType::I64 => Val::I64(value as i64),
+                _ => Val::I32(value as i32),
+            });
+            let params: Vec<_> = params.collect();
+            let ended = match function.call(&mut store, &params, &mut []) {
+                Ok(()) => String::new(),
+                Err(error) => error.root_cause().to_string(),
+            };
+            let elements = (0..40).map(|index| {
+                let element = table.get(&mut store, index).unwrap();
+                let function = element.unwrap_func().copied();
+                let is = |it: &wasmtime::Func| {
+                    function.is_some_and(|function| function.to_raw(&mut store) == it.to_raw(&mut store))
+                };
+                functions.iter().position(is).map_or('.', |index| char::from(b'a' + index as u8))
+            });
+            let elements: String = elements.collect();
+            results.push((ended, memory.data(&store).to_vec(), elements));
+        }
+        results
+    }
+
+    fn call() -> impl Strategy<Value = (&'static str, [u64; 3])> {
+        const NAMES: [&str; 8] =
+            ["fill", "copy", "copy-other", "init", "table-fill", "table-copy", "table-init", "drop"];
+        let place = prop_oneof![
+            4 => 0..100u64,
+            1 => 0..41u64,
+            2 => 65_400..65_540u64,
+            1 => 0xffff_ff00..=0xffff_ffffu64,
+            1 => (u64::MAX - 200)..=u64::MAX,
+        ];
+        let count = prop_oneof![4 => 0..200u64, 2 => 0..41u64, 1 => 65_400..65_540u64, 1 => any::<u64>()];
+        (prop::sample::select(&NAMES[..]), place.clone(), place, count)
+            .prop_map(|(name, to, from, count)| (name, [to, from, count]))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_done_in_pieces_is_the_same(
+            calls in prop::collection::vec(call(), 1..12),
+            types in prop::sample::select(&[
+                ["i32", "i32", "i32"], ["i64", "i64", "i64"], ["i64", "i32", "i32"], ["i32", "i64", "i64"],
+            ][..]),
+        ) {
+            let module = wat::parse_str(module(types[0], types[1], types[2])).unwrap();
+            let engine = engine();
+            let pieces = in_pieces_of(SMALL, &module).unwrap();
+            prop_assert!(pieces != module);
+            prop_assert_eq!(results(&engine, &module, &calls), results(&engine, &pieces, &calls));
+        }
+    }
+
+    #[test]
+    fn between_two_pieces_a_guest_can_be_interrupted() {
+        let module = wat::parse_str(module("i32", "i32", "i32")).unwrap();
+        let engine = engine();
+        let turns = |module: &[u8], name: &str, operands: [i32; 3]| {
+            let module = Module::new(&engine, module).unwrap();
+            let mut store = Store::new(&engine, 0);
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_callback(|mut store| {
+                *store.data_mut() += 1;
+                Ok(UpdateDeadline::Continue(0))
+            });
+            let import = wasmtime::Func::wrap(&mut store, || {});
+            let instance = Instance::new(&mut store, &module, &[import.into()]).unwrap();
+            engine.increment_epoch();
+            *store.data_mut() = 0;
+            let function = instance.get_func(&mut store, name).unwrap();
+            function.call(&mut store, &operands.map(Val::I32), &mut []).unwrap();
+            *store.data()
+        };
+        let pieces = in_pieces_of(SMALL, &module).unwrap();
+        for (name, operands, pieces_min) in [
+            ("fill", [0, 1, 1600], 100),
+            ("copy", [0, 8, 1600], 100),
+            ("copy", [8, 0, 1600], 100),
+            ("copy-other", [0, 8, 1600], 100),
+            ("init", [0, 0, 62], 3),
+            ("table-fill", [0, 0, 40], 10),
+            ("table-copy", [0, 1, 39], 9),
+            ("table-init", [0, 0, 24], 6),
+        ] {
+            let turns = [&module, &pieces].map(|module| turns(module, name, operands));
+            assert!(turns[0] < pieces_min && turns[1] >= pieces_min, "{name}: {turns:?} of {pieces_min}");
+        }
+    }
+
+    #[test]
+    fn modules_within_components_are_changed_and_the_rest_stays() {
+        let changed = r#"(core module (memory 1) (func (param i32)
+            (memory.fill (i32.const 0) (i32.const 0) (local.get 0))))"#;
+        let small = r#"(core module (memory 1) (func
+            (memory.fill (i32.const 0) (i32.const 0) (i32.const 100))))"#;
+        let size = |modules: &str| {
+            let component = wat::parse_str(format!("(component {modules} (type (list u8)))")).unwrap();
+            let pieces = in_pieces(&component).unwrap();
+            wasmparser::Validator::new().validate_all(&pieces).unwrap();
+            pieces.len() - component.len()
+        };
+        let added = size(changed);
+        assert!(added > 50);
+        assert_eq!(size(small), 0);
+        let two = size(&format!("{small} (component {changed} {small}) {changed}"));
+        // Sizes may take a byte more.
+        assert!((2 * added..2 * added + 4).contains(&two), "{added} {two}");
+    }
+
+    #[test]
+    fn what_names_nothing_is_left_to_the_compiler() {
+        let wrong = wat::parse_str("(module (func (memory.fill 3 (i32.const 0) (i32.const 0) (i32.const 0x200000))))");
+        let wrong = wrong.unwrap();
+        assert_eq!(in_pieces(&wrong).unwrap(), wrong);
+    }
+}
