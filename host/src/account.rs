@@ -25,8 +25,63 @@ const HEADER_BYTES: usize = 16;
 const OWNER: u64 = 1 << 48;
 
 thread_local! {
-    /// Charged in this thread at present; null for none.
-    static CURRENT: Cell<*const Entry> = const { Cell::new(ptr::null()) };
+    static CURRENT: Current = const { Current::none() };
+}
+
+/// What is charged in this thread at present. Most of what an instance allocates it frees soon
+/// and in the same thread: so this is counted here, and reaches the account from time to time.
+struct Current {
+    /// Null for none.
+    entry: Cell<*const Entry>,
+    /// Bytes until the account has to be looked at.
+    left: Cell<i64>,
+    /// What was left when the account was last looked at.
+    left_then: Cell<i64>,
+}
+
+impl Current {
+    const fn none() -> Current {
+        Current { entry: Cell::new(ptr::null()), left: Cell::new(0), left_then: Cell::new(0) }
+    }
+
+    fn replace(&self, new: &Current) -> Current {
+        Current {
+            entry: Cell::new(self.entry.replace(new.entry.get())),
+            left: Cell::new(self.left.replace(new.left.get())),
+            left_then: Cell::new(self.left_then.replace(new.left_then.get())),
+        }
+    }
+
+    /// Counts bytes, or bytes less, for the entry that is current.
+    fn count(&self, bytes: i64) {
+        let left = self.left.get() - bytes;
+        self.left.set(left);
+        if left < 0 {
+            self.look();
+        }
+    }
+
+    /// What was counted here reaches the account, and the account says what is left.
+    #[cold]
+    fn look(&self) {
+        // SAFETY: an entry is there while it is the current one.
+        let Some(entry) = (unsafe { self.entry.get().as_ref() }) else { return };
+        let used = self.left_then.get() - self.left.get();
+        // Added as what it is modulo the numbers that there are, it may be less than nothing.
+        entry.held.fetch_add(used as u64, Ordering::Relaxed);
+        if entry.bytes() > entry.allowed.load(Ordering::Relaxed) {
+            entry.interrupt();
+        }
+        self.begin(entry);
+    }
+
+    fn begin(&self, entry: &Entry) {
+        let allowed = entry.allowed.load(Ordering::Relaxed).min(OWNER);
+        let left = allowed as i64 - entry.bytes() as i64;
+        self.entry.set(entry);
+        self.left.set(left);
+        self.left_then.set(left);
+    }
 }
 
 /// What the server holds for one instance. Clones are of the same account.
@@ -61,7 +116,8 @@ impl Account {
 
     /// Bytes that are on it now.
     pub fn bytes(&self) -> u64 {
-        self.entry().held.load(Ordering::Relaxed) % OWNER
+        self.look();
+        self.entry().bytes()
     }
 
     /// More than was allowed has been charged since that was last said.
@@ -72,11 +128,21 @@ impl Account {
     /// Says anew how many bytes may be on it.
     pub fn allow(&self, bytes: u64) {
         self.entry().allowed.store(bytes.min(OWNER), Ordering::Relaxed);
+        self.look();
+    }
+
+    /// What this thread has counted reaches it.
+    fn look(&self) {
+        CURRENT.with(|current| {
+            if ptr::eq(current.entry.get(), self.entry()) {
+                current.look();
+            }
+        });
     }
 
     /// A future that charges what is allocated while it runs.
-    pub fn charge<F>(&self, future: F) -> Charged<F> {
-        Charged { account: self.clone(), future }
+    pub fn charge<F>(self, future: F) -> Charged<F> {
+        Charged { account: self, future }
     }
 }
 
@@ -95,9 +161,16 @@ impl Drop for Account {
 }
 
 impl Entry {
+    /// For a moment it may be less than nothing: when one thread has freed what the one that
+    /// allocated it has not passed on yet.
+    fn bytes(&self) -> u64 {
+        let bytes = self.held.load(Ordering::Relaxed) % OWNER;
+        if bytes < OWNER / 2 { bytes } else { 0 }
+    }
+
     fn add(&self, bytes: usize) {
-        let held = self.held.fetch_add(bytes as u64, Ordering::Relaxed) % OWNER + bytes as u64;
-        if held > self.allowed.load(Ordering::Relaxed) {
+        self.held.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.bytes() > self.allowed.load(Ordering::Relaxed) {
             self.interrupt();
         }
     }
@@ -127,17 +200,20 @@ impl Entry {
 
 /// What is allocated while this lives, in this thread, is on no account: it belongs to
 /// the server, whichever guest was the cause.
-pub struct OnNoAccount(*const Entry);
+pub struct OnNoAccount(Current);
 
 impl OnNoAccount {
     pub fn begin() -> OnNoAccount {
-        OnNoAccount(CURRENT.replace(ptr::null()))
+        OnNoAccount(CURRENT.with(|current| current.replace(&Current::none())))
     }
 }
 
 impl Drop for OnNoAccount {
     fn drop(&mut self) {
-        CURRENT.set(self.0);
+        CURRENT.with(|current| {
+            current.look();
+            current.replace(&self.0);
+        });
     }
 }
 
@@ -157,8 +233,9 @@ impl<F: Future> Future for Charged<F> {
             let this = self.get_unchecked_mut();
             (&this.account, Pin::new_unchecked(&mut this.future))
         };
-        // One may run within another; it puts back what was there.
-        let _until_end = OnNoAccount(CURRENT.replace(account.0.as_ptr()));
+        // One may run within another; what was there is put back.
+        let _until_end = OnNoAccount::begin();
+        CURRENT.with(|current| current.begin(account.entry()));
         future.poll(cx)
     }
 }
@@ -187,15 +264,38 @@ unsafe fn begin(base: *mut u8, bytes: usize) -> *mut u8 {
     if base.is_null() {
         return base;
     }
-    let account = CURRENT.get();
-    // SAFETY: the caller's promise; an entry is there while it is the current one.
-    unsafe {
-        base.cast::<*const Entry>().write(account);
-        if let Some(account) = account.as_ref() {
-            account.add(bytes);
+    CURRENT.with(|current| {
+        let account = current.entry.get();
+        // SAFETY: the caller's promise.
+        unsafe { base.cast::<*const Entry>().write(account) };
+        if !account.is_null() {
+            current.count(bytes as i64);
         }
-        base.add(HEADER_BYTES)
+    });
+    // SAFETY: the caller's promise.
+    unsafe { base.add(HEADER_BYTES) }
+}
+
+/// Counts what was allocated for this account, or freed, in bytes more and bytes less.
+///
+/// # Safety
+/// It is null, or as many bytes less are on it.
+unsafe fn count(account: *const Entry, more: usize, less: usize) {
+    if account.is_null() {
+        return;
     }
+    CURRENT.with(|current| {
+        if ptr::eq(account, current.entry.get()) {
+            return current.count(more as i64 - less as i64);
+        }
+        // SAFETY: the caller's promise; in this order it cannot end in between.
+        unsafe {
+            if more > 0 {
+                (*account).add(more);
+            }
+            Entry::subtract(account, less as u64);
+        }
+    });
 }
 
 // SAFETY: each allocation is one of the inner allocator; of those that are counted, which the
@@ -229,9 +329,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
             let base = address.sub(HEADER_BYTES);
             let account = base.cast::<*const Entry>().read();
             self.0.dealloc(base, outer);
-            if !account.is_null() {
-                Entry::subtract(account, layout.size() as u64);
-            }
+            count(account, 0, layout.size());
         }
     }
 
@@ -247,11 +345,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
                     if base.is_null() {
                         return base;
                     }
-                    if let Some(account) = base.cast::<*const Entry>().read().as_ref() {
-                        // In this order the account cannot end in between.
-                        account.add(bytes);
-                        Entry::subtract(account, layout.size() as u64);
-                    }
+                    count(base.cast::<*const Entry>().read(), bytes, layout.size());
                     base.add(HEADER_BYTES)
                 }
                 _ => {
@@ -283,7 +377,7 @@ mod tests {
     }
 
     fn charged<T>(account: &Account, make: impl FnOnce() -> T) -> T {
-        futures::FutureExt::now_or_never(account.charge(async { make() })).unwrap()
+        futures::FutureExt::now_or_never(account.clone().charge(async { make() })).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::Semaphore;
 
 /// Shares are counted in units of so many bytes.
 const UNIT_BYTES: u64 = 256 << 10;
@@ -28,14 +28,16 @@ impl Budget {
 
     /// A share, if there is room now.
     pub fn try_share(&self, bytes: u64) -> Option<Share> {
-        let permit = self.free.clone().try_acquire_many_owned(self.units_of(bytes)).ok()?;
-        Some(Share { permit, budget: self.clone() })
+        let units = self.units_of(bytes);
+        self.free.try_acquire_many(units).ok()?.forget();
+        Some(Share { units, budget: self.clone() })
     }
 
     /// A share, when there is room. Who waits longest is first.
     pub async fn share(&self, bytes: u64) -> Share {
-        let permit = self.free.clone().acquire_many_owned(self.units_of(bytes)).await;
-        Share { permit: permit.expect("the semaphore is never closed"), budget: self.clone() }
+        let units = self.units_of(bytes);
+        self.free.acquire_many(units).await.expect("the semaphore is never closed").forget();
+        Share { units, budget: self.clone() }
     }
 
     /// All of it, in bytes.
@@ -56,36 +58,43 @@ impl Budget {
 
 /// What one instance may take. It goes back when this is dropped.
 pub struct Share {
-    permit: OwnedSemaphorePermit,
+    units: u32,
     budget: Budget,
 }
 
 impl Share {
     /// Whether it is enough for so many bytes; it takes more if that is needed and can be had.
     pub fn covers(&mut self, bytes: u64) -> bool {
-        let units = bytes.div_ceil(UNIT_BYTES);
-        let more = match units.checked_sub(self.permit.num_permits() as u64) {
+        let more = match bytes.div_ceil(UNIT_BYTES).checked_sub(self.units.into()) {
             None | Some(0) => return true,
             Some(more) => more,
         };
         let kept = self.budget.units as usize / KEPT_PART;
         let is_free = self.budget.free.available_permits() as u64 >= more.saturating_add(kept as u64);
         let Some(more) = u32::try_from(more).ok().filter(|_| is_free) else { return false };
-        match self.budget.free.clone().try_acquire_many_owned(more) {
-            Ok(more) => {
-                self.permit.merge(more);
+        match self.budget.free.try_acquire_many(more) {
+            Ok(taken) => {
+                taken.forget();
+                self.units += more;
                 true
             }
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => false,
+            Err(_) => false,
         }
     }
 
     /// Gives back what is not needed for so many bytes.
     pub fn cut(&mut self, bytes: u64) {
-        let needed = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
-        if let Some(surplus) = self.permit.num_permits().checked_sub(needed) {
-            drop(self.permit.split(surplus));
+        let needed = self.budget.units_of(bytes);
+        if needed < self.units {
+            self.budget.free.add_permits((self.units - needed) as usize);
+            self.units = needed;
         }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.free.add_permits(self.units as usize);
     }
 }
 

@@ -101,7 +101,7 @@ impl Program {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
-        let account = instance.store.data().account().clone();
+        let account = instance.account();
         let result = account.charge(instance.handle(request, head, link)).await;
         instance.ended(result.map_err(Failure::from_trap))
     }
@@ -120,7 +120,7 @@ impl Program {
             Ok(instance) => instance,
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
-        let account = instance.store.data().account().clone();
+        let account = instance.account();
         let result = match account.charge(instance.run(call)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => Err(Failure::CallbackError(message)),
@@ -195,6 +195,10 @@ impl Program {
 }
 
 impl Instance {
+    fn account(&self) -> Account {
+        self.store.data().account().clone()
+    }
+
     /// See `Program::generation`.
     pub(crate) fn generation(&self) -> u64 {
         self.program.generation
