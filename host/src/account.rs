@@ -249,11 +249,16 @@ pub fn give_back() {
 /// An allocator that charges accounts.
 pub struct Charging<A>(pub A);
 
-/// The layout with room for the header; none for what is not counted.
-fn counted(layout: Layout) -> Option<Layout> {
-    let is_counted = layout.size() >= COUNTED_BYTES_MIN && layout.align() <= HEADER_BYTES;
-    // Sizes that leave no room for the header are refused by any allocator.
-    is_counted.then(|| Layout::from_size_align(layout.size() + HEADER_BYTES, HEADER_BYTES).ok()).flatten()
+/// What is not counted has no header. So many bytes that one could make it too many are
+/// refused by any allocator.
+fn is_counted(layout: Layout) -> bool {
+    (COUNTED_BYTES_MIN..isize::MAX as usize / 2).contains(&layout.size()) && layout.align() <= HEADER_BYTES
+}
+
+/// The layout, of what is counted, with room for the header.
+fn with_header(layout: Layout) -> Layout {
+    // SAFETY: the size is still one that can be, and the alignment a power of two.
+    unsafe { Layout::from_size_align_unchecked(layout.size() + HEADER_BYTES, HEADER_BYTES) }
 }
 
 /// Fills in the header of an allocation, unless that failed.
@@ -304,9 +309,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise, for a layout that is not smaller.
         unsafe {
-            match counted(layout) {
-                None => self.0.alloc(layout),
-                Some(outer) => begin(self.0.alloc(outer), layout.size()),
+            match is_counted(layout) {
+                false => self.0.alloc(layout),
+                true => begin(self.0.alloc(with_header(layout)), layout.size()),
             }
         }
     }
@@ -314,9 +319,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as in `alloc`.
         unsafe {
-            match counted(layout) {
-                None => self.0.alloc_zeroed(layout),
-                Some(outer) => begin(self.0.alloc_zeroed(outer), layout.size()),
+            match is_counted(layout) {
+                false => self.0.alloc_zeroed(layout),
+                true => begin(self.0.alloc_zeroed(with_header(layout)), layout.size()),
             }
         }
     }
@@ -325,10 +330,12 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
         // SAFETY: the caller's promise: it was allocated with this layout, so it has a header if
         // that says so.
         unsafe {
-            let Some(outer) = counted(layout) else { return self.0.dealloc(address, layout) };
+            if !is_counted(layout) {
+                return self.0.dealloc(address, layout);
+            }
             let base = address.sub(HEADER_BYTES);
             let account = base.cast::<*const Entry>().read();
-            self.0.dealloc(base, outer);
+            self.0.dealloc(base, with_header(layout));
             count(account, 0, layout.size());
         }
     }
@@ -338,10 +345,11 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
         // SAFETY: the caller's promises, and those of `alloc` and `dealloc`.
         unsafe {
             let new = Layout::from_size_align_unchecked(bytes, layout.align());
-            match (counted(layout), counted(new)) {
-                (None, None) => self.0.realloc(address, layout, bytes),
-                (Some(outer), Some(larger)) => {
-                    let base = self.0.realloc(address.sub(HEADER_BYTES), outer, larger.size());
+            match (is_counted(layout), is_counted(new)) {
+                (false, false) => self.0.realloc(address, layout, bytes),
+                (true, true) => {
+                    let base = address.sub(HEADER_BYTES);
+                    let base = self.0.realloc(base, with_header(layout), bytes + HEADER_BYTES);
                     if base.is_null() {
                         return base;
                     }

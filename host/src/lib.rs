@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod account;
 pub mod activity;
+pub mod allocator;
 pub mod allowance;
 pub mod budget;
 pub mod cache;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use wasm_serve::account::Charging;
+use wasm_serve::allocator::Mimalloc;
 use wasm_serve::config::{CommandLine, Task};
 use wasm_serve::logging::say;
 use wasm_serve::project::{componentize, dev, new};
 use wasm_serve::{compiling, confined, inspect, project, server};
 
 #[global_allocator]
-static ALLOCATOR: Charging<mimalloc::MiMalloc> = Charging(mimalloc::MiMalloc);
+static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;

@@ -256,12 +256,7 @@ impl Module {
     }
 
     /// The body with calls in the place of its instructions.
-    fn body(
-        &self,
-        sizes: Sizes,
-        code: &[u8],
-        body: &FunctionBody<'_>,
-    ) -> Result<Vec<u8>, BinaryReaderError> {
+    fn body(&self, sizes: Sizes, code: &[u8], body: &FunctionBody<'_>) -> Result<Vec<u8>, BinaryReaderError> {
         let mut new = Vec::new();
         let mut done = body.range().start;
         works(sizes, body, |work, place| {
@@ -291,10 +286,7 @@ impl Encode for FunctionType {
 }
 
 /// The content of a section with more in it, at the end.
-fn longer(
-    content: &[u8],
-    more: impl IntoIterator<Item = impl Encode>,
-) -> Result<Vec<u8>, BinaryReaderError> {
+fn longer(content: &[u8], more: impl IntoIterator<Item = impl Encode>) -> Result<Vec<u8>, BinaryReaderError> {
     let mut reader = BinaryReader::new(content, 0);
     let mut count = reader.read_var_u32()?;
     let before = &content[reader.original_position()..];
@@ -642,7 +634,9 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_left_to_the_compiler() {
-        let wrong = wat::parse_str("(module (func (memory.fill 3 (i32.const 0) (i32.const 0) (i32.const 0x200000))))");
+        let wrong = wat::parse_str(
+            "(module (func (memory.fill 3 (i32.const 0) (i32.const 0) (i32.const 0x200000))))",
+        );
         let wrong = wrong.unwrap();
         assert_eq!(in_pieces(&wrong).unwrap(), wrong);
     }

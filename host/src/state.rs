@@ -247,14 +247,13 @@ impl State {
         let view = wasi.view();
         view.table.set_max_capacity(resources_max);
         *view.ctx.filesystem() = server.files.clone();
-        let files = Files::new(server.places.clone());
         State {
             server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
             deadline,
             wasi,
-            files,
+            files: Files::default(),
             http: WasiHttpCtx::new(),
             hooks: Hooks,
             stdout,

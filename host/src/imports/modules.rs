@@ -133,7 +133,7 @@ type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 async fn path_open(caller: &mut Caller<'_, State>, arguments: Open) -> wasmtime::Result<i32> {
     let (folder, follow, path, path_bytes, how, rights, inherited, flags, out) = arguments;
     let (mut memory, state) = parts(caller)?;
-    let Some(place) = state.files.opened.take(&state.server.log) else {
+    let Some(place) = state.files.opened.take(&state.server.places, &state.server.log) else {
         return Ok(Errno::Mfile as i32);
     };
     let Some(next) = next_in(state.preview1().ctx().table) else { return Ok(Errno::Mfile as i32) };

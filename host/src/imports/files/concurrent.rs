@@ -102,7 +102,7 @@ fn same<T: 'static>(resource: &Resource<T>) -> Resource<T> {
 }
 
 fn take_place(state: &mut State) -> Result<Place, ErrorCode> {
-    state.files.opened.take(&state.server.log).ok_or(ErrorCode::InsufficientMemory)
+    state.files.opened.take(&state.server.places, &state.server.log).ok_or(ErrorCode::InsufficientMemory)
 }
 
 async fn open_at(

@@ -173,8 +173,8 @@ mod tests {
     use crate::logging::Log;
 
     fn open() -> Place {
-        let mut opened = Opened::new(Arc::new(Places::new(1, 1)));
-        opened.take(&Log::open(None, Default::default()).unwrap()).unwrap()
+        let places = Arc::new(Places::new(1, 1));
+        Opened::default().take(&places, &Log::open(None, Default::default()).unwrap()).unwrap()
     }
 
     struct Root(tempfile::TempDir, File);

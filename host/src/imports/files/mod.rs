@@ -48,16 +48,11 @@ use crate::state::State;
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 
 /// What one instance has of files beside its descriptors.
+#[derive(Default)]
 pub struct Files {
     locks: Locks,
     pub opened: Opened,
     pub numbers: Numbers,
-}
-
-impl Files {
-    pub fn new(places: Arc<Places>) -> Files {
-        Files { locks: Locks::default(), opened: Opened::new(places), numbers: Numbers::default() }
-    }
 }
 
 impl Files {
@@ -184,7 +179,7 @@ fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::R
 /// WASI has no name for this error; of those that it has, no room comes closest.
 fn take_place(store: &mut Store<'_>) -> FsResult<Place> {
     let state = store.data_mut();
-    let place = state.files.opened.take(&state.server.log);
+    let place = state.files.opened.take(&state.server.places, &state.server.log);
     place.ok_or_else(|| ErrorCode::InsufficientMemory.into())
 }
 
@@ -465,8 +460,9 @@ mod tests {
         std::fs::write(folder.path().join("a.db"), "").unwrap();
         let root = File::open(folder.path()).unwrap();
         let log = crate::logging::Log::open(None, Default::default()).unwrap();
-        let mut files = Files::new(Arc::new(Places::new(2, 2)));
-        let (lock, file) = (files.opened.take(&log).unwrap(), files.opened.take(&log).unwrap());
+        let (mut files, places) = (Files::default(), Arc::new(Places::new(2, 2)));
+        let mut take = || files.opened.take(&places, &log).unwrap();
+        let (lock, file) = (take(), take());
         assert_eq!(files.locks.make(&root, "a.db.lock", lock).unwrap(), locks::Made::Locked);
         let opened = File::open(folder.path().join("a.db")).unwrap();
         let opened = filesystem::File::new(opened, FsPerms::ReadWrite, OpenMode::WRITE, false);

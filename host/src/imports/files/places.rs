@@ -26,8 +26,8 @@ pub struct Place {
 }
 
 /// What one instance has open.
+#[derive(Default)]
 pub struct Opened {
-    places: Arc<Places>,
     /// Made for the first file: most instances open none.
     taken: Option<Arc<AtomicUsize>>,
     /// By the descriptor's number in the instance's table.
@@ -48,15 +48,11 @@ fn add(taken: &AtomicUsize, max: usize) -> bool {
 }
 
 impl Opened {
-    pub fn new(places: Arc<Places>) -> Opened {
-        Opened { places, taken: None, descriptors: HashMap::new(), streams: Vec::new() }
-    }
-
     /// A place for one more. None if all are taken.
-    pub fn take(&mut self, log: &Log) -> Option<Place> {
+    pub fn take(&mut self, places: &Arc<Places>, log: &Log) -> Option<Place> {
         self.streams.retain(|(file, _)| file.strong_count() > 0);
         let of_instance = self.taken.get_or_insert_default().clone();
-        let Places { all_max, instance_max, taken, said } = &*self.places;
+        let Places { all_max, instance_max, taken, said } = &**places;
         let say = |which: usize, option: &str, max: &usize| {
             if !said[which].swap(true, Relaxed) {
                 log.server(format_args!("{option}: {max} files are open, one more is refused"));
@@ -71,7 +67,7 @@ impl Opened {
             say(1, "--open-files-total", all_max);
             return None;
         }
-        Some(Place { places: self.places.clone(), of_instance })
+        Some(Place { places: places.clone(), of_instance })
     }
 
     /// The descriptor with this number holds the place.
@@ -122,31 +118,31 @@ mod tests {
     fn an_instance_and_all_have_their_bound() {
         let log = Log::open(None, Default::default()).unwrap();
         let places = Arc::new(Places::new(2, 3));
-        let (mut one, mut other) = (Opened::new(places.clone()), Opened::new(places));
-        let first = one.take(&log).unwrap();
-        let _second = one.take(&log).unwrap();
-        assert!(one.take(&log).is_none());
-        let _third = other.take(&log).unwrap();
-        assert!(other.take(&log).is_none());
+        let (mut one, mut other) = (Opened::default(), Opened::default());
+        let first = one.take(&places, &log).unwrap();
+        let _second = one.take(&places, &log).unwrap();
+        assert!(one.take(&places, &log).is_none());
+        let _third = other.take(&places, &log).unwrap();
+        assert!(other.take(&places, &log).is_none());
         drop(first);
-        assert!(other.take(&log).is_some());
-        assert!(one.take(&log).is_some());
+        assert!(other.take(&places, &log).is_some());
+        assert!(one.take(&places, &log).is_some());
     }
 
     #[test]
     fn a_stream_keeps_the_place_of_its_file() {
         let log = Log::open(None, Default::default()).unwrap();
-        let mut opened = Opened::new(Arc::new(Places::new(1, 1)));
+        let (mut opened, places) = (Opened::default(), Arc::new(Places::new(1, 1)));
         let file = File::open("/proc/self/exe").unwrap();
         let file = filesystem::File::new(file, FsPerms::ReadOnly, OpenMode::READ, true);
         let stream = file.file.clone();
-        let place = opened.take(&log).unwrap();
+        let place = opened.take(&places, &log).unwrap();
         let descriptor = Descriptor::File(file);
         opened.add(7, &descriptor, place);
         opened.remove(7, &descriptor);
         drop(descriptor);
-        assert!(opened.take(&log).is_none());
+        assert!(opened.take(&places, &log).is_none());
         drop(stream);
-        assert!(opened.take(&log).is_some());
+        assert!(opened.take(&places, &log).is_some());
     }
 }
