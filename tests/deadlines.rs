@@ -46,6 +46,27 @@ fn computing_guests_leave_time_for_others() {
 }
 
 #[test]
+fn guests_that_copy_and_fill_much_memory_leave_time_for_others() {
+    let server = faults("--cores 40 --threads 1 --harakiri 2 --cores-per-client 0");
+    let address = server.address;
+    std::thread::scope(|scope| {
+        let copying: Vec<_> = (0..30)
+            .map(|number| {
+                let path = ["/fill", "/copy"][number % 2];
+                scope.spawn(move || client::get(address, path).status)
+            })
+            .collect();
+        while copying.iter().any(|copying| !copying.is_finished()) {
+            let start = Instant::now();
+            assert_eq!(server.get("/hello").status, 200);
+            // With what is in the way of a test on a busy machine.
+            assert!(start.elapsed() < Duration::from_secs(30));
+        }
+        assert!(copying.into_iter().all(|copying| copying.join().unwrap() == 504));
+    });
+}
+
+#[test]
 fn service_returns_by_itself_when_every_core_was_stuck() {
     let server = faults("--cores 2 --harakiri 1 --queue-timeout 0.3");
     let address = server.address;

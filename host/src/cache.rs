@@ -124,18 +124,13 @@ impl Cache {
 
     /// The content of a file, if it is there, and notes that it is used.
     pub fn find(&self, name: &str) -> Result<Option<Vec<u8>>, Unfit> {
-        let mut content = Vec::new();
-        Ok(self.copy(name, &mut content)?.then_some(content))
+        self.copy(name, |bytes| Ok(Vec::with_capacity(bytes)))
     }
 
     /// The same, as a file of its own that cannot change any more.
     pub fn find_sealed(&self, name: &str) -> Result<Option<Sealed>, Unfit> {
-        let in_memory = |error: io::Error| Unfit(format!("it cannot be copied into memory: {error}"));
-        let mut content = Unsealed::new(name).map_err(in_memory)?;
-        match self.copy(name, &mut content)? {
-            true => Ok(Some(content.seal().map_err(in_memory)?)),
-            false => Ok(None),
-        }
+        let Some(content) = self.copy(name, |_| Unsealed::new(name))? else { return Ok(None) };
+        content.seal().map(Some).map_err(|error| Unfit(format!("it cannot be sealed: {error}")))
     }
 
     /// Keeps a file. It has its whole content when it gets its name, since others may
@@ -169,25 +164,36 @@ impl Cache {
         Ok(())
     }
 
-    /// What does not fit is removed, so that it can be made anew. False if there is nothing.
-    fn copy(&self, name: &str, into: &mut impl Write) -> Result<bool, Unfit> {
+    /// A copy in what `begin` makes for so many bytes. What does not fit is removed, so that it
+    /// can be made anew.
+    fn copy<W: Write>(
+        &self,
+        name: &str,
+        begin: impl FnOnce(usize) -> io::Result<W>,
+    ) -> Result<Option<W>, Unfit> {
         let path = self.folder.path(name);
         let copied = match file::open_itself(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
-            Ok(file) => self.copy_file(name, file, into),
+            Ok(file) => self.copy_file(name, file, begin),
         };
-        copied.map(|()| true).map_err(|error| {
+        copied.map(Some).map_err(|error| {
             remove(&path);
             Unfit(format!("{}: {error}", path.display()))
         })
     }
 
-    fn copy_file(&self, name: &str, mut file: File, into: &mut impl Write) -> io::Result<()> {
+    fn copy_file<W: Write>(
+        &self,
+        name: &str,
+        mut file: File,
+        begin: impl FnOnce(usize) -> io::Result<W>,
+    ) -> io::Result<W> {
         let bytes = check_file(&file)?;
         let Some(mut left) = bytes.checked_sub(SUM_BYTES as u64) else {
             return Err(io::Error::other("it has no sum"));
         };
+        let mut into = begin(left as usize)?;
         let mut sum = self.sum(name);
         let mut piece = vec![0; PIECE_BYTES.min(left as usize)];
         while left > 0 {
@@ -204,7 +210,7 @@ impl Cache {
         }
         // Whether it can be noted decides nothing.
         let _ = file.set_modified(SystemTime::now());
-        Ok(())
+        Ok(into)
     }
 
     /// The sum of a file's content begins with its name: so none can be put in the place of another.

@@ -100,23 +100,19 @@ pub struct Guest {
 impl Guest {
     /// Checks and compiles the guest, which the option `name` named. Compiled code is kept
     /// in the folder `cache`. The error says what to change.
-    pub fn load(
-        name: String,
-        mut bytes: Vec<u8>,
-        cache: Option<&Path>,
-        room: Room,
-        log: &Log,
-    ) -> Result<Guest> {
+    pub fn load(name: String, bytes: Vec<u8>, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
         let mut face = Face::read(&bytes).with_context(|| name.clone())?;
         face.check().with_context(|| name.clone())?;
         let mut image = None;
-        if !face.is_small()
-            && let Some((left, taken)) = image::take(&bytes).with_context(|| name.clone())?
-        {
-            (bytes, image, face.data_bytes) = (left, Some(Arc::new(taken)), 0);
+        if !face.is_small() {
+            image = image::of(&bytes).with_context(|| name.clone())?.map(Arc::new);
+        }
+        if image.is_some() {
+            face.data_bytes = 0;
         }
         let kept = cache.and_then(|folder| Kept::open(folder, log));
-        let code = Code::compile(&bytes, &face, kept.as_ref(), room, log).with_context(|| name.clone())?;
+        let source = Source { bytes: &bytes, face: &face, has_image: image.is_some() };
+        let code = Code::compile(source, kept.as_ref(), room, log).with_context(|| name.clone())?;
         Ok(Guest { face, image, code, room, name })
     }
 
@@ -181,9 +177,18 @@ struct Code {
     reservation_bytes: u64,
 }
 
+/// What code is made of.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    bytes: &'a [u8],
+    face: &'a Face,
+    /// Its initial data does not go into the code.
+    has_image: bool,
+}
+
 impl Code {
-    fn compile(bytes: &[u8], face: &Face, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
-        let code = Code::compile_for(RESERVATION_BYTES, bytes, face, kept, room, log)?;
+    fn compile(source: Source<'_>, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
+        let code = Code::compile_for(RESERVATION_BYTES, source, kept, room, log)?;
         let needs = &code.needs;
         check_size(needs, room.memory_bytes_max)?;
         let of_one = u64::from(needs.num_memories.max(1));
@@ -207,22 +212,24 @@ impl Code {
                 room.cores
             ));
         }
-        Code::compile_for(reservation, bytes, face, kept, room, log)
+        Code::compile_for(reservation, source, kept, room, log)
     }
 
     fn compile_for(
         reservation_bytes: u64,
-        bytes: &[u8],
-        face: &Face,
+        source: Source<'_>,
         kept: Option<&Kept>,
         room: Room,
         log: &Log,
     ) -> Result<Code> {
-        let settings = settings(face, reservation_bytes);
-        let compile = |name: &str, bytes: &[u8]| settings.compile(name, bytes, room.compiling);
+        let settings = settings(source.face, reservation_bytes);
+        let compile = |name: &str, bytes: &[u8]| match source.has_image {
+            true => settings.compile(name, &image::without_data(bytes)?, room.compiling),
+            false => settings.compile(name, bytes, room.compiling),
+        };
         let engine = Engine::new(&settings.config())?;
         let (compiled, code) =
-            compiled::load(&engine, bytes, kept, log, compile).context("cannot be compiled")?;
+            compiled::load(&engine, source.bytes, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes })
     }

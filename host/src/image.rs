@@ -76,14 +76,13 @@ impl Drop for Image {
     }
 }
 
-/// Takes the initial data out of a component: what is left behaves the same in memory
-/// that begins as the image. None if that cannot be had in advance: it can if one module
-/// has all memory and all data, at constant places, so that no other module sees the
-/// memory before its data is there.
-pub fn take(component: &[u8]) -> Result<Option<(Vec<u8>, Image)>> {
+/// The initial data of a component: what `without_data` leaves of it behaves the same in
+/// memory that begins as the image. None if that cannot be had in advance: it can if one
+/// module has all memory and all data, at constant places, so that no other module sees
+/// the memory before its data is there.
+pub fn of(component: &[u8]) -> Result<Option<Image>> {
     let Some((bytes, segments)) = find(component)? else { return Ok(None) };
-    let image = Image::new(bytes, &segments).context("no memory for the guest's initial data")?;
-    Ok(Some((without_data(component)?, image)))
+    Image::new(bytes, &segments).map(Some).context("no memory for the guest's initial data")
 }
 
 type Found<'a> = (usize, Vec<(usize, &'a [u8])>);
@@ -143,7 +142,7 @@ fn offset(segment: &Data<'_>) -> Result<Option<usize>, BinaryReaderError> {
 }
 
 /// The component with empty, passive segments in the place of its active ones.
-fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+pub fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     rewrite::sections(component, |payload, content| match payload {
         Payload::DataSection(data) => Ok(Some(emptied(data.clone())?.into())),
         _ => Ok(Some(content.into())),
@@ -175,11 +174,10 @@ mod tests {
 
     fn taken(text: &str) -> Option<(Vec<u8>, Image)> {
         let component = wat::parse_str(text).unwrap();
-        let taken = take(&component).unwrap();
-        if let Some((left, _)) = &taken {
-            wasmparser::Validator::new().validate_all(left).unwrap();
-        }
-        taken
+        let image = of(&component).unwrap()?;
+        let left = without_data(&component).unwrap();
+        wasmparser::Validator::new().validate_all(&left).unwrap();
+        Some((left, image))
     }
 
     #[test]

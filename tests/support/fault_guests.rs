@@ -35,7 +35,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/grow-and-wait` | the same, and then waits for ever |
 /// | `/table-grow` | the same with a table, answers the elements |
 /// | `/recurse`, `/copy-out-of-bounds` | traps |
-/// | `/copy` | copies 32 MiB again and again; traps if it cannot have 64 MiB |
+/// | `/copy`, `/fill` | copies 32 MiB, fills 60 MiB, again and again; traps if it cannot have 64 MiB |
 /// | `/body/BLOCKS` | so many times 4096 bytes, chunked |
 /// | `/endless-body` | chunks of 4096 bytes for ever |
 /// | `/slow-body` | 30 bytes, one every 100 ms |

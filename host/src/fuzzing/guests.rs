@@ -42,12 +42,12 @@ pub fn guest(bytes: &[u8]) {
     assert!(report.ends_with('\n'));
     let is_valid =
         |bytes: &[u8]| Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
-    let taken = image::take(bytes);
+    let image = image::of(bytes);
     let outline = rewrite::outline(bytes);
     if is_valid(bytes) {
         assert!(is_valid(&outline.expect("a valid one can be read")));
-        if let Ok(Some((left, _image))) = taken {
-            assert!(is_valid(&left));
+        if let Ok(Some(_)) = image {
+            assert!(is_valid(&image::without_data(bytes).expect("a valid one can be read")));
         }
     }
     let in_pieces = pieces::in_pieces(bytes);
