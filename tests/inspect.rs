@@ -319,14 +319,17 @@ fn refusal(file: &Path) -> String {
 #[test]
 fn what_cannot_be_read_is_said() {
     let folder = Folder::new();
-    for (file, word) in [
-        (folder.0.clone(), "a folder"),
-        (folder.join("nothing"), "No such file"),
+    let output = inspect(&folder.0);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(last_line(&output).contains("a folder"), "{}", last_line(&output));
+    for (file, words) in [
+        (folder.join("nothing"), "there is no such file"),
         (PathBuf::from("-"), "standard input is not read"),
     ] {
         let output = inspect(&file);
-        assert_eq!(output.status.code(), Some(1), "{file:?}");
-        assert!(last_line(&output).contains(word), "{file:?}: {}", last_line(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{file:?}");
+        assert!(said.contains(words), "{file:?}: {said}");
     }
     assert_eq!(bare_program().arg("inspect").status().unwrap().code(), Some(64));
 }

@@ -1,7 +1,7 @@
 use std::process::{Command, Output};
 
-use crate::support::server::{program, setup};
-use crate::support::{Folder, fault_guests, guest};
+use crate::support::server::{bare_program, program, setup};
+use crate::support::{Folder, child_of, fault_guests, guest, root, wait_for};
 
 fn run(command: &mut Command) -> Output {
     command.output().expect("the program can be started")
@@ -62,8 +62,7 @@ fn a_file_that_will_not_do_is_refused_with_a_reason() {
         folder.join(name)
     };
     let hello = std::fs::read(guest("hello")).unwrap();
-    let rows: [(std::path::PathBuf, &[&str]); 12] = [
-        (folder.join("missing.wasm"), &["cannot be read", "No such file"]),
+    let rows: [(std::path::PathBuf, &[&str]); 11] = [
         (folder.0.clone(), &["cannot be read"]),
         (file("empty.wasm", b""), &["is not WebAssembly"]),
         (file("garbage.wasm", b"\x7fELF garbage"), &["is not WebAssembly"]),
@@ -106,8 +105,101 @@ fn a_file_that_is_no_socket_is_not_removed_for_one() {
 
 #[test]
 fn a_log_that_cannot_be_opened_is_an_error() {
-    let output = run(program().arg("--guest").arg(guest("hello")).args(["--logto", "/nowhere/at/all/log"]));
-    assert_refused(&output, 1, &["--logto", "/nowhere/at/all/log"]);
+    let folder = Folder::new();
+    let output = run(program().arg("--guest").arg(guest("hello")).arg("--logto").arg(&folder.0));
+    assert_refused(&output, 1, &["--logto", folder.0.to_str().unwrap()]);
+}
+
+#[test]
+fn what_is_missing_is_a_usage_error_whichever_option_named_it() {
+    let folder = Folder::new();
+    let missing = folder.join("missing").to_str().unwrap().to_owned();
+    let inside = folder.join("missing/file").to_str().unwrap().to_owned();
+    let socket = format!("unix:{inside}");
+    let hello = guest("hello");
+    let hello = hello.to_str().unwrap();
+    let application = root().join("guests/python/blocking.py");
+    let application = application.to_str().unwrap();
+    let rows: [&[&str]; 16] = [
+        &["--guest", &missing],
+        &["--guest", &inside],
+        &["--guest", &format!("{hello}/file")],
+        &["--wsgi-file", &missing],
+        &["--wsgi-file", application, "--pythonpath", &missing],
+        &["--guest", hello, "--dir", &missing],
+        &["--guest", hello, "--logto", &inside],
+        &["--guest", hello, "--print-address", &inside],
+        &["--guest", hello, "--http-socket", &socket],
+        &["--guest", hello, "--stats", &socket],
+        &["build", "--wsgi-file", &missing, "--output", "x.wasm"],
+        &["build", "--wsgi-file", application, "--output", &inside],
+        &["build", &missing],
+        &["dev", &missing],
+        &["componentize", &missing, "--output", "x.wasm"],
+        &["inspect", &missing],
+    ];
+    for arguments in rows {
+        let output = run(bare_program().args(arguments));
+        assert_refused(&output, 64, &["there is no such"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let named = arguments.iter().rev().find(|argument| argument.len() > 1 && said.contains(*argument));
+        assert!(named.is_some(), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_script_learns_the_address_when_requests_are_served_and_not_before() {
+    let folder = Folder::new();
+    let file = folder.join("address");
+    let read = || std::fs::read_to_string(&file).ok();
+    // As a server that was killed leaves it.
+    std::fs::write(&file, "http://127.0.0.1:1/\n").unwrap();
+    std::fs::copy(fault_guests::component("huge"), folder.join("app.wasm")).unwrap();
+    let mut server = bare_program()
+        .arg("--guest")
+        .arg(folder.join("app.wasm"))
+        .arg("--print-address")
+        .arg(&file)
+        .args(["--http-socket", "127.0.0.1:0", "--stats", "127.0.0.1:0"])
+        .arg("--cache")
+        .arg(folder.join("cache"))
+        .spawn()
+        .unwrap();
+    // While it compiles, which takes a while, there is none.
+    child_of(server.id());
+    assert_eq!(read(), None);
+    let _ = server.kill();
+    let _ = server.wait();
+    for (option, http) in [
+        ("127.0.0.1:0".to_owned(), None),
+        (
+            format!("unix:{}", folder.join("socket").display()),
+            Some(format!("unix:{}", folder.join("socket").display())),
+        ),
+    ] {
+        let server =
+            setup(guest("hello")).option("--http-socket", option).option("--print-address", &file).start();
+        let expected = http.unwrap_or_else(|| format!("http://{}/", server.address));
+        let text = wait_for("the address", read);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines, [expected, format!("http://{}/", server.stats_address)], "whole at once");
+        assert_eq!(server.stop().status.code(), Some(0));
+        assert_eq!(read(), None);
+    }
+}
+
+#[test]
+fn the_address_is_not_written_over_what_is_something_else() {
+    let folder = Folder::new();
+    std::fs::write(folder.join("app.py"), "application = None").unwrap();
+    std::fs::create_dir(folder.join("folder")).unwrap();
+    for name in ["app.py", "folder"] {
+        let output =
+            run(program().arg("--guest").arg(guest("hello")).arg("--print-address").arg(folder.join(name)));
+        assert_refused(&output, 1, &["--print-address", name]);
+    }
+    assert_eq!(std::fs::read_to_string(folder.join("app.py")).unwrap(), "application = None");
 }
 
 #[test]

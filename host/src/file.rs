@@ -2,9 +2,9 @@
 //! other side may never come, is refused instead of waited for, and a disk that does not
 //! answer is not waited for without end.
 
-use std::fs::{File, FileType, OpenOptions};
+use std::fs::{File, FileType, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -75,6 +75,14 @@ pub fn within<T: Send + 'static>(
         }
         RecvTimeoutError::Disconnected => bail!("reading it panicked"),
     })
+}
+
+/// What becomes a file of the user's when it is whole: hidden until then, with the mode that
+/// the umask gives.
+pub fn unfinished() -> tempfile::Builder<'static, 'static> {
+    let mut file = tempfile::Builder::new();
+    file.prefix(".wasm-serve-").permissions(Permissions::from_mode(0o666));
+    file
 }
 
 /// One of those that wait, with their number.

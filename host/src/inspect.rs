@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::config::Inspect;
 use crate::escape;
@@ -48,7 +48,7 @@ struct Report {
 impl Report {
     fn file(&mut self, file: &Path, memory_bytes_max: usize) {
         self.line("file", file.display());
-        if let Some(content) = self.good(content(file)) {
+        if let Some(content) = self.good(face::content(file)) {
             self.content(&content, memory_bytes_max);
         }
     }
@@ -157,11 +157,6 @@ impl Report {
         }
         text + &format!("cannot be served: {}\n", one_line(first))
     }
-}
-
-fn content(file: &Path) -> Result<Vec<u8>> {
-    ensure!(file != Path::new("-"), "standard input is not read; name a file");
-    face::content(file)
 }
 
 /// The versions of WASI that the names of imports and exports have.

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod account;
 pub mod activity;
+pub mod address_file;
 pub mod allocator;
 pub mod allowance;
 pub mod budget;

@@ -33,7 +33,8 @@ fn main() -> ExitCode {
         Some(Task::Build(options)) => options.check(),
         Some(Task::Dev(options)) => options.check(),
         Some(Task::Componentize(options)) => options.check(),
-        Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_) | Task::Confined(_)) => Ok(()),
+        Some(Task::Inspect(options)) => options.check(),
+        Some(Task::New(_) | Task::Compile(_) | Task::Confined(_)) => Ok(()),
         None => serve.check(),
     };
     if let Err(error) = checked {

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::accept::Bound;
 use crate::activity::Patience;
+use crate::address_file::AddressFile;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::clock;
@@ -71,13 +72,15 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         Changes::listen().context(NO_SIGNALS)?
     };
     check_addresses(options)?;
+    // After that: a second server by mistake leaves the first one's in its place.
+    let address_file = options.print_address.as_deref().map(AddressFile::begin).transpose()?;
     let loader = Loader::new(options, log.clone());
     let programs = programs(options, &shared, &loader)?;
     runtime.block_on(async {
         let signals = Signals::listen(changes).context(NO_SIGNALS)?;
         let server = Server::start(options, &shared, loader, programs, signals)?;
-        server.announce(options);
-        server.serve_until_stopped(options).await
+        server.announce(options, address_file.as_ref())?;
+        server.serve_until_stopped(options, address_file).await
     })
 }
 
@@ -191,8 +194,9 @@ impl Server {
         Ok(Server { url, stats_url, memory_total_bytes, drain, signals, swaps, _workers: workers })
     }
 
-    /// The first lines on standard error.
-    fn announce(&self, options: &Options) {
+    /// Says where it serves, now that it does: to scripts, and in the first lines on standard
+    /// error.
+    fn announce(&self, options: &Options, address_file: Option<&AddressFile>) -> Result<()> {
         let cores = options.cores.get();
         let mebibytes = |bytes: u64| bytes >> 20;
         let of_one = options.memory_limit.0 as u64;
@@ -209,6 +213,9 @@ impl Server {
         if options.wsgi_file.is_some() {
             self.announce_what_python_is_given(options);
         }
+        let Some(address_file) = address_file else { return Ok(()) };
+        let urls = std::iter::once(&self.url).chain(&self.stats_url).map(String::as_str);
+        address_file.write(&urls.collect::<Vec<_>>())
     }
 
     /// Where a Python application has other defaults than a component.
@@ -223,9 +230,14 @@ impl Server {
         }
     }
 
-    async fn serve_until_stopped(mut self, options: &Options) -> Result<ExitCode> {
+    async fn serve_until_stopped(
+        mut self,
+        options: &Options,
+        address_file: Option<AddressFile>,
+    ) -> Result<ExitCode> {
         let log = &self.drain.log;
         self.signals.stop(log, || self.swaps.ask()).await;
+        drop(address_file);
         let drained = self.drain.run(options.grace.0);
         let ignored = || log.server("SIGHUP: ignored, since the server stops");
         let code = tokio::select! {

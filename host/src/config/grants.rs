@@ -58,7 +58,9 @@ impl Options {
         guarded.extend(self.cache.folder().map(|folder| Guarded::tree("--cache", folder)));
         guarded.extend(user_cache().map(|folder| Guarded::tree("the folder of tools", folder)));
         guarded.extend(own_program().ok().map(|program| Guarded::place("the server's program", program)));
-        guarded.extend(self.logto.as_ref().map(|file| Guarded::place("--logto", file)));
+        for (name, file) in [("--logto", &self.logto), ("--print-address", &self.print_address)] {
+            guarded.extend(file.as_ref().map(|file| Guarded::place(name, file)));
+        }
         for (name, number) in [("standard output", 1), ("standard error", 2)] {
             let file = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
             if file.is_file() {

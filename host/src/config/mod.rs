@@ -3,6 +3,7 @@
 
 mod grants;
 mod machine;
+mod paths;
 mod project;
 mod python;
 mod tasks;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use self::paths::{check_file, check_folder, check_folder_of};
 
 pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
@@ -81,6 +84,12 @@ pub struct Inspect {
     /// The memory that one instance is to have, in bytes; K, M and G multiply by 1024.
     #[arg(long, value_name = "BYTES", default_value = MEMORY_LIMIT)]
     pub memory_limit: Bytes,
+}
+
+impl Inspect {
+    pub fn check(&self) -> Result<()> {
+        check_file("", &self.file)
+    }
 }
 
 /// What a guest is made of.
@@ -285,6 +294,12 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", help_heading = "What it shows")]
     pub stats: Option<Address>,
 
+    /// Write to this file where it serves, such as http://127.0.0.1:8080/, and on a second
+    /// line where --stats is. It is there, whole, once requests are served, and goes at a
+    /// stop: for scripts that wait for that.
+    #[arg(long, value_name = "FILE", help_heading = "What it shows")]
+    pub print_address: Option<PathBuf>,
+
     /// Connections that are served at once; one more for each thread is accepted
     /// and waits.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Clients")]
@@ -395,12 +410,16 @@ impl Options {
     /// named. The message says what to change.
     pub fn check(&self) -> Result<()> {
         self.check_values()?;
+        if let Some(file) = &self.guest {
+            check_file("--guest ", file)?;
+        }
         check_grants(&self.dir, &[self.guarded_guest(), self.guarded()].concat())
     }
 
     /// The same, but for what the guest could write to.
     pub(crate) fn check_values(&self) -> Result<()> {
         for (index, folder) in self.dir.iter().enumerate() {
+            check_folder("--dir ", &folder.host)?;
             let is_folder = std::fs::metadata(&folder.host)
                 .with_context(|| format!("--dir {}: cannot be opened", folder.host.display()))?
                 .is_dir();
@@ -417,6 +436,15 @@ impl Options {
         match &self.wsgi_file {
             Some(file) => self.python.check(file)?,
             None => self.python.check_unused()?,
+        }
+        for (option, file) in [("--logto ", &self.logto), ("--print-address ", &self.print_address)] {
+            file.as_deref().map_or(Ok(()), |file| check_folder_of(option, file))?;
+        }
+        for (name, address) in [("--http-socket", Some(&self.http_socket)), ("--stats", self.stats.as_ref())]
+        {
+            if let Some(Address::Unix(path)) = address {
+                check_folder_of(&format!("{name} unix:"), path)?;
+            }
         }
         self.guest_environment()?;
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");

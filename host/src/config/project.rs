@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, ValueEnum};
 
+use super::paths::{check_file, check_folder, check_folder_of};
 use super::{Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants};
 
 /// A language for which there is a starting project.
@@ -109,8 +110,11 @@ impl Build {
             Some(file) => self.python.check(file)?,
             None => self.python.check_unused()?,
         }
+        if let Some(dir) = &self.dir {
+            check_folder("", dir)?;
+        }
         match &self.output {
-            Some(output) => check_output(output),
+            Some(output) => check_folder_of("--output ", output),
             None => Ok(()),
         }
     }
@@ -118,7 +122,8 @@ impl Build {
 
 impl Componentize {
     pub fn check(&self) -> Result<()> {
-        check_output(&self.output)
+        check_file("", &self.module)?;
+        check_folder_of("--output ", &self.output)
     }
 }
 
@@ -144,6 +149,7 @@ impl Dev {
     }
 
     pub fn check(&self) -> Result<()> {
+        check_folder("", &self.dir)?;
         let serve = self.server()?;
         serve.check_values()?;
         check_grants(&serve.dir, &[self.guarded(), serve.guarded()].concat())
@@ -157,12 +163,6 @@ impl Dev {
         guarded.push(Guarded::place("the folder of the guest that is built,", std::env::temp_dir()));
         guarded
     }
-}
-
-fn check_output(output: &Path) -> Result<()> {
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    ensure!(folder.is_none_or(Path::is_dir), "--output {}: there is no such folder", output.display());
-    Ok(())
 }
 
 /// This program, for scripts that need it.

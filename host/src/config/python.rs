@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 
+use super::paths::{check_file, check_folder};
 use super::user_cache;
 use crate::python::{Application, Tools};
 
@@ -65,9 +66,10 @@ impl PythonOptions {
     }
 
     pub fn check(&self, file: &Path) -> Result<()> {
-        ensure!(file.exists(), "--wsgi-file {}: there is no such file", file.display());
+        check_file("--wsgi-file ", file)?;
         ensure!(file.is_file(), "--wsgi-file {}: is not a file", file.display());
         for folder in &self.pythonpath {
+            check_folder("--pythonpath ", folder)?;
             ensure!(folder.is_dir(), "--pythonpath {}: is not a folder", folder.display());
         }
         self.check_callable()

@@ -18,6 +18,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 use super::changes::{Changes, Stamp, stamp};
 use super::script;
+use crate::address_file::AddressFile;
 use crate::config::{self, own_program};
 use crate::logging::say;
 use crate::server;
@@ -61,7 +62,10 @@ impl Session<'_> {
     fn begin(options: &config::Dev) -> Result<Session<'_>> {
         // Says what is wrong with the folder.
         script(&options.dir, Path::new("app.wasm"))?;
-        server::check_addresses(&options.server()?)?;
+        let server = options.server()?;
+        server::check_addresses(&server)?;
+        // The first build may take long.
+        drop(server.print_address.as_deref().map(AddressFile::begin).transpose()?);
         Ok(Session {
             options,
             clock: clock(&options.dir).context("no file can be made")?,

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::{Build, Made, own_program};
 use crate::logging::say;
-use crate::python;
+use crate::{file, python};
 
 /// `wasm-serve build`
 pub fn build(options: &Build) -> Result<ExitCode> {
@@ -62,18 +62,10 @@ fn script(dir: &Path, output: &Path) -> Result<Command> {
 fn write(output: &Path, guest: &[u8]) -> Result<()> {
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
     let written = || {
-        let mut file = unfinished().tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        let mut file = file::unfinished().tempfile_in(folder.unwrap_or(Path::new(".")))?;
         file.write_all(guest)?;
         file.persist(output)?;
         Ok::<(), std::io::Error>(())
     };
     written().with_context(|| format!("--output {}: cannot be written", output.display()))
-}
-
-/// A file with the mode that the umask gives, as others that the user makes.
-fn unfinished() -> tempfile::Builder<'static, 'static> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut file = tempfile::Builder::new();
-    file.prefix(".wasm-serve-").permissions(std::fs::Permissions::from_mode(0o666));
-    file
 }
