@@ -33,6 +33,9 @@ mod clients;
 /// Clients that want everything: connections, cores, the figures.
 mod shares;
 
+/// Uploads that nobody reads: the answer reaches the client all the same.
+mod uploads;
+
 /// Clients that take their response slowly, or not at all.
 mod readers;
 

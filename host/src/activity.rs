@@ -21,6 +21,8 @@ pub struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// Since when the server sends no more, and reads on.
+    lingers_since: AtomicU64,
     /// When a request came, or some of a response was taken.
     progress_at: AtomicU64,
     /// The one request of an HTTP/1 connection has come in whole.
@@ -51,6 +53,8 @@ pub struct Patience {
     pub idle: Duration,
     pub head: Duration,
     pub write: Duration,
+    /// For what it still sends when the server sends no more.
+    pub linger: Duration,
     /// For a request from its head to the end of its response, if no part of it
     /// takes longer than it may.
     pub request: Duration,
@@ -73,6 +77,7 @@ impl Activity {
             idle_since: AtomicU64::new(head_since),
             head_since: AtomicU64::new(if is_http1 { head_since } else { 0 }),
             blocked_since: AtomicU64::new(0),
+            lingers_since: AtomicU64::new(0),
             progress_at: AtomicU64::new(head_since),
             request_is_whole: AtomicBool::new(false),
             response_has_begun: AtomicBool::new(false),
@@ -142,7 +147,19 @@ impl Activity {
     /// Nothing is coming in, under way or going out, as far as HTTP/1 is
     /// concerned; what HTTP/2 still has to send does not show here.
     pub fn is_idle(&self) -> bool {
-        !self.has_request() && self.head_since.load(Relaxed) == 0 && self.blocked_since.load(Relaxed) == 0
+        let times = [&self.head_since, &self.blocked_since, &self.lingers_since];
+        !self.has_request() && times.iter().all(|since| since.load(Relaxed) == 0)
+    }
+
+    /// The client has not sent all that it was about to send, as far as one can tell.
+    pub fn is_sending(&self) -> bool {
+        let is_within_one = !self.request_is_whole.load(Relaxed) || self.head_since.load(Relaxed) != 0;
+        !self.is_http1 || is_within_one || self.lingers_since.load(Relaxed) != 0
+    }
+
+    /// The server sends no more, and reads on.
+    pub fn lingers(&self) {
+        let _ = self.lingers_since.compare_exchange(0, clock::coarse(), Relaxed, Relaxed);
     }
 
     pub fn is_http1(&self) -> bool {
@@ -157,6 +174,10 @@ impl Activity {
     /// When the client will have taken too long, as things stand.
     pub fn deadline(&self, patience: &Patience) -> Nanos {
         let end = |since: Nanos, time: Duration| since.saturating_add(time.as_nanos() as Nanos);
+        let lingers_since = self.lingers_since.load(Relaxed);
+        if lingers_since != 0 {
+            return end(lingers_since, patience.linger);
+        }
         let blocked_since = self.blocked_since.load(Relaxed);
         let write = if blocked_since == 0 { Nanos::MAX } else { end(blocked_since, patience.write) };
         if self.has_request() {

@@ -39,6 +39,8 @@ const STREAM_SEND_BYTES_MAX: usize = 64 << 10;
 pub struct Limits {
     pub head_bytes_max: usize,
     pub head_fields_max: usize,
+    /// Bytes that are read after the last response.
+    pub linger_bytes_max: usize,
     pub patience: Patience,
 }
 
@@ -89,7 +91,7 @@ where
     let is_http2 = first.starts_with(PREFACE);
     let activity = Activity::new(!is_http2, since);
     let fd = stream.fd();
-    let socket = Socket::new(stream, first, activity.clone());
+    let socket = Socket::new(stream, first, activity.clone(), limits.linger_bytes_max);
     let client = Client { address, activity: activity.clone() };
     let service = service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
@@ -172,7 +174,7 @@ fn poll_read(
 const LOOK: Duration = Duration::from_secs(1);
 /// The same, once it is known to send no more.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// When the server stops, an HTTP/2 client has this long to take its leave.
+/// When the server stops, a client has this long to take its leave.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Looks after a connection beside the HTTP library.
@@ -206,6 +208,7 @@ impl Watch {
             if !is_stopping && stop.as_mut().poll(cx).is_ready() {
                 is_stopping = true;
                 self.patience.idle = self.patience.idle.min(FAREWELL);
+                self.patience.linger = self.patience.linger.min(FAREWELL);
                 connection.as_mut().graceful_shutdown();
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());

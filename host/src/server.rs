@@ -371,10 +371,12 @@ fn connection_limits(options: &Options) -> connection::Limits {
     connection::Limits {
         head_bytes_max: options.head_limit.0,
         head_fields_max: options.head_fields,
+        linger_bytes_max: options.linger_limit.0,
         patience: Patience {
             idle: options.idle_timeout.0,
             head: options.head_timeout.0,
             write: options.write_timeout.0,
+            linger: options.linger_timeout.0,
             request: options.request_time_max(),
         },
     }

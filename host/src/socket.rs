@@ -15,6 +15,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::activity::Activity;
 
+/// What is read at once of what nobody wants.
+const LINGER_PIECE_BYTES: usize = 16 << 10;
+
 /// A connection as the listener gives it.
 #[derive(Debug)]
 pub enum Stream {
@@ -45,11 +48,49 @@ pub struct Socket {
     /// What was read to tell HTTP/1 from HTTP/2.
     first_bytes: Bytes,
     activity: Arc<Activity>,
+    is_shut_down: bool,
+    /// What is still read after that.
+    linger_bytes: usize,
 }
 
 impl Socket {
-    pub fn new(stream: Stream, first_bytes: Bytes, activity: Arc<Activity>) -> Socket {
-        Socket { stream, first_bytes, activity }
+    pub fn new(
+        stream: Stream,
+        first_bytes: Bytes,
+        activity: Arc<Activity>,
+        linger_bytes_max: usize,
+    ) -> Socket {
+        Socket { stream, first_bytes, activity, is_shut_down: false, linger_bytes: linger_bytes_max }
+    }
+
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Reads on, and keeps nothing, until the client sends no more. To close before would
+    /// be to reset: the system does that when there is something unread, or comes later,
+    /// and the client's side then throws away what it has not yet read of the response
+    /// (RFC 9112, 9.6). How long that may take is the deadline's affair.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [MaybeUninit::uninit(); LINGER_PIECE_BYTES];
+        let mut is_sending = self.activity.is_sending();
+        while self.linger_bytes > 0 {
+            let mut buffer = ReadBuf::uninit(&mut scrap);
+            match self.stream.poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => is_sending = true,
+                Poll::Ready(_) => break,
+                Poll::Pending if !is_sending => break,
+                Poll::Pending => {
+                    self.activity.lingers();
+                    return Poll::Pending;
+                }
+            }
+            self.linger_bytes = self.linger_bytes.saturating_sub(buffer.filled().len());
+        }
+        Poll::Ready(())
     }
 }
 
@@ -118,10 +159,12 @@ impl Write for Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// The end of what is sent, and then of the connection.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        if !self.is_shut_down {
+            ready!(self.poll_shut_down(cx))?;
+            self.is_shut_down = true;
         }
+        self.poll_linger(cx).map(Ok)
     }
 }

@@ -361,6 +361,16 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Clients")]
     pub idle_timeout: Seconds,
 
+    /// Time in which what a client still sends is read, and thrown away, after the last
+    /// response of its connection: what it sends of an upload that the guest did not want.
+    /// A connection that is closed before is reset, and the response may be lost.
+    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Clients")]
+    pub linger_timeout: Seconds,
+
+    /// Bytes of it that are read.
+    #[arg(long, value_name = "BYTES", default_value = "64M", help_heading = "Clients")]
+    pub linger_limit: Bytes,
+
     /// A proxy whose `x-forwarded-for` is believed: an IP address, or `unix` for
     /// every client of a Unix socket. Repeatable.
     #[arg(long, value_name = "ADDR", help_heading = "Clients")]
