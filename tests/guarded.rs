@@ -2,14 +2,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::Connection;
-use crate::support::server::{bare_program, build, cache, setup, setup_python};
+use crate::support::server::{self, bare_program, build, cache, setup, setup_python};
 use crate::support::{Folder, fault_guests, guest, root, wait_for};
 
 /// The files of a folder, with what is in them; a socket has nothing.
@@ -279,15 +279,67 @@ SAID = ' '.join(sorted(set(SAID))).encode()
 
 /// The files of componentize-py.
 fn tools() -> BTreeMap<PathBuf, Vec<u8>> {
-    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
-    let tools = fs::read_dir(home.join("wasm-serve/tools")).unwrap().map(|entry| entry.unwrap().path());
-    let tool = tools.into_iter().find(|path| path.to_string_lossy().contains("componentize-py"));
-    let mut files = contents(&tool.expect("a test before has installed it"));
+    let mut files = contents(&componentize());
     // The host's Python may keep there what it has compiled, for others.
     files.retain(|path, _| !path.components().any(|part| part.as_os_str() == "__pycache__"));
     files
 }
+
+/// Where componentize-py is.
+fn componentize() -> PathBuf {
+    let tools = fs::read_dir(server::tools()).unwrap().map(|entry| entry.unwrap().path());
+    let tool = tools.into_iter().find(|path| path.to_string_lossy().contains("componentize-py"));
+    tool.expect("a test before has installed it")
+}
+
+#[test]
+fn tools_that_others_could_have_changed_are_not_run() {
+    let folder = Folder::new();
+    fs::write(folder.join("app.py"), format!("SAID = b'hello'\n{HELLO}")).unwrap();
+    let (app, output, cache) = (folder.join("app.py"), folder.join("app.wasm"), folder.join("cache"));
+    let run = || {
+        let mut build = build(&app, &output, &cache);
+        let built = build.arg("--offline").env_remove("WASM_SERVE_TOOLS").output().unwrap();
+        assert_eq!(built.status.code(), Some(1));
+        said(&built)
+    };
+    // Where it would be installed, it says by itself.
+    let told = run();
+    let tool = told.split("--target ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let module = Path::new(tool).join("componentize_py/__init__.py");
+    fs::create_dir_all(module.parent().unwrap()).unwrap();
+    let marker = folder.join("was-run");
+    fs::write(&module, format!("open({:?}, 'w')\ndef script(): pass\n", marker.display().to_string()))
+        .unwrap();
+    let runs = || {
+        let said = run();
+        (marker.exists(), said)
+    };
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for path in [&module, module.parent().unwrap(), tool.as_ref(), &cache.join("tools"), &cache] {
+        let before = fs::metadata(path).unwrap().permissions().mode();
+        mode(path, before | 0o002);
+        let (was_run, said) = runs();
+        assert!(!was_run, "{}", path.display());
+        let named = format!("{} can be written by others", path.display());
+        assert!(said.contains(&named) && said.contains("remove"), "{said}");
+        mode(path, before);
+        // Only root can give it to another user.
+        if chown(path, Some(OTHER_USER), None).is_ok() {
+            let (was_run, said) = runs();
+            assert!(!was_run, "{}", path.display());
+            assert!(said.contains(&format!("{} belongs to another user", path.display())), "{said}");
+            chown(path, Some(0), None).unwrap();
+        }
+    }
+    // What is this user's alone is run: here by the host's Python, where it could write.
+    let mut build = build(&app, &output, &cache);
+    build.args(["--offline", "--unconfined-build"]).env_remove("WASM_SERVE_TOOLS").output().unwrap();
+    assert!(marker.exists());
+}
+
+/// Nobody, as most systems have it.
+const OTHER_USER: u32 = 65534;
 
 /// A folder that is granted read-only, with all of the server's own, and one in it that may be
 /// written.

@@ -1,3 +1,5 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use crate::support::server::{bare_program, program, setup};
@@ -145,6 +147,82 @@ fn what_is_missing_is_a_usage_error_whichever_option_named_it() {
         let named = arguments.iter().rev().find(|argument| argument.len() > 1 && said.contains(*argument));
         assert!(named.is_some(), "{arguments:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+/// The program for a user whose home cannot be written, and who has said nothing else.
+fn homeless(folder: &Folder) -> Command {
+    std::fs::write(folder.join("home"), "").unwrap();
+    let mut program = bare_program();
+    program.env("HOME", folder.join("home")).env_remove("XDG_CACHE_HOME").env_remove("WASM_SERVE_TOOLS");
+    program
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_named_with_what_to_say_instead() {
+    let folder = Folder::new();
+    let cache = folder.join("home/.cache/wasm-serve/compiled");
+    let address = folder.join("address");
+    let mut server = homeless(&folder)
+        .arg("--guest")
+        .arg(guest("hello"))
+        .args(["--http-socket", "127.0.0.1:0", "--logto"])
+        .arg(folder.join("log"))
+        .arg("--print-address")
+        .arg(&address)
+        .spawn()
+        .unwrap();
+    let log =
+        wait_for("it to serve", || address.exists().then(|| std::fs::read_to_string(folder.join("log"))));
+    let _ = server.kill();
+    let _ = server.wait();
+    let named = format!("--cache {}: cannot be used", cache.display());
+    let log = log.unwrap();
+    assert!(log.contains(&named) && log.contains("--cache DIR names another folder"), "{log}");
+    let application = root().join("guests/python/blocking.py");
+    let mut build = homeless(&folder);
+    build.arg("build").arg("--wsgi-file").arg(&application).arg("--output").arg(folder.join("app.wasm"));
+    let output = run(&mut build);
+    let tools = folder.join("home/.cache/wasm-serve/tools");
+    assert_refused(&output, 1, &[tools.to_str().unwrap(), "--cache DIR names another folder"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("Installing"), "nothing is loaded for a place that there is not: {said}");
+}
+
+#[test]
+fn tools_are_where_cache_says_for_the_program_and_for_scripts() {
+    let folder = Folder::new();
+    let application = root().join("guests/python/blocking.py");
+    let application = application.to_str().unwrap();
+    let tools = format!("--target {}/", folder.join("cache/tools").display());
+    let cache = folder.join("cache");
+    let build = ["build", "--wsgi-file", application, "--offline", "--output"];
+    let output = run(homeless(&folder).args(build).arg(folder.join("app.wasm")).arg("--cache").arg(&cache));
+    assert_refused(&output, 1, &[&tools]);
+    // A script, and the program that it runs.
+    std::fs::create_dir(folder.join("project")).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"tools: $WASM_SERVE_TOOLS\" >&2\nexec \"$WASM_SERVE\" {} \"$1\"\n",
+        build.join(" ")
+    );
+    std::fs::write(folder.join("project/build"), script).unwrap();
+    std::fs::set_permissions(folder.join("project/build"), Permissions::from_mode(0o755)).unwrap();
+    // Wherever it is run.
+    let output = run(homeless(&folder)
+        .current_dir(&folder.0)
+        .arg("build")
+        .arg(folder.join("project"))
+        .args(["--cache", "cache"]));
+    let said = format!("tools: {}\n", folder.join("cache/tools").display());
+    assert_refused(&output, 1, &[&said, &tools]);
+}
+
+#[test]
+fn help_says_where_things_are_kept() {
+    let output = run(program().arg("--help").stdout(std::process::Stdio::piped()));
+    let help = String::from_utf8(output.stdout).unwrap();
+    for text in ["--cache <DIR>", "XDG_CACHE_HOME", "DIR/tools"] {
+        assert!(help.contains(text), "{text} is not in {help}");
     }
 }
 

@@ -18,6 +18,8 @@ use crate::way::Way;
 
 /// What a server that was killed left unfinished goes after this time.
 const UNFINISHED_AGE: Duration = Duration::from_hours(24);
+/// What the user may do about a folder that cannot be used.
+pub const ANOTHER: &str = "; --cache DIR names another folder";
 const UNFINISHED: &str = "unfinished-";
 const KEY: &str = "key";
 const KEY_BYTES: usize = blake3::KEY_LEN;

@@ -11,7 +11,7 @@ use wasmparser::{Encoding, Parser};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::logging::{Log, say_while};
 use crate::pieces;
 use crate::sealed::Sealed;
@@ -99,8 +99,9 @@ impl Kept {
 
 fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
     log.server(format_args!(
-        "--cache {}: cannot be used, the guest is compiled at every start: {error}",
-        folder.display()
+        "--cache {}: cannot be used, the guest is compiled at every start: {error}{}",
+        folder.display(),
+        cache::ANOTHER
     ));
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::client::{self, Reply};
-use super::{Folder, root, wait_for};
+use super::{Folder, packages, root, wait_for};
 
 /// In place of the address of a server on a Unix socket.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
@@ -62,7 +62,14 @@ pub fn cache() -> PathBuf {
 pub fn bare_program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasm-serve"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // All tests share one installation, whatever cache they have.
+    command.env("WASM_SERVE_TOOLS", tools());
     command
+}
+
+/// Where tools are, for scripts of guests, too.
+pub fn tools() -> PathBuf {
+    packages::cache().join("wasm-serve/tools")
 }
 
 /// A server for `guest` that logs into a file.

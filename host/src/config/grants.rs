@@ -56,7 +56,8 @@ impl Options {
     pub fn guarded(&self) -> Vec<Guarded> {
         let mut guarded = Vec::new();
         guarded.extend(self.cache.folder().map(|folder| Guarded::tree("--cache", folder)));
-        guarded.extend(user_cache().map(|folder| Guarded::tree("the folder of tools", folder)));
+        let tools = user_cache().into_iter().chain(self.cache.tools());
+        guarded.extend(tools.map(|folder| Guarded::tree("the folder of tools", folder)));
         guarded.extend(own_program().ok().map(|program| Guarded::place("the server's program", program)));
         for (name, file) in [("--logto", &self.logto), ("--print-address", &self.print_address)] {
             guarded.extend(file.as_ref().map(|file| Guarded::place(name, file)));

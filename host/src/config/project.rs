@@ -93,7 +93,7 @@ impl Build {
     pub fn made(&self) -> Made<'_> {
         match (&self.dir, &self.wsgi_file, &self.output) {
             (_, Some(file), Some(output)) => {
-                let (application, tools) = (self.python.application(file), self.python.tools());
+                let (application, tools) = (self.python.application(file), self.python.tools(&self.cache));
                 Made::Python { application, tools, output }
             }
             (Some(dir), _, output) => {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 
+use super::CacheOptions;
 use super::paths::{check_file, check_folder};
-use super::user_cache;
 use crate::python::{Application, Tools};
 
 /// Its name, unless another one is given (PEP 3333 has it, and uWSGI).
@@ -57,12 +57,8 @@ impl PythonOptions {
         Application { file: file.to_owned(), callable: self.callable.clone(), folders }
     }
 
-    pub fn tools(&self) -> Tools {
-        Tools {
-            folder: user_cache().map(|folder| folder.join("tools")),
-            offline: self.offline,
-            is_confined: !self.unconfined_build,
-        }
+    pub fn tools(&self, cache: &CacheOptions) -> Tools {
+        Tools { folder: cache.tools(), offline: self.offline, is_confined: !self.unconfined_build }
     }
 
     pub fn check(&self, file: &Path) -> Result<()> {

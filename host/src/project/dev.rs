@@ -19,7 +19,7 @@ use tokio::signal::unix::{self, SignalKind};
 use super::changes::{Changes, Stamp, stamp};
 use super::script;
 use crate::address_file::AddressFile;
-use crate::config::{self, own_program};
+use crate::config::{self, CacheOptions, own_program};
 use crate::logging::say;
 use crate::server;
 
@@ -39,6 +39,7 @@ pub fn run(options: &config::Dev) -> Result<ExitCode> {
 
 struct Session<'a> {
     options: &'a config::Dev,
+    cache: CacheOptions,
     changes: Changes,
     stop: Stop,
     /// Where the guest is built: not in the project, which is watched.
@@ -60,14 +61,15 @@ struct Build {
 
 impl Session<'_> {
     fn begin(options: &config::Dev) -> Result<Session<'_>> {
-        // Says what is wrong with the folder.
-        script(&options.dir, Path::new("app.wasm"))?;
         let server = options.server()?;
+        // Says what is wrong with the folder.
+        script(&options.dir, Path::new("app.wasm"), &server.cache)?;
         server::check_addresses(&server)?;
         // The first build may take long.
         drop(server.print_address.as_deref().map(AddressFile::begin).transpose()?);
         Ok(Session {
             options,
+            cache: server.cache,
             clock: clock(&options.dir).context("no file can be made")?,
             changes: Changes::watch(&options.dir)
                 .with_context(|| format!("{}: cannot be watched", options.dir.display()))?,
@@ -124,7 +126,7 @@ impl Session<'_> {
         let _ = std::fs::remove_file(&unfinished);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
-            built = run_script(&self.options.dir, &unfinished) => built,
+            built = run_script(&self.options.dir, &unfinished, &self.cache) => built,
             () = self.stop.asked() => return Ok(None),
         };
         tokio::time::sleep(TICK).await;
@@ -212,8 +214,8 @@ fn begins_a_session(program: &mut Command) {
 }
 
 /// Runs the project's script, which is to make the guest `to`.
-async fn run_script(dir: &Path, to: &Path) -> Result<()> {
-    let mut script = Command::from(script(dir, to)?);
+async fn run_script(dir: &Path, to: &Path, cache: &CacheOptions) -> Result<()> {
+    let mut script = Command::from(script(dir, to, cache)?);
     script.stdin(Stdio::null()).kill_on_drop(true);
     begins_a_session(&mut script);
     let mut script = script.spawn().context("the script cannot be run")?;

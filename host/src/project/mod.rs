@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::config::{Build, Made, own_program};
+use crate::config::{Build, CacheOptions, Made, own_program};
 use crate::logging::say;
 use crate::{file, python};
 
@@ -26,7 +26,7 @@ pub fn build(options: &Build) -> Result<ExitCode> {
         Made::Project { dir, output } => {
             let folder = tempfile::tempdir().context("no folder to build in can be made")?;
             let made = folder.path().join("app.wasm");
-            let status = script(dir, &made)?.status();
+            let status = script(dir, &made, &options.cache)?.status();
             let status = status.with_context(|| format!("{}/build: cannot be run", dir.display()))?;
             ensure!(status.success(), "{}/build: failed, {status}", dir.display());
             let guest = std::fs::read(&made);
@@ -44,7 +44,7 @@ pub fn build(options: &Build) -> Result<ExitCode> {
 }
 
 /// What runs the script of the project in `dir`.
-fn script(dir: &Path, output: &Path) -> Result<Command> {
+fn script(dir: &Path, output: &Path, cache: &CacheOptions) -> Result<Command> {
     let dir = std::path::absolute(dir)?;
     let script = dir.join("build");
     if !script.is_file() {
@@ -55,6 +55,7 @@ fn script(dir: &Path, output: &Path) -> Result<Command> {
     }
     let mut command = Command::new(script);
     command.arg(std::path::absolute(output)?).current_dir(dir).env("WASM_SERVE", own_program()?);
+    command.envs(cache.variables());
     Ok(command)
 }
 

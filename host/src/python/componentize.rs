@@ -11,7 +11,7 @@ use include_dir::{Dir, include_dir};
 use walkdir::WalkDir;
 
 use super::Application;
-use crate::cache::Folder;
+use crate::cache::{ANOTHER, Folder};
 use crate::logging::say_while;
 use crate::way::{self, Way};
 use crate::{child, confined, file};
@@ -65,7 +65,7 @@ pub struct Built {
 impl Tools {
     pub fn find_or_install(&self) -> Result<Tool> {
         let folder = self.folder.as_deref().context(
-            "componentize-py is needed, and there is no place for it: neither XDG_CACHE_HOME nor HOME is set",
+            "componentize-py is needed, and there is no place for it: neither XDG_CACHE_HOME nor HOME is set; name one with --cache DIR",
         )?;
         let folder = folder.join(COMPONENTIZE.replace("==", "-"));
         if folder.is_dir() {
@@ -81,7 +81,12 @@ impl Tools {
             "Installing {COMPONENTIZE} and {CLOUDPICKLE} from PyPI, about 50 MB, into {}",
             folder.display()
         );
-        say_while(what, || install(&folder))
+        // Before anything is loaded.
+        let tools = folder.parent().context("tools are in a folder")?;
+        let tools = Folder::open(tools)
+            .and_then(|opened| opened.temporary_folder().map(|_| opened))
+            .with_context(|| format!("tools cannot be put into {}{ANOTHER}", tools.display()))?;
+        say_while(what, || install(&tools, &folder))
             .with_context(|| format!("componentize-py cannot be installed; try `{by_hand}`"))?;
         self.tool(folder)
     }
@@ -101,9 +106,7 @@ impl Tools {
 }
 
 /// Puts the tool in its place at once: another server may be doing the same.
-fn install(folder: &Path) -> Result<()> {
-    let tools = folder.parent().context("tools are in a folder")?;
-    let tools = Folder::open(tools).with_context(|| tools.display().to_string())?;
+fn install(tools: &Folder, folder: &Path) -> Result<()> {
     let unfinished = tools.temporary_folder()?;
     let mut pip = confined::unconfined("python3");
     // Isolated: what lies in the current folder is the application's, not pip's.

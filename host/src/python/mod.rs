@@ -107,6 +107,10 @@ impl Known {
     }
 }
 
-fn cannot_be_used(cache: &Path, error: &io::Error) -> String {
-    format!("--cache {}: cannot be used, the component is built at every start: {error}", cache.display())
+fn cannot_be_used(folder: &Path, error: &io::Error) -> String {
+    format!(
+        "--cache {}: cannot be used, the component is built at every start: {error}{}",
+        folder.display(),
+        cache::ANOTHER
+    )
 }
