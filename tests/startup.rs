@@ -48,6 +48,49 @@ fn wrong_options_are_usage_errors_that_say_what_to_change() {
 }
 
 #[test]
+fn what_other_servers_understand_gets_the_right_hint() {
+    let hello = guest("hello");
+    let hello = hello.to_str().unwrap();
+    let project = root().join("guests/c");
+    let dev = |option| ["dev".to_owned(), project.display().to_string(), option];
+    let rows: [(&[&str], &str); 18] = [
+        (&["app:app"], "wasm-serve --wsgi-file app.py --callable app"),
+        (&["--reload", "app:app"], "wasm-serve dev DIR"),
+        (&["shop.wsgi:application"], "wasm-serve --wsgi-file shop/wsgi.py --callable application"),
+        (&["--wsgi-file", "app:app"], "--wsgi-file app.py --callable app"),
+        (&["--wsgi-file", "app.py:app"], "--wsgi-file app.py --callable app"),
+        (&["build", "--wsgi-file", "app:app", "--output", "x"], "--wsgi-file app.py --callable app"),
+        (&["app.py"], "wasm-serve --wsgi-file app.py"),
+        (&["hello.wasm"], "wasm-serve --guest hello.wasm"),
+        (&["serve", hello], "wasm-serve --guest FILE"),
+        (&["--guest", hello, "--processes", "4"], "--threads N"),
+        (&["--guest", hello, "--workers=4"], "--threads N"),
+        (&["--guest", hello, "-p", "4"], "--threads N"),
+        (&["--guest", hello, "--reload"], "wasm-serve dev DIR"),
+        (&["--guest", hello, "--bind", ":80"], "--http-socket"),
+        (&["--guest", hello, "--module", "app:app"], "--callable app"),
+        (&["new", "--lang", "typescript", "x"], "`assemblyscript` has its syntax"),
+        (&["new", "--lang", "JS", "x"], "`javascript`"),
+        (&["new", "--lang", "zig", "x"], "a script `build OUT.wasm`"),
+    ];
+    let check = |arguments: &[&str], says: &str| {
+        let output = run(bare_program().args(arguments));
+        assert_refused(&output, 64, &[says]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        for wrong in ["a similar", "Usage: wasm-serve --cores"] {
+            assert!(!said.contains(wrong), "{arguments:?}: {said}");
+        }
+    };
+    rows.iter().for_each(|(arguments, says)| check(arguments, says));
+    for (option, says) in [("--workers=2", "--threads N"), ("--reload", "wasm-serve dev DIR")] {
+        check(&dev(option.to_owned()).each_ref().map(String::as_str), says);
+    }
+    // What only looks like an option of ours is still told so.
+    let output = run(program().args(["--guest", hello, "--core", "4"]));
+    assert_refused(&output, 64, &["'--cores'"]);
+}
+
+#[test]
 fn help_and_version_are_not_errors() {
     for option in ["--help", "-h", "--version"] {
         let output = run(program().arg(option).stdout(std::process::Stdio::piped()));

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use wasm_serve::account::Charging;
 use wasm_serve::allocator::Mimalloc;
@@ -18,7 +17,7 @@ static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let command_line = match CommandLine::try_parse() {
+    let command_line = match CommandLine::read(std::env::args_os()) {
         Ok(command_line) => command_line,
         Err(error) => {
             let _ = error.print();

@@ -2,6 +2,7 @@
 //! bound. Nothing else in the program reads arguments or the environment.
 
 mod grants;
+mod hints;
 mod machine;
 mod paths;
 mod project;
@@ -9,6 +10,7 @@ mod python;
 mod tasks;
 mod values;
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +54,16 @@ pub struct CommandLine {
 
     #[command(flatten)]
     pub serve: Options,
+}
+
+impl CommandLine {
+    /// Reads one, with the program's name. The error says what may have been meant.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(arguments).map_err(|mut error| {
+            hints::add(&mut error);
+            error
+        })
+    }
 }
 
 /// What can be done instead of serving.

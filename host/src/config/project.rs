@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::paths::{check_file, check_folder, check_folder_of};
 use super::{Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants};
@@ -138,7 +138,7 @@ impl Dev {
     pub fn server(&self) -> Result<Options> {
         let guest = Path::new("app.wasm");
         let arguments = std::iter::once("wasm-serve".into()).chain(self.serve(guest));
-        let command_line = CommandLine::try_parse_from(arguments)
+        let command_line = CommandLine::read(arguments)
             .map_err(|error| anyhow!(error.to_string().trim_start_matches("error: ").to_owned()))?;
         let serve = command_line.serve;
         ensure!(

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 
 use super::CacheOptions;
+use super::hints::Meant;
 use super::paths::{check_file, check_folder};
 use crate::python::{Application, Tools};
 
@@ -62,7 +63,10 @@ impl PythonOptions {
     }
 
     pub fn check(&self, file: &Path) -> Result<()> {
-        check_file("--wsgi-file ", file)?;
+        check_file("--wsgi-file ", file).map_err(|error| match Meant::by(&file.to_string_lossy()) {
+            Some(meant) => anyhow!("{error}; to serve a name in a file: {meant}"),
+            None => error,
+        })?;
         ensure!(file.is_file(), "--wsgi-file {}: is not a file", file.display());
         for folder in &self.pythonpath {
             check_folder("--pythonpath ", folder)?;
