@@ -13,18 +13,19 @@ fn program(kind: &str, options: &str) -> Server {
     setup(fault_guests::component(kind)).options(options).start()
 }
 
+/// The variables that a program has; each is there once.
 fn environment(server: &Server, head: &str) -> BTreeMap<String, String> {
     let mut connection = Connection::open(server.address);
     connection.send(head);
     let reply = connection.reply();
     assert_eq!(reply.status, 200);
-    let text = reply.text().trim_end_matches('\0').to_owned();
-    text.split('\0')
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').expect("a variable has a value");
-            (name.to_owned(), value.to_owned())
-        })
-        .collect()
+    let mut variables = BTreeMap::new();
+    for pair in reply.text().trim_end_matches('\0').split('\0') {
+        let (name, value) = pair.split_once('=').expect("a variable has a value");
+        let other = variables.insert(name.to_owned(), value.to_owned());
+        assert_eq!(other, None, "{name} is there twice");
+    }
+    variables
 }
 
 #[test]
@@ -57,6 +58,35 @@ fn a_request_is_in_the_environment() {
         assert!(!found.contains_key("WASM_SERVE_DEFERRED"), "{kind}");
         assert!(found["SERVER_SOFTWARE"].starts_with("wasm-serve/"));
         assert_eq!(server.get("/a%00b").status, 400, "{kind}");
+    }
+}
+
+#[test]
+fn what_is_a_requests_own_never_comes_from_an_option() {
+    let names = ["PATH_INFO", "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_COOKIE", "HTTP_PROXY", "HTTP_HOST"]
+        .into_iter()
+        .chain(["REMOTE_ADDR", "REMOTE_USER", "AUTH_TYPE", "SERVER_NAME", "HTTPS", "WASM_SERVE_DEFERRED"]);
+    let options: String = names.map(|name| format!(" --env {name}=forged")).collect();
+    for kind in KINDS {
+        let server = program(kind, &format!("--cores 2 --env TWICE=1 --env TWICE=2 {options}"));
+        let found = environment(&server, "GET /env HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(found.values().all(|value| value != "forged"), "{kind}: {found:?}");
+        for (name, value) in
+            [("PATH_INFO", "/env"), ("HTTP_HOST", "h"), ("REMOTE_ADDR", "127.0.0.1"), ("TWICE", "2")]
+        {
+            assert_eq!(found.get(name).map(String::as_str), Some(value), "{kind}: {name}");
+        }
+        for name in ["CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_COOKIE", "HTTP_PROXY", "REMOTE_USER", "HTTPS"] {
+            assert_eq!(found.get(name), None, "{kind}: {name}");
+        }
+        let found = environment(
+            &server,
+            "POST /env HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nCookie: a=1\r\n\r\nx",
+        );
+        assert_eq!((&*found["CONTENT_LENGTH"], &*found["HTTP_COOKIE"]), ("1", "a=1"), "{kind}");
+        server.wait_for_line(
+            "--env HTTP_PROXY: is not given to this program, which has it from requests alone",
+        );
     }
 }
 

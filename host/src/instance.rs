@@ -152,7 +152,9 @@ impl Program {
         share: Share,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
-        let mut store = self.store(share, deadline, false, |_| {});
+        let mut store = self.store(share, deadline, false, |wasi| {
+            wasi.envs(&self.host.environment);
+        });
         let account = store.data().account().clone();
         let instantiate = async {
             let exports = proxy.pre.instantiate_async(&mut store).await?;
@@ -169,7 +171,7 @@ impl Program {
         Ok(Instance { program, store, exports, handler, callback, is_gateway, calls: 0, ended: 0 })
     }
 
-    /// A store for one instance, of a component or of a core module. `set` changes what
+    /// A store for one instance, of a component or of a core module. `set` adds to what
     /// all instances are given.
     pub(crate) fn store(
         &self,

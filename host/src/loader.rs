@@ -12,7 +12,9 @@ use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::file;
 use crate::guest::{Guest, Program, Room};
+use crate::link::Entry;
 use crate::logging::Log;
+use crate::meta_variables;
 use crate::python;
 use crate::state::Host;
 
@@ -59,6 +61,7 @@ impl Loader {
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.
         let mut programs: Vec<Program> = hosts.next().map(program).transpose()?.into_iter().collect();
+        programs.iter().for_each(|first| self.say_what_is_withheld(first));
         std::thread::scope(|scope| {
             let others: Vec<_> = hosts.map(|host| scope.spawn(move || program(host))).collect();
             for other in others {
@@ -67,6 +70,21 @@ impl Loader {
             Ok(programs)
         })
     }
+
+    /// A variable that was given for the guest, and that it does not get.
+    fn say_what_is_withheld(&self, program: &Program) {
+        if !matches!(program.entry, Entry::Command(_)) {
+            return;
+        }
+        for (name, _) in &program.host.environment {
+            if meta_variables::is_of_requests(name) {
+                self.log.server(format_args!(
+                    "--env {name}: is not given to this program, which has it from requests alone"
+                ));
+            }
+        }
+    }
+
     /// The guest's bytes: of the file that was named, or of a Python application's component.
     fn guest(&self) -> Result<Vec<u8>> {
         match &self.source {

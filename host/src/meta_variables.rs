@@ -136,6 +136,33 @@ fn percent_decoded(path: &str) -> Vec<u8> {
     decoded
 }
 
+/// Whether a variable of this name would be taken for one of a request: all that RFC 3875
+/// has (4.1), what servers have beside it, and what says of which call a run is.
+pub fn is_of_requests(name: &str) -> bool {
+    const NAMES: [&str; 19] = [
+        "AUTH_TYPE",
+        "CONTENT_LENGTH",
+        "CONTENT_TYPE",
+        "GATEWAY_INTERFACE",
+        "HTTPS",
+        "PATH_INFO",
+        "PATH_TRANSLATED",
+        "QUERY_STRING",
+        "REMOTE_ADDR",
+        "REMOTE_HOST",
+        "REMOTE_IDENT",
+        "REMOTE_USER",
+        "REQUEST_METHOD",
+        "REQUEST_URI",
+        "SCRIPT_NAME",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+        "SERVER_SOFTWARE",
+    ];
+    name.starts_with("HTTP_") || name.starts_with("WASM_SERVE_") || NAMES.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -198,6 +225,16 @@ mod tests {
             let found = variables(&request, &ServerAddress::default());
             assert_eq!(found["REMOTE_ADDR"], "192.0.2.1");
             assert_eq!(found["REQUEST_METHOD"], "GET");
+        }
+    }
+
+    #[test]
+    fn every_variable_of_a_request_is_kept_for_requests() {
+        let request = Request::post("/?x").header("content-type", "a").header("content-length", "0");
+        let request = request.header("x-any", "1").body(()).unwrap();
+        each(&request, &ServerAddress::default(), |name, _| assert!(is_of_requests(name), "{name}"));
+        for name in ["PATH", "HTTP", "http_proxy", "HTTPS_PROXY", "CONTENT", "REMOTE"] {
+            assert!(!is_of_requests(name), "{name}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::imports::http::Hooks;
 use crate::imports::random;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
-use crate::meta_variables::ServerAddress;
+use crate::meta_variables::{self, ServerAddress};
 use crate::stats::Stats;
 
 /// What one element of a table takes.
@@ -60,7 +60,10 @@ pub struct Host {
     pub blocking_files: bool,
     /// Where the server listens.
     pub address: ServerAddress,
-    environment: Vec<(String, String)>,
+    /// What guests see of the environment.
+    pub environment: Vec<(String, String)>,
+    /// The same without what could be taken for a request's own.
+    pub environment_of_programs: Vec<(String, String)>,
     arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
     files: WasiFilesystemCtx,
@@ -82,6 +85,8 @@ impl Host {
         places: Arc<Places>,
     ) -> anyhow::Result<Host> {
         let mut files = open_folders(&options.folders(), options.blocking_files)?;
+        let environment = options.guest_environment()?;
+        let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
             log,
             stats,
@@ -93,7 +98,8 @@ impl Host {
             budget,
             blocking_files: options.blocking_files,
             address: ServerAddress::default(),
-            environment: options.guest_environment()?,
+            environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),
+            environment,
             arguments: vec![options.guest_name()],
             local_folders: files::local_folders(&mut files)?,
             at_once: AtOnce::new(options.blocking_files)?,
@@ -226,7 +232,7 @@ fn fits(desired: usize, maximum: Option<usize>) -> bool {
 
 impl State {
     /// The state of a fresh instance, which may hold `resources_max` resources, of a
-    /// component or of a core module. `set` changes what all instances are given.
+    /// component or of a core module. `set` adds to what all instances are given.
     pub fn new(
         server: Arc<Host>,
         deadline: Arc<Deadline>,
@@ -242,7 +248,6 @@ impl State {
         builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&server.arguments);
         builder.max_random_size(random::PIECE_BYTES);
         set(&mut builder);
-        builder.envs(&server.environment);
         let mut wasi = Wasi::new(&mut builder, is_module);
         let view = wasi.view();
         view.table.set_max_capacity(resources_max);

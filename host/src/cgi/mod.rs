@@ -147,8 +147,7 @@ fn store(
     output: impl StdoutStream + 'static,
 ) -> Store<State> {
     program.store(share, deadline, command.is_module(), |wasi| {
-        // The first one of a name is the one that programs see.
-        wasi.envs(&environment).stdin(input).stdout(output);
+        wasi.envs(&environment).envs(&program.host.environment_of_programs).stdin(input).stdout(output);
     })
 }
 

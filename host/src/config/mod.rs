@@ -167,7 +167,8 @@ pub struct Options {
     pub blocking_files: bool,
 
     /// Let the guest see an environment variable; without a value, the server's
-    /// own. Repeatable.
+    /// own. Repeatable. A program (CGI) has those of a request, such as HTTP_..., from
+    /// requests alone.
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to serve")]
     pub env: Vec<String>,
 
@@ -565,7 +566,8 @@ impl Options {
         })
     }
 
-    /// The variables that the guest sees.
+    /// The variables that the guest sees. Of one that is given again, the last value counts,
+    /// as with options.
     pub fn guest_environment(&self) -> Result<Vec<(String, String)>> {
         let pair = |text: &String| -> Result<(String, String)> {
             let (name, value) = match text.split_once('=') {
@@ -582,7 +584,13 @@ impl Options {
             ensure!(!name.is_empty(), "--env {text}: the name is missing");
             Ok((name, value))
         };
-        self.env.iter().map(pair).collect()
+        let mut variables: Vec<(String, String)> = Vec::with_capacity(self.env.len());
+        for text in &self.env {
+            let (name, value) = pair(text)?;
+            variables.retain(|(earlier, _)| *earlier != name);
+            variables.push((name, value));
+        }
+        Ok(variables)
     }
 
     /// What compiling the guest may take.
