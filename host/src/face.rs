@@ -4,7 +4,10 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use wasmparser::{BinaryReaderError, ComponentExternalKind, DataKind, Encoding, Parser, Payload};
+use wasmparser::{
+    BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentDefinedType, ComponentExternalKind,
+    ComponentType, ComponentTypeDeclaration, DataKind, Encoding, InstanceTypeDeclaration, Parser, Payload,
+};
 
 use crate::file;
 use crate::imports::timers;
@@ -73,6 +76,9 @@ pub struct Face {
     pub exports: Vec<String>,
     /// What wasmtime writes into each instance's memories.
     pub data_bytes: u64,
+    /// A component, or one in it, has types or built-in functions that only tasks which run
+    /// concurrently need, whatever its interfaces are.
+    is_asynchronous: bool,
 }
 
 /// What is found in a file, section by section.
@@ -82,6 +88,7 @@ struct Found {
     imports: Vec<String>,
     exports: Vec<String>,
     data_bytes: u64,
+    is_asynchronous: bool,
     /// It has modules or components in it.
     has_code: bool,
     exports_only_types: bool,
@@ -151,7 +158,9 @@ impl Face {
         let mut found = Found { exports_only_types: true, ..Found::default() };
         let mut nested = 0;
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(|error| invalid(bytes, &error))? {
+            let payload = payload.map_err(|error| invalid(bytes, &error))?;
+            found.is_asynchronous |= is_asynchronous(&payload)?;
+            match payload {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                     found.has_code = true;
                     nested += 1;
@@ -170,8 +179,8 @@ impl Face {
             }
         }
         let kind = found.kind();
-        let Found { imports, exports, data_bytes, .. } = found;
-        Ok(Face { kind, imports, exports, data_bytes })
+        let Found { imports, exports, data_bytes, is_asynchronous, .. } = found;
+        Ok(Face { kind, imports, exports, data_bytes, is_asynchronous })
     }
 
     pub fn check(&self) -> Result<()> {
@@ -287,7 +296,52 @@ impl Face {
     /// faster, and the choice stands before anything is compiled.
     pub fn is_concurrent(&self) -> bool {
         let mut names = self.imports.iter().chain(&self.exports);
-        names.any(|name| name.contains("@0.3.") || is_async_callback(name))
+        self.is_asynchronous || names.any(|name| name.contains("@0.3.") || is_async_callback(name))
+    }
+}
+
+/// Whether a section has something that an engine without concurrent tasks refuses.
+fn is_asynchronous(section: &Payload<'_>) -> Result<bool, BinaryReaderError> {
+    match section {
+        Payload::ComponentCanonicalSection(functions) => functions
+            .clone()
+            .into_iter()
+            .try_fold(false, |found, function| Ok(found | is_built_in(&function?))),
+        Payload::ComponentTypeSection(types) => {
+            types.clone().into_iter().try_fold(false, |found, ty| Ok(found | is_asynchronous_type(&ty?)))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// All but the functions of WASI 0.2's component model are about tasks, streams and futures.
+fn is_built_in(function: &CanonicalFunction) -> bool {
+    let is_of_tasks =
+        |option: &CanonicalOption| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_));
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.iter().any(is_of_tasks)
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => false,
+        _ => true,
+    }
+}
+
+fn is_asynchronous_type(ty: &ComponentType<'_>) -> bool {
+    match ty {
+        ComponentType::Func(function) => function.async_,
+        ComponentType::Defined(ty) => {
+            matches!(ty, ComponentDefinedType::Future(_) | ComponentDefinedType::Stream(_))
+        }
+        ComponentType::Component(within) => within
+            .iter()
+            .any(|within| matches!(within, ComponentTypeDeclaration::Type(ty) if is_asynchronous_type(ty))),
+        ComponentType::Instance(within) => within
+            .iter()
+            .any(|within| matches!(within, InstanceTypeDeclaration::Type(ty) if is_asynchronous_type(ty))),
+        ComponentType::Resource { .. } => false,
     }
 }
 
