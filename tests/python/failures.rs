@@ -144,9 +144,31 @@ fn a_body_shorter_than_announced_never_passes_as_whole() {
 }
 
 #[test]
-fn a_body_longer_than_announced_is_an_error_and_its_rest_never_arrives() {
+fn a_body_longer_than_announced_is_cut_and_no_more_of_it_is_asked_for() {
     let server = faults("--cores 2");
-    let paths = ["/long-body", "/long-body-in-pieces", "/long-body-written"];
+    let mut connection = Connection::open(server.address);
+    for path in [
+        "/long-body",
+        "/long-body-in-pieces",
+        "/long-body-in-odd-pieces",
+        "/endless-body",
+        "/long-body-of-nothing",
+    ] {
+        let reply = connection.get(path);
+        let expected = if path == "/long-body-of-nothing" { "" } else { "Hello" };
+        assert_eq!((reply.status, reply.text(), reply.complete), (200, expected, true), "{path}");
+        assert_eq!(connection.get("/hello").text(), "Hello World", "{path}");
+    }
+    let log = server.stop().log;
+    assert_eq!(log.matches("closed the endless body").count(), 1, "{log}");
+    assert!(!log.contains("asked for more"), "{log}");
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+#[test]
+fn what_is_written_beyond_the_length_is_an_error_and_never_arrives() {
+    let server = faults("--cores 2");
+    let paths = ["/long-body-written"];
     for path in paths {
         let mut connection = Connection::open(server.address);
         let reply = connection.get(path);

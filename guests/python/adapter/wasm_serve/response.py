@@ -118,6 +118,11 @@ class Response:
                 return int(value)
         return None
 
+    def cut(self, data):
+        """As much of the next piece of the body as its length has room for."""
+        left = self.left if self.head_sent else self.announced()
+        return data if left is None or left < 0 or len(data) <= left else data[:left]
+
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""
         # The host checks it, too, but breaks the transfer off at once, and then this

@@ -49,7 +49,7 @@ def respond(environ, response):
             data = result[0]
             if type(data) is not bytes:
                 raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
-            response.send_whole(data)
+            response.send_whole(response.cut(data))
         else:
             stream(result, response)
     finally:
@@ -58,7 +58,8 @@ def respond(environ, response):
 
 
 def stream(result, response):
-    """Each piece leaves as it comes; the head with the first one that is not empty."""
+    """Each piece leaves as it comes; the head with the first one that is not empty. What is beyond the length
+    that the head says is not asked for (PEP 3333)."""
     for data in result:
         if not isinstance(data, bytes):
             raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
@@ -66,15 +67,17 @@ def stream(result, response):
             if response.bodiless:
                 return
             if data:
-                response.send(data)
+                response.send(response.cut(data))
         elif data:
+            data = response.cut(data)
             if is_whole(data, response):
-                response.send_whole(data)
-            else:
-                response.send_head()
-                if response.bodiless:
-                    return
-                response.send(data)
+                return response.send_whole(data)
+            response.send_head()
+            if response.bodiless:
+                return
+            response.send(data)
+        if response.left == 0:
+            break
     if response.head_sent:
         response.finish()
     else:
