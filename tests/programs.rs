@@ -128,15 +128,73 @@ fn a_head_says_status_and_fields() {
 }
 
 #[test]
-fn a_body_shorter_than_announced_never_passes_as_whole() {
+fn a_body_of_another_length_than_announced_never_passes_as_whole() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2");
+        for (path, length) in [("/short", 9), ("/long", 3)] {
+            let mut connection = Connection::open(server.address);
+            // The second response would be taken for the rest of the first.
+            connection.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").repeat(2));
+            let reply = connection.reply();
+            assert!(!reply.complete && b"half".starts_with(&reply.body), "{kind} {path}: {reply:?}");
+            assert!(reply.body.len() <= length, "{kind} {path}: {reply:?}");
+            assert_eq!(connection.until_closed(), b"", "{kind} {path}");
+        }
+        server.wait_for_figure("/requests/broken", 2);
+    }
+}
+
+#[test]
+fn a_status_that_no_response_has_is_a_failure() {
     for kind in KINDS {
         let server = program(kind, "--cores 2");
         let mut connection = Connection::open(server.address);
-        // The second response would be taken for the rest of the first.
-        connection.send("GET /short HTTP/1.1\r\nHost: test\r\n\r\n".repeat(2));
-        let reply = connection.reply();
-        assert!(!reply.complete && b"half".starts_with(&reply.body), "{kind}: {reply:?}");
-        server.wait_for_figure("/requests/broken", 1);
+        for path in ["/status-103", "/status-999"] {
+            assert_eq!(connection.get(path).status, 500, "{kind} {path}");
+        }
+        server.wait_for_figure("/requests/failures/guest_error", 2);
+        assert_eq!(server.stop().log.matches("is not the status of a response").count(), 2, "{kind}");
+    }
+}
+
+#[test]
+fn fields_about_the_connection_go_neither_in_nor_out() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2 --threads 1");
+        let found = environment(
+            &server,
+            "POST /env HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: TE\r\nTE: trailers\r\n\
+            Trailer: x-sum\r\nKeep-Alive: 1\r\nProxy-Connection: x\r\nUpgrade: x\r\nX-Mine: 1\r\n\r\n0\r\n\r\n",
+        );
+        let fields: Vec<&String> = found.keys().filter(|name| name.starts_with("HTTP_")).collect();
+        assert_eq!(fields, ["HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_MINE"], "{kind}");
+        let mut connection = Connection::open(server.address);
+        for _ in 0..2 {
+            let reply = connection.get("/connection");
+            assert_eq!((reply.field("x-mine"), reply.text()), (Some("1"), "half"), "{kind}");
+            for name in ["connection", "keep-alive", "te"] {
+                assert_eq!(reply.field(name), None, "{kind}");
+            }
+        }
+        let log = server.stop().log;
+        for name in ["connection", "keep-alive", "te"] {
+            assert_eq!(log.matches(&format!("sets the field `{name}`")).count(), 1, "{kind}: {log}");
+        }
+    }
+}
+
+#[test]
+fn a_path_begins_with_a_slash_or_is_empty_and_a_scheme_is_the_clients() {
+    for kind in KINDS {
+        let server = program(kind, "--cores 2 --trusted-proxy 127.0.0.1");
+        for (target, path) in [("http://h?env", "/"), ("http://h/a?env", "/a"), ("/?env", "/")] {
+            let found = environment(&server, &format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+            assert_eq!(found["PATH_INFO"], path, "{kind} {target}");
+            assert_eq!(found["QUERY_STRING"], "env", "{kind} {target}");
+            assert_eq!(found.get("HTTPS"), None, "{kind} {target}");
+        }
+        let proxied = "GET /env HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: https\r\n\r\n";
+        assert_eq!(environment(&server, proxied)["HTTPS"], "on", "{kind}");
     }
 }
 

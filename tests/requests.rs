@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +20,18 @@ fn plain_guests_of_both_versions_answer() {
         assert_eq!(reply.field("content-type"), Some("text/html"));
         assert_eq!(reply.field("content-length"), Some("11"));
         assert!(reply.field("date").is_some());
+    }
+}
+
+#[test]
+fn a_guest_for_0_2_may_have_asynchronous_functions_inside() {
+    for options in ["", "--max-requests 0"] {
+        let server = setup(fault_guests::component("async-inside")).options(options).start();
+        let mut connection = Connection::open(server.address);
+        for _ in 0..3 {
+            assert_eq!(connection.get("/set").text(), "made and dropped");
+            assert_eq!(connection.post("/hello", b"x").text(), "Hello World");
+        }
     }
 }
 
@@ -207,6 +220,67 @@ fn the_client_is_told_in_one_header_and_cannot_lie() {
     assert_eq!(logged("", "X-Forwarded-For: 192.0.2.1\r\n"), "127.0.0.1");
     assert_eq!(logged("--trusted-proxy 127.0.0.1", "X-Forwarded-For: 192.0.2.1\r\n"), "192.0.2.1");
     assert_eq!(logged("--trusted-proxy 127.0.0.1", ""), "127.0.0.1");
+}
+
+/// What guests of both versions are told: the scheme, by `--trusted-proxy` and these fields.
+#[test]
+fn the_scheme_is_that_of_the_client_of_a_trusted_proxy() {
+    let rows = [
+        ("", "http"),
+        ("X-Forwarded-Proto: https\r\n", "https"),
+        ("X-Forwarded-Proto: http\r\n", "http"),
+        ("X-Forwarded-Proto: https, http\r\n", "http"),
+        ("Forwarded: for=192.0.2.1;proto=https\r\n", "https"),
+        // One of the client's own, which a proxy that writes the other field leaves.
+        ("X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.9;proto=https\r\n", "http"),
+    ];
+    for version in BOTH {
+        for (options, is_trusted) in
+            [("", false), ("--trusted-proxy 127.0.0.0/8", true), ("--trusted-proxy 10.0.0.0/8", false)]
+        {
+            let server = setup(fault_guests::component(&format!("faults{version}"))).options(options).start();
+            let mut connection = Connection::open(server.address);
+            for (fields, scheme) in rows {
+                connection.send(format!("GET /scheme HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+                let expected = if is_trusted { scheme } else { "http" };
+                assert_eq!(connection.reply().text(), expected, "{version} {options} {fields}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_unix_socket_has_the_permissions_that_are_asked_for() {
+    let folder = Folder::new();
+    let path = folder.join("socket");
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for (option, expected) in
+        [("--chmod-socket", 0o666), ("--chmod-socket=660", 0o660), ("--chmod-socket 600", 0o600)]
+    {
+        let address = format!("unix:{}", path.display());
+        let server = setup(guest("hello")).options(&format!("--http-socket {address} {option}")).start();
+        assert_eq!(mode(&path), expected, "{option}");
+        let socket = UnixStream::connect(&path).unwrap();
+        assert_eq!(Connection::over(socket).get("/").text(), "Hello World");
+        assert!(server.stop().status.success());
+    }
+    for (options, reason) in [
+        ("--chmod-socket=888", "three octal digits"),
+        ("--chmod-socket=1777", "three octal digits"),
+        ("--chmod-socket=660", "--chmod-socket is for --http-socket unix:PATH"),
+        ("--trusted-proxy 10.0.0.1/8", "the network is 10.0.0.0/8"),
+        ("--trusted-proxy 10.0.0.0/33", "a network such as 10.0.0.0/8"),
+    ] {
+        let refused = crate::support::server::program()
+            .arg("--guest")
+            .arg(guest("hello"))
+            .args(options.split(' '))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(64), "{options}: {said}");
+        assert!(said.contains(reason), "{options}: {said}");
+    }
 }
 
 /// HTTP/2 with prior knowledge, on the port of HTTP/1.

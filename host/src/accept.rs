@@ -1,10 +1,11 @@
 //! Listening and accepting. Nothing else accepts; no handshake and no guest runs
 //! here, and no error of one client ends it.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::config::Address;
+use crate::config::{Address, Mode};
 use crate::logging::Log;
 use crate::socket::Stream;
 
@@ -47,24 +48,24 @@ pub struct Accepted {
 }
 
 impl Bound {
-    /// Binds `address` and listens.
-    pub fn one(address: &Address, backlog: u32) -> Result<Bound> {
-        bind(address, backlog, Sharing::Alone).with_context(|| cannot_listen(address))
+    /// Binds `address` and listens. A Unix socket gets the permissions `mode`.
+    pub fn one(address: &Address, backlog: u32, mode: Option<Mode>) -> Result<Bound> {
+        bind(address, backlog, mode, Sharing::Alone).with_context(|| cannot_listen(address))
     }
 
     /// Binds `address` and listens, with a socket for each of `count` threads:
     /// the system spreads the connections over them.
-    pub fn many(address: &Address, backlog: u32, count: usize) -> Result<Vec<Bound>> {
+    pub fn many(address: &Address, backlog: u32, mode: Option<Mode>, count: usize) -> Result<Vec<Bound>> {
         let many = || -> Result<Vec<Bound>> {
             if count == 1 {
-                return Ok(vec![bind(address, backlog, Sharing::Alone)?]);
+                return Ok(vec![bind(address, backlog, mode, Sharing::Alone)?]);
             }
             if address.port().is_some_and(|port| port != 0) {
                 // Sockets that share a port share it with everyone who asks: so it
                 // is seen first whether another server has it.
-                drop(bind(address, backlog, Sharing::Alone)?);
+                drop(bind(address, backlog, mode, Sharing::Alone)?);
             }
-            let first = bind(address, backlog, Sharing::Port)?;
+            let first = bind(address, backlog, mode, Sharing::Port)?;
             let mut bound = Vec::with_capacity(count);
             for _ in 1..count {
                 bound.push(first.again(backlog)?);
@@ -135,9 +136,9 @@ fn cannot_listen(address: &Address) -> String {
     format!("cannot listen on {address}; choose another address")
 }
 
-fn bind(address: &Address, backlog: u32, sharing: Sharing) -> Result<Bound> {
+fn bind(address: &Address, backlog: u32, mode: Option<Mode>, sharing: Sharing) -> Result<Bound> {
     match address {
-        Address::Unix(path) => listen_unix(path, backlog),
+        Address::Unix(path) => listen_unix(path, backlog, mode),
         Address::Tcp(address) => listen_tcp(*address, backlog, true, sharing).map(Bound::Tcp),
         Address::EveryInterface(port) => listen_every_interface(*port, backlog, sharing).map(Bound::Tcp),
     }
@@ -230,13 +231,18 @@ fn listen_tcp(
     Ok(socket.into())
 }
 
-fn listen_unix(path: &Path, backlog: u32) -> Result<Bound> {
+fn listen_unix(path: &Path, backlog: u32, mode: Option<Mode>) -> Result<Bound> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let file = Arc::new(SocketFile(path.to_owned()));
+    if let Some(Mode(mode)) = mode {
+        // Nobody can connect before it listens.
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).context("--chmod-socket")?;
+    }
     socket.listen(backlog.min(i32::MAX as u32) as i32)?;
-    Ok(Bound::Unix(OwnedFd::from(socket).into(), Arc::new(SocketFile(path.to_owned()))))
+    Ok(Bound::Unix(OwnedFd::from(socket).into(), file))
 }
 
 /// Removes a socket that a server left behind which did not stop cleanly. One

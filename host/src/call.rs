@@ -26,7 +26,7 @@ use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::escape::Target;
 use crate::guest::Program;
-use crate::imports::gateway::check_length;
+use crate::imports::gateway::{check_length, check_status};
 use crate::instance::{Ended, Head, Instance, Place};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
@@ -414,10 +414,7 @@ impl Rest {
 /// What HTTP demands of a response, and the HTTP library takes for granted: a status that is
 /// that of a response, and at most one length.
 pub(crate) fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
-    if head.status.is_informational() {
-        return Err(Failure::GuestError(format!("{} is not the status of a response", head.status)));
-    }
-    check_length(&head.headers, None).map_err(Failure::GuestError)
+    check_status(head.status).and_then(|()| check_length(&head.headers, None)).map_err(Failure::GuestError)
 }
 
 pub(crate) fn has_no_body(head: &http::response::Parts, is_head_request: bool) -> bool {

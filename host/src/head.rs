@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 use crate::config::TrustedProxy;
@@ -11,6 +12,20 @@ use crate::config::TrustedProxy;
 /// `unix` for a client of a Unix socket. A client's own is removed, unless it is
 /// a trusted proxy.
 pub const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The header in which a trusted proxy says by which scheme its client came, and in which
+/// guests find it then. Any other client's is removed.
+const SCHEME_HEADER: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Among a request's extensions, which most requests do not have: its client came by TLS to
+/// the trusted proxy.
+#[derive(Clone, Copy)]
+struct Https;
+
+/// Whether the request came by `https`.
+pub fn is_https<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Https>().is_some()
+}
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -27,7 +42,7 @@ impl ClientAddress {
         let text = address.map_or("unix".to_owned(), |address| address.to_string());
         let text = HeaderValue::try_from(text).expect("an address is made of visible characters");
         let is_trusted_proxy = trusted.iter().any(|proxy| match proxy {
-            TrustedProxy::Ip(ip) => Some(ip.to_canonical()) == address,
+            TrustedProxy::Network(network) => address.is_some_and(|address| network.contains(&address)),
             TrustedProxy::Unix => address.is_none(),
         });
         ClientAddress { text, is_trusted_proxy }
@@ -37,21 +52,93 @@ impl ClientAddress {
         self.is_trusted_proxy
     }
 
-    /// Writes the client's address into the head, and returns it. A trusted
-    /// proxy appends the address that it saw to the header: so the last one is
-    /// the one to believe.
-    pub fn sign(&self, headers: &mut HeaderMap) -> HeaderValue {
-        let told = if self.is_trusted_proxy { last_address(headers) } else { None };
-        let client = told.unwrap_or_else(|| self.text.clone());
+    /// Writes the client's address into the head, and returns it. What else only a proxy
+    /// can know is removed, unless a trusted one says it.
+    pub fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
+        let headers = request.headers_mut();
+        let told = if self.is_trusted_proxy { Told::by_proxy(headers) } else { Told::default() };
+        let client = told.address.unwrap_or_else(|| self.text.clone());
         headers.insert(CLIENT_HEADER, client.clone());
+        match told.scheme {
+            Some(scheme) => drop(headers.insert(SCHEME_HEADER, HeaderValue::from_static(scheme))),
+            None => drop(headers.remove(SCHEME_HEADER)),
+        }
+        if !told.is_forwarded {
+            headers.remove(header::FORWARDED);
+        }
+        if told.scheme == Some("https") {
+            request.extensions_mut().insert(Https);
+        }
         client
     }
 }
 
-fn last_address(headers: &HeaderMap) -> Option<HeaderValue> {
-    let last = headers.get_all(CLIENT_HEADER).iter().next_back()?;
-    let address: IpAddr = last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()?;
+/// What a trusted proxy says of its client.
+#[derive(Default)]
+struct Told {
+    address: Option<HeaderValue>,
+    scheme: Option<&'static str>,
+    /// It says so in `Forwarded`.
+    is_forwarded: bool,
+}
+
+impl Told {
+    /// A proxy appends what it saw to these fields: so the last value is the one to believe.
+    /// One that writes `X-Forwarded-For` or `X-Forwarded-Proto` may leave its client's own
+    /// `Forwarded` (RFC 7239) as it is: so that counts only where there is neither.
+    fn by_proxy(headers: &HeaderMap) -> Told {
+        let (address, scheme) = (last(headers, &CLIENT_HEADER), last(headers, &SCHEME_HEADER));
+        if address.is_some() || scheme.is_some() {
+            let address = address.and_then(|text| text.parse().ok()).and_then(address_value);
+            return Told { address, scheme: scheme.and_then(scheme_named), is_forwarded: false };
+        }
+        let Some(forwarded) = last(headers, &header::FORWARDED) else { return Told::default() };
+        let address = parameter(forwarded, "for").and_then(node_address).and_then(address_value);
+        let scheme = parameter(forwarded, "proto").and_then(scheme_named);
+        Told { address, scheme, is_forwarded: true }
+    }
+}
+
+/// The last of the values in all fields of this name.
+fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let last = headers.get_all(name).iter().next_back()?;
+    last.to_str().ok()?.rsplit(',').next().map(str::trim)
+}
+
+fn address_value(address: IpAddr) -> Option<HeaderValue> {
     HeaderValue::try_from(address.to_string()).ok()
+}
+
+fn scheme_named(text: &str) -> Option<&'static str> {
+    ["http", "https"].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme))
+}
+
+/// A parameter of an element of `Forwarded`, which may be quoted (RFC 7239, 4).
+fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(found, _)| found.trim().eq_ignore_ascii_case(name))?;
+    let value = value.trim();
+    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+/// The address of a node, which may have a port; one of IPv6 is in brackets (RFC 7239, 6).
+fn node_address(node: &str) -> Option<IpAddr> {
+    match node.strip_prefix('[') {
+        Some(node) => node.split(']').next()?.parse().ok(),
+        None => node.split(':').next()?.parse().ok(),
+    }
+}
+
+/// An absolute target may have a query and no path, which stands for `/` (RFC 9110, 4.2.3).
+pub fn add_missing_path<B>(request: &mut Request<B>) {
+    if !request.uri().path_and_query().is_some_and(|target| target.as_str().starts_with('?')) {
+        return;
+    }
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    let whole = target.path_and_query.map(|target| format!("/{}", target.as_str()));
+    target.path_and_query = whole.and_then(|whole| PathAndQuery::from_maybe_shared(whole).ok());
+    // The parts were valid before, and a slash before a query is, too.
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
 }
 
 /// The host of a request that names none, which HTTP/1.0 allows: `wasi:http`
@@ -152,26 +239,119 @@ mod tests {
         assert!(check(&request(&["a"], Version::HTTP_11, Method::CONNECT, "a:80")).is_err());
     }
 
+    /// What becomes of a request with these fields, from a client at `peer`: the address that
+    /// a guest is told, whether it came by `https`, and the fields about its way.
+    fn signed(peer: Option<&str>, trusted: &[&str], fields: &[(&str, &str)]) -> (String, bool, String) {
+        let trusted: Vec<TrustedProxy> = trusted.iter().map(|text| text.parse().unwrap()).collect();
+        let mut request = Request::new(());
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
+        }
+        let peer = peer.map(|peer| peer.parse().unwrap());
+        let address = ClientAddress::new(peer, &trusted).sign(&mut request);
+        let all: Vec<_> = request.headers().get_all(CLIENT_HEADER).iter().collect();
+        assert_eq!(all, [&address]);
+        let of = |name: &HeaderName| -> String {
+            let values = request.headers().get_all(name).iter();
+            values.map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join("|")
+        };
+        let about = format!("{};{}", of(&SCHEME_HEADER), of(&header::FORWARDED));
+        (address.to_str().unwrap().to_owned(), is_https(&request), about)
+    }
+
     #[test]
     fn only_a_trusted_proxy_is_believed() {
-        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let trusted = [TrustedProxy::Ip(proxy)];
-        let sign = |peer: Option<IpAddr>, told: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in told {
-                headers.append(CLIENT_HEADER, HeaderValue::from_str(value).unwrap());
-            }
-            ClientAddress::new(peer, &trusted).sign(&mut headers);
-            let all: Vec<_> =
-                headers.get_all(CLIENT_HEADER).iter().map(|v| v.to_str().unwrap().to_owned()).collect();
-            all.join("|")
-        };
-        let stranger: IpAddr = "192.0.2.7".parse().unwrap();
-        assert_eq!(sign(Some(stranger), &["1.2.3.4"]), "192.0.2.7");
-        assert_eq!(sign(Some(proxy), &["9.9.9.9, 1.2.3.4"]), "1.2.3.4");
-        assert_eq!(sign(Some(proxy), &["9.9.9.9", "1.2.3.4"]), "1.2.3.4");
-        assert_eq!(sign(Some(proxy), &["nonsense"]), "10.0.0.1");
-        assert_eq!(sign(Some("::ffff:10.0.0.1".parse().unwrap()), &["2001:db8::1"]), "2001:db8::1");
-        assert_eq!(sign(None, &["1.2.3.4"]), "unix");
+        let rows = [
+            (Some("192.0.2.7"), &["1.2.3.4"][..], "192.0.2.7"),
+            (Some("10.0.0.1"), &["9.9.9.9, 1.2.3.4"], "1.2.3.4"),
+            (Some("10.0.0.1"), &["9.9.9.9", "1.2.3.4"], "1.2.3.4"),
+            (Some("10.0.0.1"), &["nonsense"], "10.0.0.1"),
+            (Some("::ffff:10.0.0.1"), &["2001:db8::1"], "2001:db8::1"),
+            (None, &["1.2.3.4"], "unix"),
+        ];
+        for (peer, told, expected) in rows {
+            let fields: Vec<_> = told.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            assert_eq!(signed(peer, &["10.0.0.1"], &fields).0, expected, "{peer:?} {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_proxies_is_trusted_as_a_whole() {
+        let rows = [
+            ("10.0.0.0/8", "10.200.3.4", true),
+            ("10.0.0.0/8", "::ffff:10.200.3.4", true),
+            ("::ffff:10.0.0.0/104", "10.200.3.4", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:7::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("0.0.0.0/0", "192.0.2.6", true),
+            ("unix", "192.0.2.6", false),
+        ];
+        for (trusted, peer, is_trusted) in rows {
+            let (address, ..) = signed(Some(peer), &[trusted], &[("x-forwarded-for", "1.2.3.4")]);
+            assert_eq!(address == "1.2.3.4", is_trusted, "{trusted} {peer}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_and_an_address_are_those_that_the_last_proxy_says() {
+        let (address, proto, forwarded) = ("x-forwarded-for", "x-forwarded-proto", "forwarded");
+        let rows: [(&[_], _, _, _); 12] = [
+            (&[], "unix", false, ";"),
+            (&[(proto, "https")], "unix", true, "https;"),
+            (&[(proto, "HTTPS")], "unix", true, "https;"),
+            (&[(proto, "http")], "unix", false, "http;"),
+            (&[(proto, "https, http")], "unix", false, "http;"),
+            (&[(proto, "http"), (proto, "https")], "unix", true, "https;"),
+            (&[(proto, "wss")], "unix", false, ";"),
+            (
+                &[(forwarded, "for=9.9.9.9;proto=http, For=\"1.2.3.4:80\"; Proto=https")],
+                "1.2.3.4",
+                true,
+                "https;for=9.9.9.9;proto=http, For=\"1.2.3.4:80\"; Proto=https",
+            ),
+            (
+                &[(forwarded, "for=\"[2001:db8::1]:4711\"")],
+                "2001:db8::1",
+                false,
+                ";for=\"[2001:db8::1]:4711\"",
+            ),
+            (
+                &[(forwarded, "for=_hidden;proto=\"https\"")],
+                "unix",
+                true,
+                "https;for=_hidden;proto=\"https\"",
+            ),
+            // One that a client made up, and a proxy that does not know the field left.
+            (&[(address, "1.2.3.4"), (forwarded, "for=9.9.9.9;proto=https")], "1.2.3.4", false, ";"),
+            (&[(proto, "http"), (forwarded, "for=9.9.9.9;proto=https")], "unix", false, "http;"),
+        ];
+        for (fields, address, is_https, about) in rows {
+            let expected = (address.to_owned(), is_https, about.to_owned());
+            assert_eq!(signed(None, &["unix"], fields), expected, "{fields:?}");
+            let expected = ("192.0.2.7".to_owned(), false, ";".to_owned());
+            assert_eq!(signed(Some("192.0.2.7"), &["unix"], fields), expected, "{fields:?}, not trusted");
+        }
+    }
+
+    #[test]
+    fn a_query_without_a_path_has_the_root() {
+        for (target, expected) in [
+            ("http://h?x=1", "/?x=1"),
+            ("http://h?", "/?"),
+            ("http://h/a?x", "/a?x"),
+            ("/?x", "/?x"),
+            ("*", "*"),
+        ] {
+            let mut request = request(&["h"], Version::HTTP_11, Method::OPTIONS, target);
+            let authority = request.uri().authority().cloned();
+            add_missing_path(&mut request);
+            assert_eq!(request.uri().path_and_query().unwrap().as_str(), expected, "{target}");
+            assert_eq!(request.uri().authority(), authority.as_ref(), "{target}");
+        }
     }
 }

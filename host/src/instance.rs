@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::guest::Program;
+use crate::head;
 use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::meta_variables;
 use crate::response::Link;
@@ -243,8 +244,10 @@ impl Instance {
         }
         match &self.handler {
             Exports::P2(proxy) => {
+                use p2::bindings::http::types::Scheme;
                 let mut http = self.store.data_mut().http();
-                let request = http.new_incoming_request(p2::bindings::http::types::Scheme::Http, request)?;
+                let scheme = if head::is_https(&request) { Scheme::Https } else { Scheme::Http };
+                let request = http.new_incoming_request(scheme, request)?;
                 let out = http.new_response_outparam_from_callback(|response| {
                     let _ = head.send(response.map_err(|code| format!("{code:?}")));
                 })?;
@@ -315,7 +318,7 @@ pub(crate) fn with_whole_target<B>(mut request: Request<B>) -> Request<B> {
     let mut target = std::mem::take(request.uri_mut()).into_parts();
     target.authority = target.authority.or(authority);
     if target.authority.is_some() {
-        target.scheme = Some(Scheme::HTTP);
+        target.scheme = Some(if head::is_https(&request) { Scheme::HTTPS } else { Scheme::HTTP });
     }
     // The parts were valid before, and an authority with a scheme is, too.
     *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();

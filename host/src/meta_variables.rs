@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, Request, header};
 
-use crate::head::CLIENT_HEADER;
+use crate::head::{self, CLIENT_HEADER};
 
 /// Where the server listens, as far as that has an address and a port.
 #[derive(Clone, Debug, Default)]
@@ -15,13 +15,14 @@ pub struct ServerAddress {
 }
 
 /// Names and values in turn, each after a separator: a character that is in none of them.
-/// The characters of a value are its bytes.
+/// The characters of a value are its bytes. WSGI's own name for a scheme is there if that is
+/// not the usual one.
 pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
     // A path can have any byte, since it is decoded; nothing else can have a zero. The
     // other one is no byte, but makes the text a wider one in Python.
     let separator = if request.uri().path().contains("%00") { '\u{2028}' } else { '\0' };
     let mut joined = String::with_capacity(1024);
-    each(request, server, |name, value| {
+    let mut add = |name: &str, value: &[u8]| {
         joined.push(separator);
         joined.push_str(name);
         joined.push(separator);
@@ -29,7 +30,11 @@ pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
             Ok(text) if text.is_ascii() => joined.push_str(text),
             _ => joined.extend(value.iter().map(|&byte| char::from(byte))),
         }
-    });
+    };
+    each(request, server, &mut add);
+    if head::is_https(request) {
+        add("wsgi.url_scheme", b"https");
+    }
     joined
 }
 
@@ -37,6 +42,8 @@ pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
 pub fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut(&str, &[u8])) {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // What `OPTIONS *` is about has no path: it is empty, or begins with a slash (RFC 3875, 4.1.5).
+    let path = if path == "*" { "" } else { path };
     add("REQUEST_METHOD", request.method().as_str().as_bytes());
     add("REQUEST_URI", target.as_bytes());
     add("PATH_INFO", &percent_decoded(path));
@@ -49,7 +56,13 @@ pub fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut
     add("SERVER_NAME", server.name.as_deref().unwrap_or(host_name).as_bytes());
     match server.port {
         Some(port) => add("SERVER_PORT", port.to_string().as_bytes()),
-        None => add("SERVER_PORT", host_port.unwrap_or("80").as_bytes()),
+        None => {
+            let usual = if head::is_https(request) { "443" } else { "80" };
+            add("SERVER_PORT", host_port.unwrap_or(usual).as_bytes());
+        }
+    }
+    if head::is_https(request) {
+        add("HTTPS", b"on");
     }
     add("HTTP_HOST", host.as_bytes());
     let client = request.headers().get(CLIENT_HEADER).map_or(&b""[..], |client| client.as_bytes());
@@ -88,6 +101,17 @@ fn variable(name: &HeaderName) -> Option<String> {
         "proxy" => None,
         "content-type" => Some("CONTENT_TYPE".to_owned()),
         "content-length" => Some("CONTENT_LENGTH".to_owned()),
+        // They are about the connection alone: the body is decoded, and trailers are nowhere.
+        "connection"
+        | "http2-settings"
+        | "keep-alive"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade" => None,
         // It would have the variable of another field, which a proxy may vouch for.
         name if name.contains('_') => None,
         name => {
@@ -225,6 +249,14 @@ mod tests {
             let found = variables(&request, &ServerAddress::default());
             assert_eq!(found["REMOTE_ADDR"], "192.0.2.1");
             assert_eq!(found["REQUEST_METHOD"], "GET");
+        }
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash_or_is_empty() {
+        for (target, path) in [("*", ""), ("/", "/"), ("/*", "/*"), ("http://h", "/"), ("http://h/*", "/*")] {
+            let request = Request::options(target).header("host", "h").body(()).unwrap();
+            assert_eq!(variables(&request, &ServerAddress::default())["PATH_INFO"], path, "{target}");
         }
     }
 

@@ -64,7 +64,7 @@ impl Service {
         client: Client,
         claim: Option<Arc<Claim>>,
     ) -> Response<ResponseBody> {
-        let address = client.address.sign(request.headers_mut());
+        let address = client.address.sign(&mut request);
         let mut record = Record::new(self.book.clone(), &request, address);
         let name = RequestName::new(&request);
         let mut response = match self.answer(request, client, claim, &name, &mut record).await {
@@ -89,6 +89,7 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
         head::add_missing_host(&mut request);
+        head::add_missing_path(&mut request);
         if request.body().size_hint().lower() > self.limits.body.bytes_max {
             return Err(Failure::BodyTooLarge);
         }

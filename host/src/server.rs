@@ -87,9 +87,10 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
 /// That another server has an address is told before a guest is built, which can take long.
 pub fn check_addresses(options: &Options) -> Result<()> {
     // Held until the second is bound: it may be the same.
-    let _http = Bound::one(&options.http_socket, options.listen).context("--http-socket")?;
+    let _http =
+        Bound::one(&options.http_socket, options.listen, options.chmod_socket).context("--http-socket")?;
     if let Some(stats) = &options.stats {
-        Bound::one(stats, options.listen).context("--stats")?;
+        Bound::one(stats, options.listen, options.chmod_socket).context("--stats")?;
     }
     Ok(())
 }
@@ -136,10 +137,12 @@ impl Server {
         signals: Signals,
     ) -> Result<Server> {
         let Shared { log, stats, deferred, .. } = shared;
-        let bound =
-            Bound::many(&options.http_socket, options.listen, programs.len()).context("--http-socket")?;
+        let bound = Bound::many(&options.http_socket, options.listen, options.chmod_socket, programs.len())
+            .context("--http-socket")?;
         let stats_bound = match &options.stats {
-            Some(address) => Some(Bound::one(address, options.listen).context("--stats")?),
+            Some(address) => {
+                Some(Bound::one(address, options.listen, options.chmod_socket).context("--stats")?)
+            }
             None => None,
         };
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));

@@ -18,7 +18,7 @@ use crate::deadline::Deadline;
 use crate::deferred::Deferred;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::imports::files::{self, AtOnce, Files, Places};
-use crate::imports::http::Hooks;
+use crate::imports::http::{Hooks, LeftOut};
 use crate::imports::random;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
@@ -58,6 +58,7 @@ pub struct Host {
     pub budget: Budget,
     /// The thread that runs a guest may wait for a disk.
     pub blocking_files: bool,
+    pub left_out: Arc<LeftOut>,
     /// Where the server listens.
     pub address: ServerAddress,
     /// What guests see of the environment.
@@ -88,6 +89,7 @@ impl Host {
         let environment = options.guest_environment()?;
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
+            left_out: Arc::new(LeftOut::new(log.clone())),
             log,
             stats,
             deferred,

@@ -116,6 +116,75 @@ fn each_path_is_decoded_once_and_each_query_is_left_as_it_is() {
 }
 
 #[test]
+fn what_is_asked_of_the_whole_server_has_no_path_and_an_empty_one_is_the_root() {
+    let server = validated("--cores 2");
+    for (target, path, uri) in [
+        ("*", "''", "'*'"),
+        ("http://h?x=1", "'/'", "'/?x=1'"),
+        ("http://h", "'/'", "'/'"),
+        ("/*", "'/*'", "'/*'"),
+    ] {
+        let reply = ask(&server, &format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(reply.status, 200, "{target}");
+        let environ = environ(reply.text());
+        assert_eq!((environ["PATH_INFO"], environ["REQUEST_URI"]), (path, uri), "{target}");
+    }
+    let log = server.stop().log;
+    assert!(!log.contains("Assertion"), "{log}");
+}
+
+#[test]
+fn the_scheme_is_that_of_the_client_of_a_trusted_proxy() {
+    let asked = |options: &str| {
+        let server = validated(options);
+        let reply = ask(&server, "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: https\r\n\r\n");
+        assert_eq!(reply.status, 200);
+        let environ = environ(reply.text());
+        ["wsgi.url_scheme", "HTTPS", "HTTP_X_FORWARDED_PROTO"]
+            .map(|key| environ.get(key).map(|value| value.to_string()))
+    };
+    assert_eq!(asked("--cores 2"), [Some("'http'".to_owned()), None, None]);
+    let told = ["'https'", "'on'", "'https'"].map(|value| Some(value.to_owned()));
+    assert_eq!(asked("--cores 2 --trusted-proxy 127.0.0.0/8"), told);
+}
+
+#[test]
+fn fields_about_the_connection_go_neither_in_nor_out() {
+    let server = faults("--cores 2 --threads 1");
+    let mut connection = Connection::open(server.address);
+    connection.send(
+        "POST /environ-keys HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: TE\r\nTE: trailers\r\n\
+        Trailer: x-sum\r\nKeep-Alive: 1\r\nUpgrade: x\r\nX-Mine: 1\r\n\r\n0\r\n\r\n",
+    );
+    let reply = connection.reply();
+    let fields: Vec<&str> = reply.text().split(' ').filter(|key| key.starts_with("HTTP_")).collect();
+    assert_eq!(fields, ["HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_MINE"]);
+    for _ in 0..2 {
+        let reply = connection.get("/connection-fields");
+        assert_eq!((reply.field("x-mine"), reply.text()), (Some("1"), "Hello World"));
+        for name in ["connection", "keep-alive", "transfer-encoding"] {
+            assert_eq!(reply.field(name), None);
+        }
+    }
+    let log = server.stop().log;
+    for name in ["connection", "keep-alive", "transfer-encoding"] {
+        assert_eq!(log.matches(&format!("sets the field `{name}`")).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn a_status_that_no_response_has_is_an_error() {
+    let server = faults("--cores 2");
+    for path in ["/status", "/status-in-pieces"] {
+        for (code, expected) in
+            [(100, 500), (101, 500), (103, 500), (600, 500), (999, 500), (204, 204), (599, 599)]
+        {
+            assert_eq!(server.get(&format!("{path}/{code}")).status, expected, "{path} {code}");
+        }
+    }
+}
+
+#[test]
 fn each_method_has_its_name() {
     let server = faults("--cores 2");
     for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE"] {

@@ -40,7 +40,8 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/endless-body` | chunks of 4096 bytes for ever |
 /// | `/slow-body` | 30 bytes, one every 100 ms |
 /// | `/read-body` | the length of the request's body, or `error` |
-/// | `/informational` | answers 103 |
+/// | `/status/N` | answers with that status, or 400 if it is not taken |
+/// | `/scheme` | `http` or `https` |
 /// | `/header-newline`, `/header-forbidden` | sets such a header, answers `ok` or the error's name |
 /// | `/header-random`, `/header-huge`, `/header-flood` | a name that is not UTF-8, a value of 64 MiB, a million headers |
 /// | `/resource-flood` | makes a million resources, answers `ok` |
@@ -54,10 +55,10 @@ const TEXTS: Range<usize> = 1024..8192;
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
 /// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
-/// `/body/BLOCKS` (and one byte), `/forge`, `/flood` (prints for ever), `/fields-flood`,
-/// `/responses-flood` and `/error-code`; traps at any other path. With a folder as for
-/// `files`: `/open-files`, `/list-folder`, `/lock`, `/lock-and-spin`; numbers, as the text
-/// says.
+/// `/body/BLOCKS` (and one byte), `/short-body`, `/long-body`, `/status/N`, `/scheme`,
+/// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
+/// `/error-code`; traps at any other path. With a folder as for `files`: `/open-files`,
+/// `/list-folder`, `/lock`, `/lock-and-spin`; numbers, as the text says.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///
@@ -80,11 +81,13 @@ const TEXTS: Range<usize> = 1024..8192;
 ///
 /// | path | what happens |
 /// |---|---|
-/// | `/env` | the environment, each variable ended by a zero |
+/// | `/env`, and any path with a query that begins with `env` | the environment, each variable ended by a zero |
 /// | `/echo` | the request's body, piece by piece |
 /// | `/teapot` and any other | status 418 with `X-Tea: green` |
 /// | `/redirect` | `Location: /elsewhere`, and no status |
-/// | `/sized`, `/short` | `half`, with its Content-Length, or with 9 |
+/// | `/sized`, `/short`, `/long` | `half`, with its Content-Length, or with 9, or with 3 |
+/// | `/status-999`, `/status-103` | such a status |
+/// | `/connection` | `half`, with `Connection: close`, `Keep-Alive`, `TE` and `X-Mine: 1` |
 /// | `/big`, `/pieces` | 32 MiB; 100 pieces of 1000 bytes |
 /// | `/nonsense` | what is no head |
 /// | `/silent`, `/exit` | nothing, and ends with 0 or 3 |
@@ -116,7 +119,7 @@ const TEXTS: Range<usize> = 1024..8192;
 ///
 /// `huge`, a program that does nothing of use, takes long to compile.
 ///
-/// The others: `spin-in-start` never becomes an instance; `huge-table` starts with
+/// The others: `async-inside` answers `/hello` and `/set`; `spin-in-start` never becomes an instance; `huge-table` starts with
 /// ten million elements and uses them at `/fill`; the rest is refused at start-up:
 /// `big-memory`, `core-module`, `timers-without-callback`, `unknown-import`,
 /// `wrong-world`.
@@ -137,6 +140,7 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
         }
         "deferred-faults" => (include_str!("../fixtures/deferred-faults.wat"), Some(DEFERRED)),
         "spin-in-start" => (include_str!("../fixtures/spin-in-start.wat"), Some(PROXY)),
+        "async-inside" => (include_str!("../fixtures/async-inside.wat"), Some(PROXY)),
         "huge-table" => (include_str!("../fixtures/huge-table.wat"), Some(PROXY)),
         "big-memory" => (include_str!("../fixtures/big-memory.wat"), Some(PROXY)),
         "timers-without-callback" => (

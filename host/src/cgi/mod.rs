@@ -98,7 +98,7 @@ pub(crate) async fn handle(
     head: oneshot::Sender<Head>,
 ) -> Result<(), Failure> {
     let environment = environment(&request, &program.host.address)?;
-    let answer = Answer::new(head);
+    let answer = Answer::new(head, program.host.left_out.clone());
     let input = Input::body(request.into_body());
     let store = store(program, command, share, deadline, environment, input, answer.output());
     run(program, command, store).await?;

@@ -17,10 +17,11 @@ use tokio::sync::{Notify, oneshot};
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
-use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error};
+use wasmtime_wasi_http::Error;
 
 use crate::error::Failure;
-use crate::imports::gateway::check_length;
+use crate::imports::gateway::{check_length, check_status};
+use crate::imports::http::{LeftOut, is_of_the_connection};
 use crate::instance::Head;
 
 /// Bytes of a response's head, as many as `wasi:http` takes.
@@ -36,6 +37,7 @@ struct Shared {
     content: Mutex<Content>,
     /// There is room again, or nobody reads any more.
     room: Arc<Notify>,
+    left_out: Arc<LeftOut>,
 }
 
 struct Content {
@@ -67,7 +69,7 @@ enum Progress {
 pub struct Answer(Output);
 
 impl Answer {
-    pub fn new(head: oneshot::Sender<Head>) -> Answer {
+    pub fn new(head: oneshot::Sender<Head>, left_out: Arc<LeftOut>) -> Answer {
         let content = Content {
             head: Some(head),
             bytes: BytesMut::new(),
@@ -75,7 +77,7 @@ impl Answer {
             reader: None,
             progress: Progress::Open,
         };
-        let shared = Shared { content: Mutex::new(content), room: Arc::new(Notify::new()) };
+        let shared = Shared { content: Mutex::new(content), room: Arc::new(Notify::new()), left_out };
         Answer(Output(Arc::new(shared)))
     }
 
@@ -113,7 +115,7 @@ impl Output {
         if content.head.is_none() {
             return content.wake_reader();
         }
-        let Some(head) = content.take_head() else { return };
+        let Some(head) = content.take_head(&self.0.left_out) else { return };
         let Some(sender) = content.head.take() else { return };
         // A response that nobody waits for is dropped here, and looks at the content.
         drop(content);
@@ -136,9 +138,9 @@ struct Closed;
 
 impl Content {
     /// The head of the response, if all of it is there.
-    fn take_head(&mut self) -> Option<Result<Response<()>, String>> {
+    fn take_head(&mut self, left_out: &LeftOut) -> Option<Result<Response<()>, String>> {
         let head = match end_of_head(&self.bytes, &mut self.line) {
-            Some(end) if end <= HEAD_BYTES_MAX => parse(&self.bytes.split_to(end)),
+            Some(end) if end <= HEAD_BYTES_MAX => parse(&self.bytes.split_to(end), left_out),
             None if self.bytes.len() <= HEAD_BYTES_MAX => return None,
             _ => Err(format!("the head of the response is longer than {HEAD_BYTES_MAX} bytes")),
         };
@@ -213,7 +215,7 @@ fn end_of_head(bytes: &[u8], start: &mut usize) -> Option<usize> {
 }
 
 /// Reads a head. The error says what is wrong with it.
-fn parse(head: &[u8]) -> Result<Response<()>, String> {
+fn parse(head: &[u8], left_out: &LeftOut) -> Result<Response<()>, String> {
     let mut status = None;
     let mut headers = HeaderMap::new();
     for line in head.split(|byte| *byte == b'\n') {
@@ -232,8 +234,9 @@ fn parse(head: &[u8]) -> Result<Response<()>, String> {
         }
         let name = HeaderName::from_bytes(name).map_err(|_| wrong())?;
         let value = HeaderValue::from_bytes(value).map_err(|_| wrong())?;
-        // Those belong to the server.
-        if !DEFAULT_FORBIDDEN_HEADERS.contains(&name) {
+        if is_of_the_connection(&name) {
+            left_out.note(&name);
+        } else {
             headers.append(name, value);
         }
     }
@@ -243,9 +246,7 @@ fn parse(head: &[u8]) -> Result<Response<()>, String> {
     check_length(&headers, None)?;
     let redirects = headers.contains_key(header::LOCATION);
     let status = status.unwrap_or(if redirects { StatusCode::FOUND } else { StatusCode::OK });
-    if status.is_informational() {
-        return Err(format!("{status} is not the status of a response"));
-    }
+    check_status(status)?;
     let mut response = Response::new(());
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
     Ok(response)
@@ -334,12 +335,14 @@ impl AsyncWrite for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::Log;
 
     type Heads = oneshot::Receiver<Head>;
 
     fn answer() -> (Answer, Output, Heads) {
         let (sender, head) = oneshot::channel();
-        let answer = Answer::new(sender);
+        let log = Log::open(Some("/dev/null".as_ref()), Default::default()).unwrap();
+        let answer = Answer::new(sender, Arc::new(LeftOut::new(log)));
         let output = answer.output();
         (answer, output, head)
     }
@@ -373,6 +376,8 @@ mod tests {
             "hello\n\n",
             "Status: abc\n\n",
             "Status: 101 Switching\n\n",
+            "Status: 600\n\n",
+            "Status: 999\n\n",
             "A B: c\n\n",
             "Content-Length: 1\nContent-Length: 2\n\n",
             "X: a\x01\n\n",

@@ -24,7 +24,7 @@ pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
 pub use self::tasks::{Compiling, Confined, TASK_COMPILE, TASK_CONFINED};
-pub use self::values::{Address, Bytes, Folder, Seconds, TrustedProxy};
+pub use self::values::{Address, Bytes, Folder, Mode, Seconds, TrustedProxy};
 use crate::clients::Bounds;
 use crate::compiling;
 use crate::deferred;
@@ -154,6 +154,17 @@ pub struct Options {
         help_heading = "What to serve"
     )]
     pub http_socket: Address,
+
+    /// Permissions of the Unix sockets of --http-socket and --stats, octal [default: what the
+    /// umask leaves; without a value 666].
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        default_missing_value = "666",
+        help_heading = "What to serve"
+    )]
+    pub chmod_socket: Option<Mode>,
 
     /// Let the guest see a folder, by default at its root `/`, where relative
     /// paths lead. Repeatable; `::ro` makes it read-only.
@@ -384,8 +395,9 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "64M", help_heading = "Clients")]
     pub linger_limit: Bytes,
 
-    /// A proxy whose `x-forwarded-for` is believed: an IP address, or `unix` for
-    /// every client of a Unix socket. Repeatable.
+    /// A proxy that is believed what it says of its clients by `X-Forwarded-For` and
+    /// `X-Forwarded-Proto`, or by `Forwarded`: an IP address, a network such as 10.0.0.0/8, or
+    /// `unix` for every client of a Unix socket. Repeatable.
     #[arg(long, value_name = "ADDR", help_heading = "Clients")]
     pub trusted_proxy: Vec<TrustedProxy>,
 
@@ -496,6 +508,12 @@ impl Options {
             }
         }
         self.guest_environment()?;
+        let sockets = [Some(&self.http_socket), self.stats.as_ref()];
+        let is_unix = |address: &&Address| matches!(address, Address::Unix(_));
+        ensure!(
+            self.chmod_socket.is_none() || sockets.into_iter().flatten().any(|address| is_unix(&address)),
+            "--chmod-socket is for --http-socket unix:PATH or --stats unix:PATH"
+        );
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
         ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
         ensure!(!self.compile_timeout.0.is_zero(), "--compile-timeout must be more than 0 seconds");

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
 
 /// How many of something that cannot be none.
 pub fn count(text: &str) -> Result<NonZeroU32> {
@@ -130,11 +131,25 @@ impl FromStr for Seconds {
     }
 }
 
-/// Whose `x-forwarded-for` is believed.
+/// Who may open a file: the permissions of its user, its group and all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl FromStr for Mode {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Mode> {
+        let mode = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let mode = mode.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
+        mode.map(Mode).context("expected three octal digits, such as 660")
+    }
+}
+
+/// Who is believed what it says of its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustedProxy {
-    /// A proxy that connects from this address.
-    Ip(IpAddr),
+    /// A proxy that connects from an address of this network, which may be a single one.
+    Network(IpNet),
     /// Every client of a Unix socket.
     Unix,
 }
@@ -146,7 +161,26 @@ impl FromStr for TrustedProxy {
         if text == "unix" {
             return Ok(TrustedProxy::Unix);
         }
-        Ok(TrustedProxy::Ip(text.parse().context("expected an IP address or `unix`")?))
+        Ok(TrustedProxy::Network(network(text)?))
+    }
+}
+
+/// An address, or a network by its first address and the bits that its addresses share.
+fn network(text: &str) -> Result<IpNet> {
+    let expected = "expected an IP address, a network such as 10.0.0.0/8, or `unix`";
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().context(expected)?,
+    };
+    let first = network.trunc();
+    ensure!(network == first, "{network} is an address within a network; the network is {first}");
+    // IPv4 in the clothes of IPv6 is IPv4, as with clients.
+    let bits = network.prefix_len();
+    match network.addr().to_canonical() {
+        IpAddr::V4(address) if bits >= 96 && network.addr().is_ipv6() => {
+            Ok(IpNet::new(address.into(), bits - 96)?)
+        }
+        _ => Ok(network),
     }
 }
 

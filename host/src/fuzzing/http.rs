@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -27,9 +28,16 @@ use crate::cgi;
 use crate::cgi::output::Answer;
 use crate::head::{self, CLIENT_HEADER, ClientAddress};
 use crate::imports::gateway;
+use crate::imports::http::LeftOut;
 use crate::instance::{self, Head};
+use crate::logging::Log;
 use crate::meta_variables::{self, ServerAddress};
 use crate::response::ResponseBody;
+
+static LEFT_OUT: LazyLock<Arc<LeftOut>> = LazyLock::new(|| {
+    let log = Log::open(Some("/dev/null".as_ref()), Default::default()).expect("it is there");
+    Arc::new(LeftOut::new(log))
+});
 
 /// A program's standard output, in pieces of a size that the first byte says.
 pub fn cgi(bytes: &[u8]) {
@@ -51,7 +59,7 @@ type Told = Result<(StatusCode, Vec<(HeaderName, http::HeaderValue)>, Bytes), St
 /// The response of a program; none if it has none.
 fn answer(output: &[u8], size: usize) -> Option<Told> {
     let (sender, mut head): (_, oneshot::Receiver<Head>) = oneshot::channel();
-    let answer = Answer::new(sender);
+    let answer = Answer::new(sender, LEFT_OUT.clone());
     output.chunks(size).for_each(|piece| answer.output().write(piece));
     answer.finish().ok()?;
     let response = match head.try_recv().expect("a program that ended well has answered") {
@@ -69,7 +77,7 @@ pub fn gateway(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let is_head_request = text.starts_with('H');
     let (head, body) = text.trim_start_matches('H').split_once('\0').unwrap_or((&text, ""));
-    if let Ok(response) = gateway::response(head, body, !is_head_request) {
+    if let Ok(response) = gateway::response(head, body, !is_head_request, &LEFT_OUT) {
         let (head, body) = response.into_parts();
         let body = wait_for(body.collect()).expect("it is whole").to_bytes();
         check_sent(Response::from_parts(head, body), is_head_request);
@@ -189,8 +197,9 @@ pub fn request(bytes: &[u8]) {
 /// What guests and the log are told of it is what the client cannot choose, or chose itself.
 fn check_request(request: &mut Request<Incoming>) {
     let peer: IpAddr = [192, 0, 2, 1].into();
-    ClientAddress::new(Some(peer), &[]).sign(request.headers_mut());
+    ClientAddress::new(Some(peer), &[]).sign(request);
     head::add_missing_host(request);
+    head::add_missing_path(request);
     assert_eq!(request.headers().get_all(CLIENT_HEADER).iter().collect::<Vec<_>>(), ["192.0.2.1"]);
     let server = ServerAddress::default();
     let joined = meta_variables::joined(request, &server);
@@ -200,7 +209,10 @@ fn check_request(request: &mut Request<Incoming>) {
     assert_eq!(variables.len() * 2, texts.len(), "a variable is there twice, or has no value");
     assert_eq!(variables["REMOTE_ADDR"], "192.0.2.1");
     assert_eq!(variables["REQUEST_METHOD"], request.method().as_str());
-    assert!(!variables.contains_key("HTTP_PROXY"));
+    for name in ["HTTP_PROXY", "HTTP_CONNECTION", "HTTP_TE", "HTTP_TRANSFER_ENCODING", "HTTPS"] {
+        assert!(!variables.contains_key(name), "{name}");
+    }
+    assert!(variables["PATH_INFO"].is_empty() || variables["PATH_INFO"].starts_with('/'));
     if let Ok(environment) = cgi::environment(request, &server) {
         let is_kept = |(name, value): &(String, String)| !name.contains(['=', '\0']) && !value.contains('\0');
         assert!(environment.iter().all(is_kept), "{environment:?}");

@@ -9,8 +9,9 @@ use wasmtime::component::{Linker, Resource, WasmStr};
 use wasmtime_wasi::p2::{DynOutputStream, StreamError};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p2::types::HostResponseOutparam;
-use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, FieldMap, WasiHttpView};
+use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 
+use super::http::{LeftOut, is_of_the_connection};
 use super::timers::{self, ScheduleError};
 use crate::account::OnNoAccount;
 use crate::clock::Nanos;
@@ -46,7 +47,8 @@ fn respond(
     body: WasmStr,
 ) -> wasmtime::Result<Result<(), String>> {
     let has_body = !store.data().request.is_head;
-    let response = response(&head.to_str(&store)?, &body.to_str(&store)?, has_body);
+    let left_out = &store.data().server.left_out;
+    let response = response(&head.to_str(&store)?, &body.to_str(&store)?, has_body, left_out);
     let outparam = store.data_mut().http().table.delete(to)?;
     match response {
         Ok(response) => {
@@ -61,7 +63,7 @@ fn respond(
 }
 
 fn fields(mut store: Store<'_>, text: WasmStr) -> wasmtime::Result<Result<Resource<FieldMap>, String>> {
-    let headers = match headers(&text.to_str(&store)?) {
+    let headers = match headers(&text.to_str(&store)?, &store.data().server.left_out) {
         Ok(headers) => headers,
         Err(wrong) => return Ok(Err(wrong)),
     };
@@ -110,12 +112,14 @@ pub(crate) fn response(
     head: &str,
     body: &str,
     has_body: bool,
+    left_out: &LeftOut,
 ) -> Result<Response<HyperOutgoingBody>, String> {
     let (status, fields) =
         head.split_once('\n').map_or((head, ""), |(status, _)| (status, &head[status.len()..]));
     let status =
         StatusCode::from_bytes(status.as_bytes()).map_err(|_| format!("{status:?} is not a status"))?;
-    let headers = headers(fields)?;
+    check_status(status)?;
+    let headers = headers(fields, left_out)?;
     let body = bytes_of(body).ok_or("the body has a character that is no byte")?;
     if body.len() > BODY_BYTES_MAX {
         return Err(format!("a body of over {BODY_BYTES_MAX} bytes must be written in pieces"));
@@ -128,7 +132,7 @@ pub(crate) fn response(
 }
 
 /// Reads fields. The error says what is wrong with them.
-fn headers(text: &str) -> Result<HeaderMap, String> {
+fn headers(text: &str, left_out: &LeftOut) -> Result<HeaderMap, String> {
     if text.len() > FIELDS_BYTES_MAX {
         return Err(format!("fields of over {FIELDS_BYTES_MAX} bytes"));
     }
@@ -143,8 +147,9 @@ fn headers(text: &str) -> Result<HeaderMap, String> {
             .map_err(|_| format!("{name:?} is not the name of a field"))?;
         let bytes = bytes_of(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
         let value = bytes.ok_or_else(|| format!("{name}: {value:?} is not the value of a field"))?;
-        // Those belong to the server.
-        if !DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
+        if is_of_the_connection(&field) {
+            left_out.note(&field);
+        } else {
             headers.append(field, value);
         }
     }
@@ -157,6 +162,15 @@ fn bytes_of(text: &str) -> Option<Vec<u8>> {
         return Some(text.as_bytes().to_vec());
     }
     text.chars().map(|c| u8::try_from(c).ok()).collect()
+}
+
+/// A response has a status of this range (RFC 9110, 15); those below are for what comes before
+/// one, and to the others no client gives a meaning.
+pub fn check_status(status: StatusCode) -> Result<(), String> {
+    match status.as_u16() {
+        200..=599 => Ok(()),
+        _ => Err(format!("{status} is not the status of a response")),
+    }
 }
 
 /// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
@@ -178,9 +192,13 @@ pub fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::Log;
 
     #[test]
     fn a_response_is_taken_as_it_is_or_not_at_all() {
+        let log = Log::open(Some("/dev/null".as_ref()), Default::default()).unwrap();
+        let left_out = LeftOut::new(log);
+        let response = |head: &str, body: &str, has_body| response(head, body, has_body, &left_out);
         let head = "404\nSet-Cookie\na=1\nset-cookie\nb=2\nX-Bytes\n\u{e9}\nConnection\nclose";
         let good = response(head, "", true).unwrap();
         assert_eq!(good.status(), StatusCode::NOT_FOUND);
@@ -192,6 +210,9 @@ mod tests {
         for bad in [
             "",
             "99",
+            "101",
+            "600",
+            "999",
             "2000",
             "200 OK",
             "200\nname",
