@@ -107,6 +107,8 @@ fn starter(test: &str) {
     let reply = server.get("/somewhere");
     assert_eq!((reply.status, reply.text().trim_end()), (200, "Hello World"));
     server.wait_for_line("deferred: /somewhere");
+    // The five seconds until then are enough for a second build to have begun.
+    assert!(!server.said("Building "), "it is built once");
 }
 
 #[test]

@@ -192,8 +192,12 @@ struct Dev {
 
 impl Dev {
     fn start(project: &Project) -> Dev {
+        Dev::start_at(project, "127.0.0.1:0")
+    }
+
+    fn start_at(project: &Project, address: &str) -> Dev {
         let mut dev = bare_program();
-        dev.current_dir(&project.0.0).args(["dev", ".", "--http-socket", "127.0.0.1:0"]);
+        dev.current_dir(&project.0.0).args(["dev", ".", "--http-socket", address]);
         let mut child = dev.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         Dev { child, lines }
@@ -355,6 +359,72 @@ fn an_address_that_is_taken_is_told_before_anything_is_built() {
         let address = if option == "--stats" { stats } else { http };
         assert!(said.contains(&format!("{option}: cannot listen on {address}")), "{said}");
         assert!(!said.contains("Building"), "{said}");
+    }
+}
+
+#[test]
+fn an_address_that_others_took_during_the_build_ends_it() {
+    let project = Project::new(&hello());
+    let builds = Builds::of(&project);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut dev = Dev::start_at(&project, &address.to_string());
+    builds.wait_for_begin();
+    let _taken = TcpListener::bind(address).unwrap();
+    builds.end();
+    dev.wait_for_line(&format!("--http-socket: cannot listen on {address}"));
+    assert_eq!(dev.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_lock_that_a_build_writes_is_no_change_and_one_that_is_changed_later_is() {
+    let project = Project::new(&hello());
+    fs::create_dir(project.0.join("target")).unwrap();
+    project.build_by("date +%N > Cargo.lock\ncp guest.wasm \"$1\"\necho >> target/builds");
+    let server = setup_dev(&project.0.0).start();
+    let builds = || fs::read_to_string(project.0.join("target/builds")).unwrap().len();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(builds(), 1);
+    fs::write(project.0.join("Cargo.lock"), "by hand").unwrap();
+    server.wait_for_figure("/swaps/done", 1);
+    assert_eq!(builds(), 2);
+}
+
+const COUNTS: &str = "\
+COUNT = 0
+def application(environ, start_response):
+    global COUNT
+    COUNT += 1
+    with open('data.txt') as file:
+        said = f'{COUNT} {file.read()}'
+    try:
+        open('more.txt', 'w').close()
+        said += ' writes'
+    except OSError:
+        said += ' reads only'
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [said.encode()]
+";
+
+#[test]
+fn a_python_project_has_warm_instances_and_its_folder_unless_options_say_otherwise() {
+    let project = Project(Folder::new());
+    project.build_by("exec \"$WASM_SERVE\" build --wsgi-file app.py --output \"$1\"");
+    fs::write(project.0.join("app.py"), COUNTS).unwrap();
+    fs::write(project.0.join("data.txt"), "data").unwrap();
+    let server = setup_dev(&project.0.0).options("--cores 1").start();
+    for count in 1..=3 {
+        assert_eq!(server.get("/").text(), format!("{count} data reads only"));
+    }
+    let said = server.earlier_lines.join("\n");
+    assert!(said.contains("--max-requests 1 gives each its own") && said.contains("--dir changes"), "{said}");
+    drop(server);
+    let other = Folder::new();
+    fs::write(other.join("data.txt"), "other").unwrap();
+    let server = setup_dev(&project.0.0).options("--cores 1 --max-requests 1").dir(&other.0).start();
+    for _ in 0..2 {
+        assert_eq!(server.get("/").text(), "1 other writes");
     }
 }
 

@@ -134,6 +134,23 @@ impl Dev {
         guest.into_iter().chain(self.options.iter().cloned()).collect()
     }
 
+    /// What a Python application is served with if the options do not say otherwise, as with
+    /// --wsgi-file: each with what it means.
+    pub fn for_python(&self, server: &Options) -> Vec<([OsString; 2], &'static str)> {
+        let mut added = Vec::new();
+        if server.max_requests.is_none() {
+            let warm = "instances serve one request after the other (--max-requests 1 gives each its own)";
+            added.push((["--max-requests".into(), "0".into()], warm));
+        }
+        if server.dir.is_empty() {
+            let mut folder = self.dir.clone().into_os_string();
+            folder.push("::ro");
+            added
+                .push((["--dir".into(), folder], "it sees the project as /, read-only (--dir changes that)"));
+        }
+        added
+    }
+
     /// The server's options, before anything is built.
     pub fn server(&self) -> Result<Options> {
         let guest = Path::new("app.wasm");

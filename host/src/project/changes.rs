@@ -21,8 +21,31 @@ const QUIET_WITHIN: Duration = Duration::from_secs(2);
 
 /// When a file was changed, by its filesystem's clock: seconds and nanoseconds.
 pub type Stamp = (i64, i64);
+/// What package managers write when a project is built. Who changes one of these while it is
+/// built changes something else, too, as a rule.
+const LOCKS: [&str; 7] =
+    ["Cargo.lock", "package-lock.json", "go.sum", "uv.lock", "poetry.lock", "yarn.lock", "pnpm-lock.yaml"];
 /// Folders of what was built or installed.
 const NOT_WATCHED: [&str; 4] = ["target", "node_modules", "build", "__pycache__"];
+
+/// The last of some changes.
+#[derive(Clone, Copy)]
+pub struct Change {
+    pub at: Stamp,
+    /// Not all of them are such as a build makes by itself.
+    pub is_of_sources: bool,
+}
+
+impl Change {
+    fn of_sources(at: Stamp) -> Change {
+        Change { at, is_of_sources: true }
+    }
+
+    fn with(self, other: Option<Change>) -> Change {
+        let Some(other) = other else { return self };
+        Change { at: self.at.max(other.at), is_of_sources: self.is_of_sources || other.is_of_sources }
+    }
+}
 
 /// Changes of what is in a folder.
 pub struct Changes {
@@ -35,7 +58,7 @@ pub struct Changes {
 #[derive(Default)]
 struct Seen {
     /// When the last change was, until it is taken.
-    last: Mutex<Option<Stamp>>,
+    last: Mutex<Option<Change>>,
     told: Notify,
 }
 
@@ -48,7 +71,7 @@ impl Changes {
         let handle = move |event| {
             if let Some(changed) = changed(&project, event) {
                 let mut last = tell.last.lock();
-                *last = last.max(Some(changed));
+                *last = Some(changed.with(*last));
                 tell.told.notify_one();
             }
         };
@@ -76,7 +99,7 @@ impl Changes {
 
     /// Waits for a change, and for the end of those that come with it. Says when the last
     /// of them was. It may be dropped: then what it saw is told next time.
-    pub async fn next(&mut self) -> Stamp {
+    pub async fn next(&mut self) -> Change {
         while self.seen.last.lock().is_none() {
             self.seen.told.notified().await;
         }
@@ -92,15 +115,15 @@ impl Changes {
 }
 
 /// When the last change in the project was that an event tells of, if any.
-fn changed(project: &Path, event: notify::Result<Event>) -> Option<Stamp> {
+fn changed(project: &Path, event: notify::Result<Event>) -> Option<Change> {
     match event {
-        Ok(event) if event.need_rescan() => Some(now()),
+        Ok(event) if event.need_rescan() => Some(Change::of_sources(now())),
         Ok(event) if event.kind.is_access() => None,
         Ok(event) => {
             let changed = event.paths.iter().filter(|path| !is_left_out(project, path));
-            changed.map(|path| changed_at(path)).max()
+            changed.map(|path| changed_at(path)).reduce(|one, other| one.with(Some(other)))
         }
-        Err(_) => Some(now()),
+        Err(_) => Some(Change::of_sources(now())),
     }
 }
 
@@ -112,9 +135,10 @@ fn now() -> Stamp {
 
 /// When the file was changed, or made; of one that is gone, when something in its folder
 /// was, or in the last one on its path that is there.
-fn changed_at(path: &Path) -> Stamp {
+fn changed_at(path: &Path) -> Change {
     let metadata = path.ancestors().find_map(|path| path.symlink_metadata().ok());
-    metadata.as_ref().map_or_else(now, stamp)
+    let is_lock = path.file_name().is_some_and(|name| LOCKS.iter().any(|lock| name == *lock));
+    Change { at: metadata.as_ref().map_or_else(now, stamp), is_of_sources: !is_lock }
 }
 
 pub fn stamp(metadata: &Metadata) -> Stamp {

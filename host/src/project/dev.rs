@@ -19,7 +19,9 @@ use tokio::signal::unix::{self, SignalKind};
 use super::changes::{Changes, Stamp, stamp};
 use super::script;
 use crate::address_file::AddressFile;
-use crate::config::{self, CacheOptions, own_program};
+use crate::config::{self, CacheOptions, Options, own_program};
+use crate::face::{self, Face};
+use crate::imports::gateway;
 use crate::logging::say;
 use crate::server;
 
@@ -39,7 +41,8 @@ pub fn run(options: &config::Dev) -> Result<ExitCode> {
 
 struct Session<'a> {
     options: &'a config::Dev,
-    cache: CacheOptions,
+    /// What the server is given.
+    server_options: Options,
     changes: Changes,
     stop: Stop,
     /// Where the guest is built: not in the project, which is watched.
@@ -69,7 +72,7 @@ impl Session<'_> {
         drop(server.print_address.as_deref().map(AddressFile::begin).transpose()?);
         Ok(Session {
             options,
-            cache: server.cache,
+            server_options: server,
             clock: clock(&options.dir).context("no file can be made")?,
             changes: Changes::watch(&options.dir)
                 .with_context(|| format!("{}: cannot be watched", options.dir.display()))?,
@@ -90,9 +93,12 @@ impl Session<'_> {
             loop {
                 tokio::select! {
                     changed = self.changes.next() => {
-                        if changed >= build.ended {
+                        if changed.at >= build.ended {
                             (same, all) = (0, 0);
                             break;
+                        }
+                        if !changed.is_of_sources {
+                            continue;
                         }
                         if same < SAME_MAX && all < OTHERS_MAX {
                             all += 1;
@@ -111,6 +117,8 @@ impl Session<'_> {
                             say(format_args!("The server ended: {status}; serving what was built last"));
                             self.serve()?;
                         } else {
+                            // No change of the project would give it an address that others have.
+                            server::check_addresses(&self.server_options)?;
                             say(format_args!("The server ended: {status}; waiting for a change"));
                         }
                     }
@@ -126,7 +134,7 @@ impl Session<'_> {
         let _ = std::fs::remove_file(&unfinished);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
-            built = run_script(&self.options.dir, &unfinished, &self.cache) => built,
+            built = run_script(&self.options.dir, &unfinished, &self.server_options.cache) => built,
             () = self.stop.asked() => return Ok(None),
         };
         tokio::time::sleep(TICK).await;
@@ -181,6 +189,12 @@ impl Session<'_> {
 
     fn serve(&mut self) -> Result<()> {
         let mut server = Command::new(own_program()?);
+        if is_python(&self.guest()) {
+            for (option, meaning) in self.options.for_python(&self.server_options) {
+                say(format_args!("A Python application: {meaning}"));
+                server.args(option);
+            }
+        }
         server.args(self.options.serve(&self.guest())).stdin(Stdio::null());
         begins_a_session(&mut server);
         self.server = Some(server.spawn().context("the server cannot be started")?);
@@ -234,6 +248,12 @@ impl Drop for Group {
     fn drop(&mut self) {
         let _ = self.0.map(|group| kill_process_group(group, Signal::TERM));
     }
+}
+
+/// Whether it is a component that was made of a Python file.
+fn is_python(guest: &Path) -> bool {
+    let face = face::content(guest).and_then(|content| Face::read(&content));
+    face.is_ok_and(|face| face.imports.iter().any(|import| import == gateway::INTERFACE))
 }
 
 /// Waits for the end of the server; without one, there is none to wait for.
