@@ -58,7 +58,8 @@ const TEXTS: Range<usize> = 1024..8192;
 /// `/body/BLOCKS` (and one byte), `/short-body`, `/long-body`, `/status/N`, `/scheme`,
 /// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
 /// `/error-code`; traps at any other path. With a folder as for `files`: `/open-files`,
-/// `/list-folder`, `/lock`, `/lock-and-spin`; numbers, as the text says.
+/// `/list-folder`, `/lock`, `/lock-and-spin`; numbers, as the text says. `/w`, `/t`,
+/// `/l`, `/r`, `/s` and `/u` do to files what those letters do in `escape`.
 ///
 /// `deferred-faults`, for 0.2, and `/hello`:
 ///

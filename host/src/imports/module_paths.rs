@@ -17,7 +17,7 @@ use super::modules::{MODULE, folder, parts};
 use crate::state::State;
 
 /// Longer paths the system does not know.
-const PATH_BYTES_MAX: usize = 4096;
+const PATH_BYTES_MAX: u32 = 4096;
 
 /// `fstflags`.
 const ACCESSED_NOW: i32 = 2;
@@ -82,7 +82,7 @@ impl At {
         let Ok(path) = memory.as_cow_str(GuestPtr::<str>::new((path as u32, bytes as u32))) else {
             return Ok(None);
         };
-        if path.len() > PATH_BYTES_MAX || is_meant(&path).is_none() {
+        if is_meant(&path).is_none() {
             return Ok(None);
         }
         let path = path.into_owned();
@@ -105,7 +105,18 @@ impl At {
     }
 }
 
+fn is_too_long(bytes: i32) -> bool {
+    bytes as u32 > PATH_BYTES_MAX
+}
+
+/// Said before the path is looked at, which may be as long as the memory: to see whether it is
+/// UTF-8 is one piece of work.
+const TOO_LONG: i32 = Errno::Nametoolong as i32;
+
 async fn create_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtime::Result<i32> {
+    if is_too_long(path.2) {
+        return Ok(TOO_LONG);
+    }
     let Some(at) = At::find(caller, path, files::database)? else {
         let (mut memory, state) = parts(caller)?;
         return wasmtimes::path_create_directory(state.preview1(), &mut memory, path.0, path.1, path.2).await;
@@ -116,6 +127,9 @@ async fn create_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtim
 }
 
 async fn remove_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtime::Result<i32> {
+    if is_too_long(path.2) {
+        return Ok(TOO_LONG);
+    }
     let Some(at) = At::find(caller, path, files::database)? else {
         let (mut memory, state) = parts(caller)?;
         return wasmtimes::path_remove_directory(state.preview1(), &mut memory, path.0, path.1, path.2).await;
@@ -126,6 +140,9 @@ async fn remove_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtim
 }
 
 async fn unlink_file(caller: &mut Caller<'_, State>, path: Path) -> wasmtime::Result<i32> {
+    if is_too_long(path.2) {
+        return Ok(TOO_LONG);
+    }
     let at = match caller.data().files.are_locks_held() {
         true => At::find(caller, path, |path| Some(path))?,
         false => None,
@@ -141,6 +158,9 @@ async fn unlink_file(caller: &mut Caller<'_, State>, path: Path) -> wasmtime::Re
 
 async fn rename(caller: &mut Caller<'_, State>, paths: Paths) -> wasmtime::Result<i32> {
     let (from_fd, from, from_bytes, to_fd, to, to_bytes) = paths;
+    if is_too_long(from_bytes) || is_too_long(to_bytes) {
+        return Ok(TOO_LONG);
+    }
     let found = match caller.data().files.are_locks_held() {
         true => At::find(caller, (from_fd, from, from_bytes), |path| Some(path))?,
         false => None,
@@ -163,6 +183,9 @@ async fn rename(caller: &mut Caller<'_, State>, paths: Paths) -> wasmtime::Resul
 
 async fn filestat_get(caller: &mut Caller<'_, State>, stat: Stat) -> wasmtime::Result<i32> {
     let (fd, follow, path, bytes, out) = stat;
+    if is_too_long(bytes) {
+        return Ok(TOO_LONG);
+    }
     let (mut memory, state) = parts(caller)?;
     let wasi = state.preview1();
     let errno = wasmtimes::path_filestat_get(wasi, &mut memory, fd, follow, path, bytes, out).await?;
@@ -190,6 +213,9 @@ fn write_folder(memory: &mut GuestMemory<'_>, at: u32) -> wasmtime::Result<()> {
 
 async fn filestat_set_times(caller: &mut Caller<'_, State>, times: Times) -> wasmtime::Result<i32> {
     let (fd, follow, path, bytes, accessed, modified, flags) = times;
+    if is_too_long(bytes) {
+        return Ok(TOO_LONG);
+    }
     let at = match flags & GIVEN_TIMES {
         0 => At::find(caller, (fd, path, bytes), files::database)?,
         _ => None,
