@@ -260,6 +260,80 @@ fn tools_are_where_cache_says_for_the_program_and_for_scripts() {
     assert_refused(&output, 1, &[&said, &tools]);
 }
 
+/// What is said of an application where nothing can be built.
+fn said_of(application: &str, modules: &[(&str, &str)]) -> String {
+    let folder = Folder::new();
+    std::fs::write(folder.join("app.py"), application).unwrap();
+    for (name, source) in modules {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, source).unwrap();
+    }
+    let mut build = bare_program();
+    build.current_dir(&folder.0).env("WASM_SERVE_TOOLS", folder.join("none"));
+    build.args(["--wsgi-file", "app.py", "--http-socket", "127.0.0.1:0", "--offline", "--cache", "cache"]);
+    let output = run(&mut build);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_is_wrong_with_a_python_file_is_told_before_anything_is_built() {
+    const GOOD: &str = "def application(environ, start_response):\n    return []\n";
+    const NEEDED: &str = "componentize-py is needed";
+    let first = |said: &str, text: &str| {
+        let (told, later) = (said.find(text), said.find(NEEDED));
+        let is_first = told.is_some_and(|told| later.is_none_or(|later| told < later));
+        assert!(is_first, "{text} is not first in {said}");
+    };
+    first(&said_of("def application(:\n", &[]), "line 1");
+    first(&said_of("return 1\n", &[]), "SyntaxError");
+    first(
+        &said_of(
+            &format!("import shop.views\n{GOOD}"),
+            &[("shop/__init__.py", ""), ("shop/views.py", "x = (\n")],
+        ),
+        "shop/views.py",
+    );
+    first(
+        &said_of(
+            &format!("from shop import views\n{GOOD}"),
+            &[("shop/__init__.py", "from . import views"), ("shop/views.py", "x = (\n")],
+        ),
+        "shop/views.py",
+    );
+    for (source, hint) in [
+        ("app = make()\n", "--callable app"),
+        ("from flask import Flask\napp = Flask(__name__)\n", "--callable app"),
+        ("def hello(environ, start_response):\n    return []\n", "--callable hello"),
+        ("", "name the WSGI callable with --callable"),
+    ] {
+        let said = said_of(source, &[]);
+        first(&said, "has no 'application'");
+        assert!(said.contains(hint) && !said.contains(NEEDED), "{said}");
+    }
+    // What may be right, the build decides.
+    for source in [
+        GOOD,
+        "from shop import application",
+        "from shop import *",
+        "import shop as application",
+        "globals()['appli' + 'cation'] = print",
+        "try:\n    import nothing_of_the_kind\nexcept ImportError:\n    pass\napplication = print",
+        "if False:\n    import shop.broken\napplication = print",
+        "def make():\n    global application\n    application = print\nmake()",
+        "class application:\n    pass",
+        "for application in [print]: pass",
+    ] {
+        let said =
+            said_of(source, &[("shop/__init__.py", "application = print"), ("shop/broken.py", "x = (\n")]);
+        assert!(
+            said.contains(NEEDED) && !said.contains("has no") && !said.contains("Error:"),
+            "{source}: {said}"
+        );
+    }
+}
+
 #[test]
 fn help_says_where_things_are_kept() {
     let output = run(program().arg("--help").stdout(std::process::Stdio::piped()));

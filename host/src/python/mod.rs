@@ -3,6 +3,8 @@
 
 /// The tool that makes a component of Python code: found, or installed.
 mod componentize;
+/// What is told of an application before that.
+mod first_look;
 /// Components that were made, by what they were made of.
 mod kept;
 
@@ -49,6 +51,7 @@ pub fn component(
     if let Some(component) = component {
         return Ok(component);
     }
+    first_look::check(application, &source, tell).with_context(named)?;
     let tool = tools.find_or_install().with_context(named)?;
     let stage = match &kept {
         Some(kept) => kept.cache.temporary_folder(),
