@@ -131,7 +131,8 @@ impl Cache {
 
     /// The same, as a file of its own that cannot change any more.
     pub fn find_sealed(&self, name: &str) -> Result<Option<Sealed>, Unfit> {
-        let Some(content) = self.copy(name, |_| Unsealed::new(name))? else { return Ok(None) };
+        let begin = |_| Ok(Copy { content: Unsealed::new(name)?, piece: vec![0; PIECE_BYTES] });
+        let Some(Copy { content, .. }) = self.copy(name, begin)? else { return Ok(None) };
         content.seal().map(Some).map_err(|error| Unfit(format!("it cannot be sealed: {error}")))
     }
 
@@ -168,11 +169,11 @@ impl Cache {
 
     /// A copy in what `begin` makes for so many bytes. What does not fit is removed, so that it
     /// can be made anew.
-    fn copy<W: Write>(
+    fn copy<T: Target>(
         &self,
         name: &str,
-        begin: impl FnOnce(usize) -> io::Result<W>,
-    ) -> Result<Option<W>, Unfit> {
+        begin: impl FnOnce(usize) -> io::Result<T>,
+    ) -> Result<Option<T>, Unfit> {
         let path = self.folder.path(name);
         let copied = match file::open_itself(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -185,24 +186,21 @@ impl Cache {
         })
     }
 
-    fn copy_file<W: Write>(
+    fn copy_file<T: Target>(
         &self,
         name: &str,
         mut file: File,
-        begin: impl FnOnce(usize) -> io::Result<W>,
-    ) -> io::Result<W> {
+        begin: impl FnOnce(usize) -> io::Result<T>,
+    ) -> io::Result<T> {
         let bytes = check_file(&file)?;
         let Some(mut left) = bytes.checked_sub(SUM_BYTES as u64) else {
             return Err(io::Error::other("it has no sum"));
         };
         let mut into = begin(left as usize)?;
         let mut sum = self.sum(name);
-        let mut piece = vec![0; PIECE_BYTES.min(left as usize)];
         while left > 0 {
-            let piece = &mut piece[..PIECE_BYTES.min(left as usize)];
-            file.read_exact(piece)?;
+            let piece = into.read(&mut file, PIECE_BYTES.min(left as usize))?;
             sum.update(piece);
-            into.write_all(piece)?;
             left -= piece.len() as u64;
         }
         let mut kept_sum = [0; SUM_BYTES];
@@ -229,6 +227,36 @@ impl Cache {
         files.sort();
         let surplus = files.len().saturating_sub(self.files_max);
         files[..surplus].iter().for_each(|(_, path)| remove(path));
+    }
+}
+
+/// Where a file's content goes.
+trait Target {
+    /// Reads so many bytes more from the file, and gives them.
+    fn read(&mut self, file: &mut File, bytes: usize) -> io::Result<&[u8]>;
+}
+
+impl Target for Vec<u8> {
+    fn read(&mut self, file: &mut File, bytes: usize) -> io::Result<&[u8]> {
+        let before = self.len();
+        match file.take(bytes as u64).read_to_end(self)? {
+            read if read == bytes => Ok(&self[before..]),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+struct Copy {
+    content: Unsealed,
+    piece: Vec<u8>,
+}
+
+impl Target for Copy {
+    fn read(&mut self, file: &mut File, bytes: usize) -> io::Result<&[u8]> {
+        let piece = &mut self.piece[..bytes];
+        file.read_exact(piece)?;
+        self.content.write_all(piece)?;
+        Ok(piece)
     }
 }
 

@@ -105,15 +105,17 @@ fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
     ));
 }
 
-/// The code of `guest`: what is kept, or what `compile` makes of it.
+/// The code of `guest`, of which `sum` is the sum: what is kept, or what `compile` makes of
+/// it under the name of the code.
 pub fn load(
     engine: &Engine,
     guest: &[u8],
+    sum: blake3::Hash,
     kept: Option<&Kept>,
     log: &Log,
-    compile: impl Fn(&str, &[u8]) -> Result<Sealed>,
+    compile: impl Fn(&str) -> Result<Sealed>,
 ) -> Result<(Code, Loaded)> {
-    let name = name(engine, guest);
+    let name = name(engine, sum);
     let encoding = if Parser::is_core_wasm(guest) { Encoding::Module } else { Encoding::Component };
     if let Some(content) = kept.and_then(|kept| kept.find(&name, log)) {
         // One that does not fit this program is made anew.
@@ -123,8 +125,8 @@ pub fn load(
         }
     }
     let content = match guest.len() {
-        0..LARGE_BYTES => compile(&name, guest)?,
-        _ => say_while("Compiling the guest, some seconds", || compile(&name, guest))?,
+        0..LARGE_BYTES => compile(&name)?,
+        _ => say_while("Compiling the guest, some seconds", || compile(&name))?,
     };
     if let Some(kept) = kept {
         kept.keep(&name, &content, log);
@@ -135,11 +137,11 @@ pub fn load(
 }
 
 /// A file's name is made of everything that its content depends on.
-fn name(engine: &Engine, guest: &[u8]) -> String {
+fn name(engine: &Engine, sum: blake3::Hash) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     pieces::VERSION.hash(&mut settings);
-    format!("{}-{:016x}.cwasm", blake3::hash(guest), settings.finish())
+    format!("{}-{:016x}.cwasm", sum, settings.finish())
 }
 
 #[cfg(test)]
@@ -155,10 +157,11 @@ mod tests {
         let kept = Kept::open(folder.path(), &log);
         let engine = Engine::default();
         let guest = wat::parse_str("(component (type (list u8)))").unwrap();
-        let compile = |name: &str, guest: &[u8]| Ok(Sealed::new(name, &engine.precompile_component(guest)?)?);
-        let compiled = || load(&engine, &guest, kept.as_ref(), &log, compile).unwrap().0;
+        let sum = blake3::hash(&guest);
+        let compile = |name: &str| Ok(Sealed::new(name, &engine.precompile_component(&guest)?)?);
+        let compiled = || load(&engine, &guest, sum, kept.as_ref(), &log, compile).unwrap().0;
         compiled();
-        let path = folder.path().join(name(&engine, &guest));
+        let path = folder.path().join(name(&engine, sum));
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         compiled();

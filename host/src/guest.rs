@@ -100,19 +100,34 @@ pub struct Guest {
 impl Guest {
     /// Checks and compiles the guest, which the option `name` named. Compiled code is kept
     /// in the folder `cache`. The error says what to change.
-    pub fn load(name: String, bytes: Vec<u8>, cache: Option<&Path>, room: Room, log: &Log) -> Result<Guest> {
-        let mut face = Face::read(&bytes).with_context(|| name.clone())?;
-        face.check().with_context(|| name.clone())?;
-        let mut image = None;
-        if !face.is_small() {
-            image = image::of(&bytes).with_context(|| name.clone())?.map(Arc::new);
-        }
-        if image.is_some() {
-            face.data_bytes = 0;
-        }
-        let kept = cache.and_then(|folder| Kept::open(folder, log));
-        let source = Source { bytes: &bytes, face: &face, has_image: image.is_some() };
-        let code = Code::compile(source, kept.as_ref(), room, log).with_context(|| name.clone())?;
+    pub fn load(
+        name: String,
+        content: Content,
+        cache: Option<&Path>,
+        room: Room,
+        log: &Log,
+    ) -> Result<Guest> {
+        let made = || -> Result<_> {
+            let mut face = Face::read(&content.bytes)?;
+            face.check()?;
+            let data = if face.is_small() { None } else { image::find(&content.bytes)? };
+            if data.is_some() {
+                face.data_bytes = 0;
+            }
+            let source = Source { content: &content, face: &face, has_image: data.is_some() };
+            let (image, code) = std::thread::scope(|scope| {
+                let image = data.as_ref().map(|data| {
+                    let image = std::thread::Builder::new().name("image".into());
+                    image.spawn_scoped(scope, || data.image())
+                });
+                let kept = cache.and_then(|folder| Kept::open(folder, log));
+                let code = Code::compile(source, kept.as_ref(), room, log);
+                let image = image.map(|image| image?.join().expect("making an image does not panic"));
+                (image.transpose(), code)
+            });
+            Ok((image?.map(Arc::new), code?, face))
+        };
+        let (image, code, face) = made().with_context(|| name.clone())?;
         Ok(Guest { face, image, code, room, name })
     }
 
@@ -177,10 +192,17 @@ struct Code {
     reservation_bytes: u64,
 }
 
+/// A guest as it is in its file.
+pub struct Content {
+    pub bytes: Vec<u8>,
+    /// The sum of the bytes, if it is known.
+    pub sum: Option<blake3::Hash>,
+}
+
 /// What code is made of.
 #[derive(Clone, Copy)]
 struct Source<'a> {
-    bytes: &'a [u8],
+    content: &'a Content,
     face: &'a Face,
     /// Its initial data does not go into the code.
     has_image: bool,
@@ -223,13 +245,15 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let settings = settings(source.face, reservation_bytes);
-        let compile = |name: &str, bytes: &[u8]| match source.has_image {
+        let Content { bytes, sum } = source.content;
+        let compile = |name: &str| match source.has_image {
             true => settings.compile(name, &image::without_data(bytes)?, room.compiling),
             false => settings.compile(name, bytes, room.compiling),
         };
+        let sum = sum.unwrap_or_else(|| blake3::hash(bytes));
         let engine = Engine::new(&settings.config())?;
         let (compiled, code) =
-            compiled::load(&engine, source.bytes, kept, log, compile).context("cannot be compiled")?;
+            compiled::load(&engine, bytes, sum, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes })
     }

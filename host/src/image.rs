@@ -7,13 +7,14 @@
 //! back as it was, page by page, and no page table changes.
 
 use std::fs::File;
-use std::ptr::NonNull;
+use std::os::unix::fs::FileExt;
+use std::ptr::{self, NonNull};
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wasm_encoder::Encode;
-use wasmparser::{BinaryReaderError, Data, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
+use wasmparser::{BinaryReaderError, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
 
 use crate::rewrite;
 
@@ -35,17 +36,13 @@ impl Image {
     pub fn new(bytes: usize, segments: &[(usize, &[u8])]) -> std::io::Result<Image> {
         let file = File::from(memfd_create("wasm-serve initial data", MemfdFlags::CLOEXEC)?);
         file.set_len(bytes as u64)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, at a place that the system chooses.
-        let data = unsafe { mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, &file, 0)? };
-        let data = NonNull::new(data.cast::<u8>()).expect("the system maps nothing at address 0");
-        let image = Image { file, data, bytes };
-        // SAFETY: as long as the file, and nobody else has it yet.
-        let content = unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) };
         for (offset, segment) in segments {
-            content[*offset..][..segment.len()].copy_from_slice(segment);
+            file.write_all_at(segment, *offset as u64)?;
         }
-        Ok(image)
+        // SAFETY: a new mapping, at a place that the system chooses.
+        let data = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, &file, 0)? };
+        let data = NonNull::new(data.cast::<u8>()).expect("the system maps nothing at address 0");
+        Ok(Image { file, data, bytes })
     }
 
     pub fn content(&self) -> &[u8] {
@@ -76,19 +73,25 @@ impl Drop for Image {
     }
 }
 
-/// The initial data of a component: what `without_data` leaves of it behaves the same in
-/// memory that begins as the image. None if that cannot be had in advance: it can if one
-/// module has all memory and all data, at constant places, so that no other module sees
-/// the memory before its data is there.
-pub fn of(component: &[u8]) -> Result<Option<Image>> {
-    let Some((bytes, segments)) = find(component)? else { return Ok(None) };
-    Image::new(bytes, &segments).map(Some).context("no memory for the guest's initial data")
+/// The initial data of a component, as it is there: what `without_data` leaves of the
+/// component behaves the same in memory that begins as the image of it.
+pub struct Data<'a> {
+    /// Of the memory.
+    bytes: usize,
+    /// Each with its offset.
+    segments: Vec<(usize, &'a [u8])>,
 }
 
-type Found<'a> = (usize, Vec<(usize, &'a [u8])>);
+impl Data<'_> {
+    pub fn image(&self) -> Result<Image> {
+        Image::new(self.bytes, &self.segments).context("no memory for the guest's initial data")
+    }
+}
 
-/// The size of the memory, and its data.
-fn find(component: &[u8]) -> Result<Option<Found<'_>>, BinaryReaderError> {
+/// The initial data, if it can be had in advance: it can if one module has all memory and
+/// all data, at constant places, so that no other module sees the memory before its
+/// data is there.
+pub fn find(component: &[u8]) -> Result<Option<Data<'_>>, BinaryReaderError> {
     let mut memory = None;
     let mut segments = Vec::new();
     // The memory belongs to the module whose sections are being read, as number 0.
@@ -127,11 +130,11 @@ fn find(component: &[u8]) -> Result<Option<Found<'_>>, BinaryReaderError> {
     let Some(bytes) = memory else { return Ok(None) };
     // One that does not fit makes each instance fail; wasmtime says that.
     let fits = |(offset, data): &(usize, &[u8])| offset + data.len() <= bytes;
-    Ok(segments.iter().all(fits).then_some((bytes, segments)))
+    Ok(segments.iter().all(fits).then_some(Data { bytes, segments }))
 }
 
 /// Where an active segment goes, if its module says so with a constant.
-fn offset(segment: &Data<'_>) -> Result<Option<usize>, BinaryReaderError> {
+fn offset(segment: &wasmparser::Data<'_>) -> Result<Option<usize>, BinaryReaderError> {
     let DataKind::Active { offset_expr, .. } = &segment.kind else { return Ok(None) };
     let mut operators = offset_expr.get_operators_reader();
     let constant = match operators.read()? {
@@ -174,7 +177,7 @@ mod tests {
 
     fn taken(text: &str) -> Option<(Vec<u8>, Image)> {
         let component = wat::parse_str(text).unwrap();
-        let image = of(&component).unwrap()?;
+        let image = find(&component).unwrap()?.image().unwrap();
         let left = without_data(&component).unwrap();
         wasmparser::Validator::new().validate_all(&left).unwrap();
         Some((left, image))
@@ -200,7 +203,7 @@ mod tests {
         assert_eq!(content[131_071], b'g');
         let has = |bytes: &[u8]| left.windows(bytes.len()).any(|window| window == bytes);
         assert!(has(b"passive") && !has(b"abcdef"));
-        assert!(find(&left).unwrap().unwrap().1.is_empty());
+        assert!(find(&left).unwrap().unwrap().segments.is_empty());
     }
 
     #[test]

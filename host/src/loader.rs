@@ -11,7 +11,7 @@ use crate::account;
 use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::file;
-use crate::guest::{Guest, Program, Room};
+use crate::guest::{Content, Guest, Program, Room};
 use crate::link::Entry;
 use crate::logging::Log;
 use crate::meta_variables;
@@ -53,8 +53,7 @@ impl Loader {
     /// side. The error says what to change.
     pub fn load(&self, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
         let cache = self.cache.as_deref();
-        let bytes = self.guest()?;
-        let guest = Guest::load(self.source.option(), bytes, cache, self.room, &self.log)?;
+        let guest = Guest::load(self.source.option(), self.content()?, cache, self.room, &self.log)?;
         // An idle server allocates nothing, by which the allocator would come to do it.
         account::give_back();
         let program = |host| guest.program(generation, host);
@@ -85,13 +84,13 @@ impl Loader {
         }
     }
 
-    /// The guest's bytes: of the file that was named, or of a Python application's component.
-    fn guest(&self) -> Result<Vec<u8>> {
+    /// The file that was named, or a Python application's component.
+    fn content(&self) -> Result<Content> {
         match &self.source {
             Source::Component(file) => {
                 let file = file.clone();
-                file::within(READ_TIME_MAX, move || face::content(&file))
-                    .with_context(|| self.source.option())
+                let bytes = file::within(READ_TIME_MAX, move || face::content(&file));
+                Ok(Content { bytes: bytes.with_context(|| self.source.option())?, sum: None })
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);

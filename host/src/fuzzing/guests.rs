@@ -18,7 +18,7 @@ use crate::config::CommandLine;
 use crate::deadline::{Deadline, Epoch};
 use crate::deferred::Deferred;
 use crate::face::Face;
-use crate::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Room};
+use crate::guest::{ADDRESS_SPACE_BYTES, Content, Guest, Program, Room};
 use crate::image;
 use crate::imports::files::Places;
 use crate::inspect;
@@ -42,11 +42,13 @@ pub fn guest(bytes: &[u8]) {
     assert!(report.ends_with('\n'));
     let is_valid =
         |bytes: &[u8]| Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
-    let image = image::of(bytes);
+    let data = image::find(bytes);
     let outline = rewrite::outline(bytes);
     if is_valid(bytes) {
         assert!(is_valid(&outline.expect("a valid one can be read")));
-        if let Ok(Some(_)) = image {
+        if let Some(data) = data.expect("a valid one can be read") {
+            // There is none of a memory without a byte.
+            let _image = data.image();
             assert!(is_valid(&image::without_data(bytes).expect("a valid one can be read")));
         }
     }
@@ -95,7 +97,8 @@ fn program(bytes: &[u8]) -> anyhow::Result<Program> {
         address_space_bytes: ADDRESS_SPACE_BYTES,
         compiling,
     };
-    Guest::load("guest".to_owned(), bytes.to_vec(), None, room, &LOG)?.program(0, HOST.clone())
+    Guest::load("guest".to_owned(), Content { bytes: bytes.to_vec(), sum: None }, None, room, &LOG)?
+        .program(0, HOST.clone())
 }
 
 /// A request, up to the end of the guest's call; what it says of a body is read before that.

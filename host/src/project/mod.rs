@@ -37,7 +37,7 @@ pub fn build(options: &Build) -> Result<ExitCode> {
             let cache = options.cache.folder();
             let component =
                 python::component(&application, &tools, cache.as_deref(), &[], &|told| say(told))?;
-            write(output, &component)?;
+            write(output, &component.bytes)?;
         }
     }
     Ok(ExitCode::SUCCESS)

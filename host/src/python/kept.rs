@@ -13,6 +13,7 @@ use super::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 use crate::cache::{Cache, Unfit};
 use crate::file;
+use crate::guest::Content;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;
@@ -31,14 +32,17 @@ impl Kept {
     }
 
     /// The component, if nothing that went into it has changed.
-    pub fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Unfit> {
+    pub fn find(&self, key: &str) -> Result<Option<Content>, Unfit> {
         let Some(made_of) = self.cache.find(&format!("{key}.json"))? else { return Ok(None) };
         let made_of: Value = serde_json::from_slice(&made_of).unwrap_or_default();
         let Some(files) = made_of["files"].as_object() else { return Ok(None) };
         let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
         let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
         match made_of["component"].as_str() {
-            Some(component) if is_good => self.cache.find(component),
+            Some(component) if is_good => {
+                let sum = component.strip_suffix(".wasm").and_then(|sum| blake3::Hash::from_hex(sum).ok());
+                Ok(self.cache.find(component)?.map(|bytes| Content { bytes, sum }))
+            }
             _ => Ok(None),
         }
     }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::config::{Folder, Guarded};
+use crate::guest::Content;
 use crate::loader::READ_TIME_MAX;
 use crate::logging::say_while;
 use crate::{cache, config, file};
@@ -40,7 +41,7 @@ pub fn component(
     cache: Option<&Path>,
     granted: &[Folder],
     tell: &dyn Fn(&str),
-) -> Result<Vec<u8>> {
+) -> Result<Content> {
     let named = || format!("--wsgi-file {}", application.file.display());
     let Known { source, mut sources, key, kept, unfit, component } = {
         let (application, cache) = (application.clone(), cache.map(Path::to_owned));
@@ -71,7 +72,7 @@ pub fn component(
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(built.component)
+    Ok(Content { bytes: built.component, sum: None })
 }
 
 /// What is known before anything is built.
@@ -82,7 +83,7 @@ struct Known {
     kept: Option<Kept>,
     /// What only costs time.
     unfit: Option<String>,
-    component: Option<Vec<u8>>,
+    component: Option<Content>,
 }
 
 impl Known {
