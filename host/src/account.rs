@@ -140,8 +140,9 @@ impl Account {
         });
     }
 
-    /// A future that charges what is allocated while it runs.
-    pub fn charge<F>(self, future: F) -> Charged<F> {
+    /// A future that charges what is allocated while it runs. Futures of guest calls are
+    /// large: it is not moved.
+    pub fn charge<'a, F: Future>(&'a self, future: Pin<&'a mut F>) -> Charged<'a, F> {
         Charged { account: self, future }
     }
 }
@@ -218,25 +219,19 @@ impl Drop for OnNoAccount {
 }
 
 /// See `Account::charge`.
-pub struct Charged<F> {
-    account: Account,
-    future: F,
+pub struct Charged<'a, F> {
+    account: &'a Account,
+    future: Pin<&'a mut F>,
 }
 
-impl<F: Future> Future for Charged<F> {
+impl<F: Future> Future for Charged<'_, F> {
     type Output = F::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // SAFETY: the future is not moved out of the pinned value, and the account need not be
-        // pinned.
-        let (account, future) = unsafe {
-            let this = self.get_unchecked_mut();
-            (&this.account, Pin::new_unchecked(&mut this.future))
-        };
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         // One may run within another; what was there is put back.
         let _until_end = OnNoAccount::begin();
-        CURRENT.with(|current| current.begin(account.entry()));
-        future.poll(cx)
+        CURRENT.with(|current| current.begin(self.account.entry()));
+        self.future.as_mut().poll(cx)
     }
 }
 
@@ -385,7 +380,7 @@ mod tests {
     }
 
     fn charged<T>(account: &Account, make: impl FnOnce() -> T) -> T {
-        futures::FutureExt::now_or_never(account.clone().charge(async { make() })).unwrap()
+        futures::FutureExt::now_or_never(account.charge(std::pin::pin!(async { make() }))).unwrap()
     }
 
     #[test]

@@ -146,9 +146,14 @@ impl Call {
             RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
         };
         let request = request.map(body);
-        let future = program.handle(place, deadline.clone(), request, sender, link.clone());
         Call {
-            guest: Guest::Running(Box::pin(future)),
+            guest: Guest::Running(Box::pin(program.handle(
+                place,
+                deadline.clone(),
+                request,
+                sender,
+                link.clone(),
+            ))),
             core,
             service: service.clone(),
             deadline,

@@ -1,6 +1,7 @@
 //! One running copy of the guest, with its own memory: how it is made, and the
 //! two kinds of call that it serves.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
@@ -94,7 +95,7 @@ impl Program {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
                 let share = place.for_program();
-                let result = cgi::handle(&self, command, share, deadline, request, head).await;
+                let result = Box::pin(cgi::handle(&self, command, share, deadline, request, head)).await;
                 return Ended { instance: None, result };
             }
         };
@@ -103,7 +104,7 @@ impl Program {
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
         let account = instance.account();
-        let result = account.charge(instance.handle(request, head, link)).await;
+        let result = account.charge(pin!(instance.handle(request, head, link))).await;
         instance.ended(result.map_err(Failure::from_trap))
     }
 
@@ -122,7 +123,7 @@ impl Program {
             Err(failure) => return Ended { instance: None, result: Err(failure) },
         };
         let account = instance.account();
-        let result = match account.charge(instance.run(call)).await {
+        let result = match account.charge(pin!(instance.run(call))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(message)) => Err(Failure::CallbackError(message)),
             Err(error) => Err(Failure::from_trap(error)),
@@ -157,15 +158,16 @@ impl Program {
             wasi.envs(&self.host.environment);
         });
         let account = store.data().account().clone();
-        let instantiate = async {
-            let exports = proxy.pre.instantiate_async(&mut store).await?;
-            let handler = match &proxy.handler {
-                Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
-                Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
-            };
-            wasmtime::Result::Ok((exports, handler))
-        };
-        let instantiated = account.charge(instantiate).await;
+        let instantiated = account
+            .charge(pin!(async {
+                let exports = proxy.pre.instantiate_async(&mut store).await?;
+                let handler = match &proxy.handler {
+                    Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
+                    Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
+                };
+                wasmtime::Result::Ok((exports, handler))
+            }))
+            .await;
         let (exports, handler) =
             instantiated.map_err(|error| store.data().cause(Failure::from_instantiation(error)))?;
         let (&Proxy { callback, is_gateway, .. }, program) = (proxy, self.clone());
@@ -257,7 +259,8 @@ impl Instance {
                 let call = async |accessor: &Accessor<State>| {
                     handle_p3(accessor, service, request, head, link).await
                 };
-                self.store.run_concurrent(call).await?
+                // Boxed, since all calls would have its size.
+                Box::pin(self.store.run_concurrent(call)).await?
             }
         }
     }

@@ -161,8 +161,9 @@ pub struct State {
     pub(crate) deferred_scheduled: u64,
     deadline: Arc<Deadline>,
     wasi: Wasi,
-    /// Its locks end when nothing can change files any more.
-    pub(crate) files: Files,
+    /// Made when a file is first used: most instances use none. Its locks end when nothing
+    /// can change files any more.
+    files: Option<Box<Files>>,
     http: WasiHttpCtx,
     hooks: Hooks,
     stdout: Output,
@@ -260,7 +261,7 @@ impl State {
             deferred_scheduled: 0,
             deadline,
             wasi,
-            files: Files::default(),
+            files: None,
             http: WasiHttpCtx::new(),
             hooks: Hooks,
             stdout,
@@ -280,6 +281,19 @@ impl State {
             Wasi::Module(wasi) => wasi,
             Wasi::Component { .. } => unreachable!("a component's imports are not those of a core module"),
         }
+    }
+
+    pub(crate) fn files(&mut self) -> &mut Files {
+        self.files.get_or_insert_default()
+    }
+
+    /// A place for one more open file. None if all are taken.
+    pub(crate) fn take_place(&mut self) -> Option<files::Place> {
+        self.files.get_or_insert_default().opened.take(&self.server.places, &self.server.log)
+    }
+
+    pub(crate) fn are_locks_held(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.are_locks_held())
     }
 
     pub fn begin_call(&mut self, deadline: Arc<Deadline>) {

@@ -6,6 +6,7 @@
 mod input;
 pub(crate) mod output;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::Request;
@@ -130,7 +131,7 @@ pub(crate) async fn run_callback(
 /// Runs the program to its end, and with it that of its instance.
 async fn run(program: &Program, command: &Command, mut store: Store<State>) -> Result<(), Failure> {
     let account = store.data().account().clone();
-    let result = account.charge(command.run(&mut store)).await;
+    let result = account.charge(pin!(command.run(&mut store))).await;
     let state = store.data_mut();
     program.note_bytes(state.bytes());
     state.end_call();

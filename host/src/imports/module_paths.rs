@@ -143,7 +143,7 @@ async fn unlink_file(caller: &mut Caller<'_, State>, path: Path) -> wasmtime::Re
     if is_too_long(path.2) {
         return Ok(TOO_LONG);
     }
-    let at = match caller.data().files.are_locks_held() {
+    let at = match caller.data().are_locks_held() {
         true => At::find(caller, path, |path| Some(path))?,
         false => None,
     };
@@ -161,7 +161,7 @@ async fn rename(caller: &mut Caller<'_, State>, paths: Paths) -> wasmtime::Resul
     if is_too_long(from_bytes) || is_too_long(to_bytes) {
         return Ok(TOO_LONG);
     }
-    let found = match caller.data().files.are_locks_held() {
+    let found = match caller.data().are_locks_held() {
         true => At::find(caller, (from_fd, from, from_bytes), |path| Some(path))?,
         false => None,
     };

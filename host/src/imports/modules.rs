@@ -116,8 +116,9 @@ pub fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMe
 }
 
 fn numbers(state: &mut State) -> &mut HashMap<u32, Number> {
-    let folders = &state.server.folders;
-    state.files.numbers.0.get_or_insert_with(|| {
+    let server = state.server.clone();
+    let folders = &server.folders;
+    state.files().numbers.0.get_or_insert_with(|| {
         let given = |folder: &Dir| Number { folder: Some(folder.clone()), file: Weak::new(), _place: None };
         (FIRST_FOLDER..).zip(folders.iter().map(given)).collect()
     })
@@ -133,7 +134,7 @@ type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 async fn path_open(caller: &mut Caller<'_, State>, arguments: Open) -> wasmtime::Result<i32> {
     let (folder, follow, path, path_bytes, how, rights, inherited, flags, out) = arguments;
     let (mut memory, state) = parts(caller)?;
-    let Some(place) = state.files.opened.take(&state.server.places, &state.server.log) else {
+    let Some(place) = state.take_place() else {
         return Ok(Errno::Mfile as i32);
     };
     let Some(next) = next_in(state.preview1().ctx().table) else { return Ok(Errno::Mfile as i32) };

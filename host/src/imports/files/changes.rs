@@ -86,7 +86,7 @@ fn write_via_stream(
     file: Resource<Descriptor>,
     position: Position,
 ) -> FsResult<Resource<DynOutputStream>> {
-    let (may_block, locks) = (store.data().server.blocking_files, store.data().files.locks.clone());
+    let (may_block, locks) = (store.data().server.blocking_files, store.data_mut().files().locks.clone());
     let table = store.data_mut().ctx().table;
     let file = match table.get(&file)? {
         Descriptor::File(file) if file.perms == FsPerms::ReadWrite => file.file.clone(),
@@ -164,7 +164,7 @@ pub async fn create_directory_at(
     if locks::database(&path).is_some()
         && let Some(folder) = folder_to_write(store, &folder)?
     {
-        let (server, locks) = (store.data().server.clone(), store.data().files.locks.clone());
+        let (server, locks) = (store.data().server.clone(), store.data_mut().files().locks.clone());
         let place = take_place(store)?;
         match lock(&server, locks, folder, path.clone(), place).await? {
             Made::Locked | Made::LockedInPlaceOfFolder => return Ok(()),
@@ -201,7 +201,7 @@ pub async fn remove_directory_at(
     if locks::database(&path).is_some()
         && let Some(folder) = folder_to_write(store, &folder)?
     {
-        let (may_block, locks) = (store.data().server.blocking_files, store.data().files.locks.clone());
+        let (may_block, locks) = (store.data().server.blocking_files, store.data_mut().files().locks.clone());
         let of_lock = path.clone();
         if in_a_thread(may_block, move || locks.remove(&folder, &of_lock)).await? {
             return Ok(());

@@ -102,7 +102,7 @@ fn same<T: 'static>(resource: &Resource<T>) -> Resource<T> {
 }
 
 fn take_place(state: &mut State) -> Result<Place, ErrorCode> {
-    state.files.opened.take(&state.server.places, &state.server.log).ok_or(ErrorCode::InsufficientMemory)
+    state.take_place().ok_or(ErrorCode::InsufficientMemory)
 }
 
 async fn open_at(
@@ -118,7 +118,7 @@ async fn open_at(
     accessor.with(|mut store| {
         let state = store.get();
         let descriptor = state.ctx().table.get(&opened)?.clone();
-        state.files.opened.add(opened.rep(), &descriptor, place);
+        state.files().opened.add(opened.rep(), &descriptor, place);
         FilesystemResult::Ok(())
     })?;
     Ok(opened)
@@ -142,7 +142,7 @@ async fn create_directory_at(
     {
         let (server, locks, place) = accessor.with(|mut store| {
             let state = store.get();
-            (state.server.clone(), state.files.locks.clone(), take_place(state))
+            (state.server.clone(), state.files().locks.clone(), take_place(state))
         });
         let made = changes::lock(&server, locks, folder, path.clone(), place?).await;
         match made.map_err(ErrorCode::from)? {
@@ -164,7 +164,7 @@ async fn remove_directory_at(
     {
         let (may_block, locks) = accessor.with(|mut store| {
             let state = store.get();
-            (state.server.blocking_files, state.files.locks.clone())
+            (state.server.blocking_files, state.files().locks.clone())
         });
         let of_lock = path.clone();
         let ended = in_a_thread(may_block, move || locks.remove(&folder, &of_lock)).await;

@@ -164,7 +164,7 @@ fn flags(descriptor: &Descriptor) -> DescriptorFlags {
 /// A descriptor is in the table, and holds the place.
 fn keep(store: &mut Store<'_>, descriptor: Descriptor, place: Place) -> FsResult<Resource<Descriptor>> {
     let number = table(store).push(descriptor.clone())?;
-    store.data_mut().files.opened.add(number.rep(), &descriptor, place);
+    store.data_mut().files().opened.add(number.rep(), &descriptor, place);
     Ok(number)
 }
 
@@ -172,14 +172,14 @@ fn keep(store: &mut Store<'_>, descriptor: Descriptor, place: Place) -> FsResult
 fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
     let number = descriptor.rep();
     let closed = table(store).delete(descriptor)?;
-    store.data_mut().files.opened.remove(number, &closed);
+    store.data_mut().files().opened.remove(number, &closed);
     Ok(())
 }
 
 /// WASI has no name for this error; of those that it has, no room comes closest.
 fn take_place(store: &mut Store<'_>) -> FsResult<Place> {
     let state = store.data_mut();
-    let place = state.files.opened.take(&state.server.places, &state.server.log);
+    let place = state.take_place();
     place.ok_or_else(|| ErrorCode::InsufficientMemory.into())
 }
 

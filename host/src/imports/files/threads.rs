@@ -59,7 +59,7 @@ pub async fn with<const N: usize, T: Send + 'static>(
     descriptors: [&Resource<Descriptor>; N],
     work: impl FnOnce(&mut WasiFilesystemCtxView<'_>, [Resource<Descriptor>; N]) -> FsResult<T> + Send + 'static,
 ) -> FsResult<T> {
-    let (server, locks) = (store.data().server.clone(), store.data().files.locks.clone());
+    let (server, locks) = (store.data().server.clone(), store.data_mut().files().locks.clone());
     let table = super::table(store);
     let mut copies = ResourceTable::new();
     let mut made = Vec::with_capacity(N);
