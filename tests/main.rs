@@ -36,6 +36,12 @@ mod shares;
 /// Uploads that nobody reads: the answer reaches the client all the same.
 mod uploads;
 
+/// Requests that only their bytes show to be malformed, or to end early.
+mod malformed;
+
+/// Connections that send slowly, or what is no request.
+mod slow;
+
 /// Clients that take their response slowly, or not at all.
 mod readers;
 

@@ -283,6 +283,26 @@ fn a_unix_socket_has_the_permissions_that_are_asked_for() {
     }
 }
 
+/// A program that answers with this status, and a length and a body.
+fn says(folder: &Folder, status: u16) -> std::path::PathBuf {
+    let answer = format!("Status: {status} x\nContent-Length: 4\n\nbody");
+    let (length, answer) = (answer.len(), answer.replace('\n', "\\n"));
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $fd_write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 100) "{answer}")
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 100))
+                (i32.store (i32.const 4) (i32.const {length}))
+                (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+    );
+    let file = folder.join("says.wasm");
+    std::fs::write(&file, wat::parse_str(text).unwrap()).unwrap();
+    file
+}
+
 /// HTTP/2 with prior knowledge, on the port of HTTP/1.
 mod http2 {
     use super::*;
@@ -320,6 +340,48 @@ mod http2 {
             }
             assert_eq!(server.figure("/connections/accepted"), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_status_without_a_body_has_neither_body_nor_length() {
+        for status in [204, 205, 304] {
+            let folder = Folder::new();
+            let server = setup(says(&folder, status)).start();
+            let mut connection = Connection::open(server.address);
+            for _ in 0..2 {
+                connection.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                let head = connection.head().unwrap();
+                // Without a length, a client would wait for the end of a 205 (RFC 9112, 6.3).
+                let length = (status == 205).then_some("0");
+                assert_eq!((head.status, head.field("content-length")), (status, length));
+            }
+            let mut client = connect(server.address).await;
+            for _ in 0..2 {
+                let request = http::Request::get("http://test/").body(()).unwrap();
+                let (reply, _) = client.send_request(request, true).unwrap();
+                let reply = reply.await.unwrap();
+                assert_eq!(reply.status().as_u16(), status);
+                assert_eq!(reply.headers().get("content-length"), None, "{status}");
+                assert!(reply.into_body().data().await.is_none(), "{status}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn fields_are_counted_and_a_split_cookie_is_one() {
+        let server = setup(guest("hello")).start();
+        let mut client = connect(server.address).await;
+        for (name, count, status) in [("x", 100, 200), ("x", 101, 431), ("cookie", 150, 200)] {
+            let mut request = http::Request::get("http://test/").body(()).unwrap();
+            for number in 0..count {
+                let name = if name == "x" { format!("x-{number}") } else { name.to_owned() };
+                let name = http::HeaderName::try_from(name).unwrap();
+                request.headers_mut().append(name, "a=b".parse().unwrap());
+            }
+            let (reply, _) = client.send_request(request, true).unwrap();
+            assert_eq!(reply.await.unwrap().status(), status, "{count} times {name}");
+        }
+        assert_eq!(server.figure("/requests/failures/head_too_large"), 1);
     }
 
     #[tokio::test]

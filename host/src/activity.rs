@@ -1,15 +1,16 @@
 //! What the HTTP library does not watch on a connection: since when a head is
-//! coming, since when the client takes nothing, and whether one that stopped
-//! sending has sent a whole request.
+//! coming, since when the client takes nothing, and which request is malformed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::clock::{self, Nanos};
+use crate::frames::Coming;
+use crate::framing::Fault;
 
 /// What happens on one connection, told between its socket, its requests and
 /// the task that watches it. 0 stands for «no such time».
@@ -25,26 +26,18 @@ pub struct Activity {
     lingers_since: AtomicU64,
     /// When a request came, or some of a response was taken.
     progress_at: AtomicU64,
-    /// The one request of an HTTP/1 connection has come in whole.
-    request_is_whole: AtomicBool,
+    /// How many requests have begun.
+    begun: AtomicU64,
+    /// Which of them is malformed, from 1, and how. Nothing that follows it is read.
+    malformed: AtomicU64,
+    fault: AtomicU8,
     /// Bytes of its response have left.
     response_has_begun: AtomicBool,
     /// Its client knows interim responses (HTTP/1.1).
     takes_interim: AtomicBool,
-    end_of_input: Mutex<EndOfInput>,
-}
-
-/// The client of an HTTP/1 connection sends no more: was its request whole? The
-/// socket cannot tell, and the HTTP library does not say; but if whoever reads
-/// the body still finds nothing to read after the end was seen, it was not.
-#[derive(Debug, Default)]
-struct EndOfInput {
-    is_seen: bool,
-    body_is_cut_short: bool,
-    /// The task that reads the socket.
-    socket: Option<Waker>,
-    /// The task that waits for more of the body.
-    body: Option<Waker>,
+    /// The task that is to read the socket again, where the end is, once the response to
+    /// all that came before has left.
+    reader: Mutex<Option<Waker>>,
 }
 
 /// The time that a client may take.
@@ -60,14 +53,6 @@ pub struct Patience {
     pub request: Duration,
 }
 
-impl EndOfInput {
-    fn wake_socket(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            socket.wake();
-        }
-    }
-}
-
 impl Activity {
     /// The activity of a connection whose first bytes came at `head_since`.
     pub fn new(is_http1: bool, head_since: Nanos) -> Arc<Activity> {
@@ -79,69 +64,56 @@ impl Activity {
             blocked_since: AtomicU64::new(0),
             lingers_since: AtomicU64::new(0),
             progress_at: AtomicU64::new(head_since),
-            request_is_whole: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            fault: AtomicU8::new(0),
             response_has_begun: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
-            end_of_input: Mutex::default(),
+            reader: Mutex::default(),
         })
     }
 
-    /// Notes that a head was read; the guard stands for its request. It must be
-    /// known at once whether a body follows: the next read may meet the end.
-    pub fn begin(self: &Arc<Self>, has_body: bool, takes_interim: bool) -> InFlight {
-        self.head_since.store(0, Relaxed);
-        self.request_is_whole.store(!has_body, Relaxed);
+    /// Notes that a head was read; the guard stands for its request.
+    pub fn begin(self: &Arc<Self>, takes_interim: bool) -> InFlight {
+        if self.is_http1 {
+            self.head_since.store(0, Relaxed);
+        }
         self.response_has_begun.store(false, Relaxed);
         self.takes_interim.store(takes_interim, Relaxed);
-        *self.end_of_input.lock() = EndOfInput::default();
         self.note_progress();
         self.requests.fetch_add(1, Relaxed);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), number: self.begun.fetch_add(1, Relaxed) + 1 }
     }
 
-    /// The body of the request has come in whole.
-    pub fn request_is_whole(&self) {
-        self.request_is_whole.store(true, Relaxed);
+    /// The request with this number is malformed.
+    pub fn note_fault(&self, number: u64, fault: Fault) {
+        self.fault.store(fault as u8, Relaxed);
+        self.malformed.store(number, Relaxed);
     }
 
-    /// The client has been seen to send no more.
-    pub fn end_is_seen(&self) -> bool {
-        self.end_of_input.lock().is_seen
+    /// What is malformed in the request with this number, as far as it has come.
+    pub fn fault_of(&self, number: u64) -> Option<Fault> {
+        let is_malformed = self.malformed.load(Relaxed) == number;
+        is_malformed.then(|| Fault::from_number(self.fault.load(Relaxed))).flatten()
     }
 
-    /// Whoever reads the body of the request found nothing to read. Only if the
-    /// end was seen before it looked is there nothing more to come.
-    pub fn body_waits(&self, end_was_seen: bool, cx: &Context<'_>) {
-        let mut end = self.end_of_input.lock();
-        end.body = Some(cx.waker().clone());
-        if end.is_seen && end_was_seen {
-            end.body_is_cut_short = true;
-            end.wake_socket();
-        } else if end.is_seen {
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// The socket has met the end of what the client sends. True if that is to be
-    /// kept from the HTTP library, which takes it for a client that is gone and
-    /// sends no more: one that waits for a response to a whole request, or has not
-    /// taken all of it, need not send anything. The task is woken when that changes.
+    /// The socket has met the end of what the client sends, behind whole requests. True if
+    /// that is to be kept from the HTTP library, which takes it for a client that is gone:
+    /// one that waits for a response, or has not taken all of it, need not send anything.
+    /// The task is woken when that changes.
     pub fn keeps_end(&self, cx: &Context<'_>) -> bool {
         let is_blocked = self.blocked_since.load(Relaxed) != 0;
         if !self.is_http1 || !self.has_request() && !is_blocked {
             return false;
         }
-        let mut end = self.end_of_input.lock();
-        end.socket = Some(cx.waker().clone());
-        if !self.has_request() {
-            return true;
+        *self.reader.lock() = Some(cx.waker().clone());
+        true
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.lock().take() {
+            reader.wake();
         }
-        end.is_seen = true;
-        if let Some(body) = end.body.take() {
-            // It looks once more, knowing that this was the end.
-            body.wake();
-        }
-        self.request_is_whole.load(Relaxed) || !end.body_is_cut_short
     }
 
     /// Nothing is coming in, under way or going out, as far as HTTP/1 is
@@ -151,15 +123,13 @@ impl Activity {
         !self.has_request() && times.iter().all(|since| since.load(Relaxed) == 0)
     }
 
-    /// The client has not sent all that it was about to send, as far as one can tell.
-    pub fn is_sending(&self) -> bool {
-        let is_within_one = !self.request_is_whole.load(Relaxed) || self.head_since.load(Relaxed) != 0;
-        !self.is_http1 || is_within_one || self.lingers_since.load(Relaxed) != 0
+    /// The server sends no more, and reads on.
+    pub fn begin_to_linger(&self) {
+        let _ = self.lingers_since.compare_exchange(0, clock::coarse(), Relaxed, Relaxed);
     }
 
-    /// The server sends no more, and reads on.
-    pub fn lingers(&self) {
-        let _ = self.lingers_since.compare_exchange(0, clock::coarse(), Relaxed, Relaxed);
+    pub fn lingers(&self) -> bool {
+        self.lingers_since.load(Relaxed) != 0
     }
 
     pub fn is_http1(&self) -> bool {
@@ -180,28 +150,34 @@ impl Activity {
         }
         let blocked_since = self.blocked_since.load(Relaxed);
         let write = if blocked_since == 0 { Nanos::MAX } else { end(blocked_since, patience.write) };
-        if self.has_request() {
-            return write.min(end(self.progress_at.load(Relaxed), patience.request));
-        }
         let head_since = self.head_since.load(Relaxed);
-        let read = if head_since == 0 {
+        let head = if head_since == 0 { Nanos::MAX } else { end(head_since, patience.head) };
+        let other = if self.has_request() {
+            end(self.progress_at.load(Relaxed), patience.request)
+        } else if head_since == 0 {
             end(self.idle_since.load(Relaxed), patience.idle)
         } else {
-            end(head_since, patience.head)
+            Nanos::MAX
         };
-        write.min(read)
+        write.min(head).min(other)
     }
 
-    /// Bytes came in.
+    /// Bytes of HTTP/1 came in.
     pub fn note_read(&self) {
-        if self.has_request() {
-            return;
-        }
-        if !self.is_http1 {
-            // Which may be a ping as well as a head.
-            self.idle_since.store(clock::coarse(), Relaxed);
-        } else if self.head_since.load(Relaxed) == 0 {
+        if !self.has_request() && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(clock::coarse(), Relaxed);
+        }
+    }
+
+    /// Bytes of HTTP/2 came in. What is not part of a request gives the client no more time
+    /// for one.
+    pub fn note_frames(&self, coming: Coming) {
+        match coming {
+            Coming::Nothing => self.head_since.store(0, Relaxed),
+            Coming::Head { is_new } if is_new || self.head_since.load(Relaxed) == 0 => {
+                self.head_since.store(clock::coarse(), Relaxed);
+            }
+            Coming::Head { .. } => {}
         }
     }
 
@@ -211,7 +187,7 @@ impl Activity {
             let was_blocked = self.blocked_since.swap(0, Relaxed) != 0;
             self.response_has_begun.store(true, Relaxed);
             if was_blocked && !self.has_request() {
-                self.end_of_input.lock().wake_socket();
+                self.wake_reader();
             }
         } else if self.blocked_since.load(Relaxed) == 0 {
             self.blocked_since.store(clock::coarse(), Relaxed);
@@ -234,14 +210,18 @@ impl Activity {
 
 /// One request of a connection, from its head until its response is complete.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight {
+    activity: Arc<Activity>,
+    /// Which of its connection it is, from 1.
+    pub number: u64,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.note_progress();
-        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
-            self.0.idle_since.store(clock::coarse(), Relaxed);
-            self.0.end_of_input.lock().wake_socket();
+        self.activity.note_progress();
+        if self.activity.requests.fetch_sub(1, Relaxed) == 1 {
+            self.activity.idle_since.store(clock::coarse(), Relaxed);
+            self.activity.wake_reader();
         }
     }
 }
@@ -249,6 +229,11 @@ impl Drop for InFlight {
 impl InFlight {
     /// Some of the response was taken.
     pub fn note_progress(&self) {
-        self.0.note_progress();
+        self.activity.note_progress();
+    }
+
+    /// The request is malformed: what answers it must break off.
+    pub fn is_malformed(&self) -> bool {
+        self.activity.fault_of(self.number).is_some()
     }
 }

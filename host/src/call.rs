@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
+use crate::activity::Activity;
 use crate::clock;
 use crate::connection::Client;
 use crate::cores::CoreGuard;
@@ -48,6 +49,9 @@ pub struct Call {
     head: oneshot::Receiver<Head>,
     link: Arc<Link>,
     verdict: Verdict,
+    activity: Arc<Activity>,
+    /// Which request of its connection it answers.
+    number: u64,
     is_head_request: bool,
     name: RequestName,
 }
@@ -142,9 +146,9 @@ impl Call {
         let (sender, head) = oneshot::channel();
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;
-        let body = |body| {
-            RequestBody::new(body, limits, verdict.clone(), client.activity, link.clone()).boxed_unsync()
-        };
+        let is_http2 = request.version() == Version::HTTP_2;
+        let body =
+            |body| RequestBody::new(body, is_http2, limits, verdict.clone(), link.clone()).boxed_unsync();
         let request = request.map(body);
         Call {
             guest: Guest::Running(Box::pin(program.handle(
@@ -160,6 +164,8 @@ impl Call {
             head,
             link,
             verdict,
+            activity: client.activity,
+            number: client.number,
             is_head_request,
             name,
         }
@@ -168,7 +174,24 @@ impl Call {
     /// What is to be told of a failure: a guest that fails over a body that broke
     /// a limit did not fail.
     pub fn verdict_on(&self, failure: Failure) -> Failure {
-        self.verdict.failure().unwrap_or(failure)
+        self.request_failure().or_else(|| self.verdict.failure()).unwrap_or(failure)
+    }
+
+    /// How the request is malformed, or its body was cut short, as far as that is known. Then
+    /// whatever the guest makes of it is no answer to a request.
+    pub fn request_failure(&self) -> Option<Failure> {
+        match self.activity.fault_of(self.number) {
+            Some(fault) => Some(Failure::BadRequest(fault.rule())),
+            None if self.verdict.is_broken() => self.verdict.failure(),
+            None => None,
+        }
+    }
+
+    /// Ends a call whose answer is not sent.
+    pub fn discard(mut self, begun: Begun) {
+        if let (Guest::Ended(ended), None, None) = (self.guest, begun.rest, begun.failure) {
+            self.service.keep(&mut self.core, ended.instance);
+        }
     }
 
     /// Waits for the head of the response, and takes what is there of its body.
@@ -264,6 +287,11 @@ impl Call {
             // The rest of the request was not read, and would be read as the
             // next one.
             head.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
+        if status_has_no_body(head.status) {
+            // A client would wait for so many bytes (RFC 9110, 8.6 and 15.3.6), and HTTP/2
+            // would send it as it is.
+            head.headers.remove(header::CONTENT_LENGTH);
         }
         let has_no_body = has_no_body(&head, self.is_head_request);
         let length = content_length(&head);
@@ -367,6 +395,8 @@ impl Call {
                     self.service.keep(&mut self.core, ended.instance);
                 }
             }
+            // The client's fault, which the guest need not foresee.
+            Some(_) if self.request_failure().is_some() => {}
             Some(failure) => {
                 // The request had its response: this is not its failure.
                 self.service.book.stats.tails_stopped.inc();
@@ -423,7 +453,11 @@ pub(crate) fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
 }
 
 pub(crate) fn has_no_body(head: &http::response::Parts, is_head_request: bool) -> bool {
-    is_head_request || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status)
+    is_head_request || status_has_no_body(head.status)
+}
+
+fn status_has_no_body(status: StatusCode) -> bool {
+    [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
 pub(crate) fn content_length(head: &http::response::Parts) -> Option<u64> {

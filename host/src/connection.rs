@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -21,13 +21,14 @@ use tokio::time::Sleep;
 
 use crate::activity::{Activity, Patience};
 use crate::clock::{self, Nanos};
+use crate::framing::Fault;
 use crate::head::ClientAddress;
 use crate::peer::{self, Peer};
 use crate::response::ResponseBody;
 use crate::socket::{Socket, Stream};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// HTTP/2 streams of one connection that are open at once.
 const STREAMS_MAX: u32 = 200;
@@ -49,6 +50,15 @@ pub struct Limits {
 pub struct Client {
     pub address: ClientAddress,
     pub activity: Arc<Activity>,
+    /// Which request of the connection it is about, from 1.
+    pub number: u64,
+}
+
+impl Client {
+    /// What is malformed in the request, as far as it has come.
+    pub fn fault(&self) -> Option<Fault> {
+        self.activity.fault_of(self.number)
+    }
 }
 
 /// Serves a connection until it is closed: by the client, by one of the limits,
@@ -91,14 +101,13 @@ where
     let is_http2 = first.starts_with(PREFACE);
     let activity = Activity::new(!is_http2, since);
     let fd = stream.fd();
-    let socket = Socket::new(stream, first, activity.clone(), limits.linger_bytes_max);
-    let client = Client { address, activity: activity.clone() };
+    let socket = Socket::new(stream, first, is_http2, activity.clone(), limits.linger_bytes_max);
+    let client = Client { address, activity: activity.clone(), number: 0 };
     let service = service_fn(move |request: Request<Incoming>| {
-        let has_body = !request.body().is_end_stream();
-        let in_flight = client.activity.begin(has_body, request.version() == Version::HTTP_11);
+        let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
         // Boxed: the HTTP library keeps the room for this future as long as the
         // connection.
-        let response = Box::pin(respond(request, client.clone()));
+        let response = Box::pin(respond(request, Client { number: in_flight.number, ..client.clone() }));
         async move {
             let mut response = response.await;
             response.body_mut().set_in_flight(in_flight);

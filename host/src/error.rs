@@ -49,6 +49,8 @@ impl std::error::Error for NoRoom {}
 pub enum Failure {
     /// The head of the request breaks a rule of HTTP, which is named.
     BadRequest(&'static str),
+    /// The head has more fields than `--head-fields`.
+    HeadTooLarge,
     /// The request's body is longer than `--body-limit`.
     BodyTooLarge,
     /// The client sent nothing of the body for `--body-timeout`.
@@ -74,8 +76,9 @@ pub enum Failure {
 }
 
 /// Every name that `Failure::metric` gives.
-pub const METRICS: [&str; 13] = [
+pub const METRICS: [&str; 14] = [
     "bad_request",
+    "head_too_large",
     "body_too_large",
     "body_timeout",
     "queue_full",
@@ -131,6 +134,9 @@ impl Failure {
         let row = |status, level, metric| Row { status, level, metric };
         match self {
             Failure::BadRequest(_) => row(StatusCode::BAD_REQUEST, Level::Silent, "bad_request"),
+            Failure::HeadTooLarge => {
+                row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Level::Silent, "head_too_large")
+            }
             Failure::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, Level::Silent, "body_too_large"),
             Failure::BodyTimeout => row(StatusCode::REQUEST_TIMEOUT, Level::Silent, "body_timeout"),
             Failure::NoCore(NoCore::QueueFull) => {
@@ -194,6 +200,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Failure::BadRequest(rule) => write!(f, "bad request: {rule}"),
+            Failure::HeadTooLarge => f.write_str("the request has too many fields (--head-fields)"),
             Failure::BodyTooLarge => f.write_str("the request's body is too large"),
             Failure::BodyTimeout => f.write_str("the request's body did not come in time"),
             Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),

@@ -149,7 +149,17 @@ pub fn add_missing_host<B>(request: &mut Request<B>) {
     }
 }
 
-/// Checks the target and the host of a request. The error is the rule that is
+/// Fields of a request over HTTP/2, which the HTTP library does not count. A cookie that is
+/// split there (RFC 9113, 8.2.3) is one field.
+pub fn fields<B>(request: &Request<B>) -> usize {
+    if request.version() != Version::HTTP_2 {
+        return 0;
+    }
+    let cookies = request.headers().get_all(header::COOKIE).iter().count();
+    request.headers().len() - cookies.saturating_sub(1)
+}
+
+/// Checks the target, the host and the encoding of a request. The error is the rule that is
 /// broken.
 pub fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -169,10 +179,26 @@ pub fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     {
         return Err("a malformed authority (RFC 9110, 7.2)");
     }
+    check_encoding(request.headers())?;
     check_target(request.method(), request.uri())
 }
 
+/// We know one encoding, `chunked`, which is never applied twice. Another reader may
+/// understand a list of them in another way.
+fn check_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err("a Transfer-Encoding other than `chunked` (RFC 9112, 6.1)"),
+    }
+}
+
 fn check_target(method: &Method, uri: &Uri) -> Result<(), &'static str> {
+    // The HTTP library takes UTF-8 for good.
+    if !uri.path_and_query().is_none_or(|target| target.as_str().is_ascii()) {
+        return Err("a target that is not ASCII (RFC 3986, 2)");
+    }
     let is_asterisk = uri.path() == "*" && uri.authority().is_none();
     match *method {
         Method::CONNECT => Err("CONNECT is for proxies (RFC 9110, 9.3.6)"),
@@ -230,6 +256,30 @@ mod tests {
         assert!(check(&request(&["a", "a"], Version::HTTP_11, Method::GET, "/")).is_err());
         assert_eq!(check(&request(&[], Version::HTTP_10, Method::GET, "/")), Ok(()));
         assert_eq!(check(&request(&[], Version::HTTP_2, Method::GET, "http://a/")), Ok(()));
+    }
+
+    #[test]
+    fn chunked_is_the_only_encoding() {
+        let with = |values: &[&'static str]| {
+            let mut request = request(&["a"], Version::HTTP_11, Method::POST, "/");
+            for value in values {
+                request.headers_mut().append(header::TRANSFER_ENCODING, HeaderValue::from_static(value));
+            }
+            check(&request)
+        };
+        assert_eq!((with(&[]), with(&["Chunked"])), (Ok(()), Ok(())));
+        for bad in
+            [&["chunked, chunked"][..], &["gzip, chunked"], &["chunked", "chunked"], &["identity"], &[""]]
+        {
+            assert!(with(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_ascii() {
+        assert!(check(&request(&["a"], Version::HTTP_11, Method::GET, "/\u{e9}")).is_err());
+        assert!(check(&request(&["a"], Version::HTTP_11, Method::GET, "/?\u{e9}")).is_err());
+        assert_eq!(check(&request(&["a"], Version::HTTP_11, Method::GET, "/%c3%a9?%e9")), Ok(()));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub mod escape;
 pub mod face;
 pub mod figures;
 pub mod file;
+pub mod frames;
+pub mod framing;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guest;

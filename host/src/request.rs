@@ -42,6 +42,8 @@ pub struct Service {
 /// What one request may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Fields of a head, as far as the HTTP library does not count them.
+    pub head_fields_max: usize,
     pub body: request_body::Limits,
     /// From taking a core until the response is complete.
     pub time_max: Duration,
@@ -64,10 +66,16 @@ impl Service {
         client: Client,
         claim: Option<Arc<Claim>>,
     ) -> Response<ResponseBody> {
+        // Before a field of ours is added.
+        let has_too_many_fields = head::fields(&request) > self.limits.head_fields_max;
         let address = client.address.sign(&mut request);
         let mut record = Record::new(self.book.clone(), &request, address);
         let name = RequestName::new(&request);
-        let mut response = match self.answer(request, client, claim, &name, &mut record).await {
+        let answer = match has_too_many_fields {
+            false => self.answer(request, client, claim, &name, &mut record).await,
+            true => Err(Failure::HeadTooLarge),
+        };
+        let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
                 self.report(&failure, &name, record.core);
@@ -88,6 +96,9 @@ impl Service {
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
+        if let Some(fault) = client.fault() {
+            return Err(Failure::BadRequest(fault.rule()));
+        }
         head::add_missing_host(&mut request);
         head::add_missing_path(&mut request);
         if request.body().size_hint().lower() > self.limits.body.bytes_max {
@@ -99,7 +110,13 @@ impl Service {
         let place = self.place(&mut core, &program, self.limits.room_time_max).await?;
         let mut call = Call::begin(self, core, program, place, request, client, name.clone());
         match call.response().await.and_then(Begun::or_failure) {
-            Ok(begun) => Ok(call.send(begun)),
+            Ok(begun) => match call.request_failure() {
+                None => Ok(call.send(begun)),
+                Some(failure) => {
+                    call.discard(begun);
+                    Err(failure)
+                }
+            },
             Err(failure) => Err(call.verdict_on(failure)),
         }
     }

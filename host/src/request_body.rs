@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
-use crate::activity::Activity;
 use crate::error::Failure;
 use crate::response::Link;
 
@@ -25,45 +24,54 @@ pub struct Limits {
     pub wait_max: Duration,
 }
 
-/// How a body broke a limit, if it did: the guest sees an error, and if it gives
+const NOT_WHOLE: &str = "the body is malformed or was cut short (RFC 9112, 7 and 8)";
+
+/// How a body broke a limit or was broken, if it was: the guest sees an error, and if it gives
 /// no answer of its own, the client is told this reason.
 #[derive(Clone, Default)]
 pub struct Verdict(Arc<AtomicU8>);
 
 const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;
+const BROKEN: u8 = 3;
 
 impl Verdict {
     pub fn failure(&self) -> Option<Failure> {
         match self.0.load(Ordering::Relaxed) {
             TOO_LARGE => Some(Failure::BodyTooLarge),
             TOO_SLOW => Some(Failure::BodyTimeout),
+            BROKEN => Some(Failure::BadRequest(NOT_WHOLE)),
             _ => None,
         }
+    }
+
+    /// The body was malformed, or ended early.
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == BROKEN
     }
 }
 
 /// The body of a request under its limits.
 pub struct RequestBody {
     body: Incoming,
+    is_http2: bool,
     limits: Limits,
     bytes: u64,
     /// Set while the guest waits.
     waiting: Option<Pin<Box<Sleep>>>,
     verdict: Verdict,
-    activity: Arc<Activity>,
     link: Arc<Link>,
 }
 
 impl RequestBody {
     pub fn new(
         body: Incoming,
+        is_http2: bool,
         limits: Limits,
         verdict: Verdict,
-        activity: Arc<Activity>,
         link: Arc<Link>,
     ) -> RequestBody {
-        RequestBody { body, limits, bytes: 0, waiting: None, verdict, activity, link }
+        RequestBody { body, is_http2, limits, bytes: 0, waiting: None, verdict, link }
     }
 
     fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -81,9 +89,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.link.note_request_is_read();
-        let end_was_seen = self.activity.end_is_seen();
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            self.activity.body_waits(end_was_seen, cx);
             let wait_max = self.limits.wait_max;
             let waiting = self
                 .waiting
@@ -100,16 +106,15 @@ impl Body for RequestBody {
                 if self.bytes > self.limits.bytes_max {
                     return self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
                 }
-                if self.body.is_end_stream() {
-                    self.activity.request_is_whole();
-                }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(Error::Hyper(error)))),
-            None => {
-                self.activity.request_is_whole();
-                Poll::Ready(None)
+            Some(Err(error)) => self.fail(BROKEN, Error::Hyper(error)),
+            // The HTTP library takes a stream of HTTP/2 that was reset without an error for
+            // one that ended.
+            None if self.is_http2 && !self.body.is_end_stream() => {
+                self.fail(BROKEN, Error::HttpRequestBodySize(None))
             }
+            None => Poll::Ready(None),
         }
     }
 

@@ -277,6 +277,7 @@ impl ResponseBody {
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let is_malformed = self.in_flight.as_ref().is_some_and(InFlight::is_malformed);
         match &mut self.rest {
             Rest::Nothing => Poll::Ready(None),
             Rest::Broken { was_seen: true } => Poll::Ready(Some(Err(Broken))),
@@ -285,6 +286,7 @@ impl ResponseBody {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
+            Rest::Guest { .. } if is_malformed => self.break_off(cx),
             // A body that its guest passed on has nobody else to stop it.
             Rest::Guest { link, deadline, .. } if link.is_passed_on() && deadline.nanos() <= clock::now() => {
                 self.break_off(cx)

@@ -358,6 +358,7 @@ fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {
 
 fn request_limits(options: &Options) -> request::Limits {
     request::Limits {
+        head_fields_max: options.head_fields,
         body: request_body::Limits {
             bytes_max: options.body_limit.0 as u64,
             wait_max: options.body_timeout.0,

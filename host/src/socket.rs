@@ -1,5 +1,6 @@
 //! The bytes of one connection, TCP or Unix, on their way to and from the HTTP
-//! library. What passes is noted in the connection's `Activity`.
+//! library. What passes is noted in the connection's `Activity`, and what is malformed does
+//! not pass.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,12 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::activity::Activity;
+use crate::frames::Frames;
+use crate::framing::{Fault, Framing};
 
 /// What is read at once of what nobody wants.
 const LINGER_PIECE_BYTES: usize = 16 << 10;
@@ -48,19 +51,68 @@ pub struct Socket {
     /// What was read to tell HTTP/1 from HTTP/2.
     first_bytes: Bytes,
     activity: Arc<Activity>,
+    course: Course,
     is_shut_down: bool,
     /// What is still read after that.
     linger_bytes: usize,
+}
+
+/// Where in what the client sends the connection is.
+enum Course {
+    Http1(Framing),
+    Http2(Frames),
+    /// Behind something malformed, of which nothing is shown.
+    Malformed,
 }
 
 impl Socket {
     pub fn new(
         stream: Stream,
         first_bytes: Bytes,
+        is_http2: bool,
         activity: Arc<Activity>,
         linger_bytes_max: usize,
     ) -> Socket {
-        Socket { stream, first_bytes, activity, is_shut_down: false, linger_bytes: linger_bytes_max }
+        let course = if is_http2 { Course::Http2(Frames::new()) } else { Course::Http1(Framing::new()) };
+        let linger_bytes = linger_bytes_max;
+        Socket { stream, first_bytes, activity, course, is_shut_down: false, linger_bytes }
+    }
+
+    /// Looks at what came in. Gives how much of it the HTTP library may see; an error if
+    /// that is nothing.
+    fn follow(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.course {
+            Course::Http1(framing) => {
+                self.activity.note_read();
+                if let Some((at, fault)) = framing.follow(bytes) {
+                    self.activity.note_fault(framing.heads(), fault);
+                    self.course = Course::Malformed;
+                    return if at == 0 { Err(malformed()) } else { Ok(at) };
+                }
+            }
+            Course::Http2(frames) => self.activity.note_frames(frames.follow(bytes)),
+            Course::Malformed => return Err(malformed()),
+        }
+        Ok(bytes.len())
+    }
+
+    /// The client sends no more. True if that is to be kept from the HTTP library.
+    fn keeps_end(&mut self, cx: &Context<'_>) -> bool {
+        if let Course::Http1(framing) = &self.course
+            && framing.is_within_body()
+        {
+            self.activity.note_fault(framing.heads(), Fault::CutShort);
+            return false;
+        }
+        self.activity.keeps_end(cx)
+    }
+
+    /// The client has not sent all that it was about to send, as far as one can tell.
+    fn is_sending(&self) -> bool {
+        match &self.course {
+            Course::Http1(framing) => !framing.is_between() || self.activity.lingers(),
+            Course::Http2(_) | Course::Malformed => true,
+        }
     }
 
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -76,7 +128,7 @@ impl Socket {
     /// (RFC 9112, 9.6). How long that may take is the deadline's affair.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scrap = [MaybeUninit::uninit(); LINGER_PIECE_BYTES];
-        let mut is_sending = self.activity.is_sending();
+        let mut is_sending = self.is_sending();
         while self.linger_bytes > 0 {
             let mut buffer = ReadBuf::uninit(&mut scrap);
             match self.stream.poll_read(cx, &mut buffer) {
@@ -84,7 +136,7 @@ impl Socket {
                 Poll::Ready(_) => break,
                 Poll::Pending if !is_sending => break,
                 Poll::Pending => {
-                    self.activity.lingers();
+                    self.activity.begin_to_linger();
                     return Poll::Pending;
                 }
             }
@@ -100,30 +152,34 @@ impl Read for Socket {
         cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.first_bytes.is_empty() {
-            let count = self.first_bytes.len().min(cursor.remaining());
-            cursor.put_slice(&self.first_bytes[..count]);
-            self.first_bytes.advance(count);
-            if self.first_bytes.is_empty() {
+        let socket = &mut *self;
+        if matches!(socket.course, Course::Malformed) {
+            return Poll::Ready(Err(malformed()));
+        }
+        if !socket.first_bytes.is_empty() {
+            let count = socket.first_bytes.len().min(cursor.remaining());
+            let bytes = socket.first_bytes.split_to(count);
+            if socket.first_bytes.is_empty() {
                 // An empty rest would keep its memory for as long as the connection.
-                self.first_bytes = Bytes::new();
+                socket.first_bytes = Bytes::new();
             }
+            let count = socket.follow(&bytes)?;
+            cursor.put_slice(&bytes[..count]);
             return Poll::Ready(Ok(()));
         }
-        // SAFETY: nothing uninitialised is read or exposed, and `count` bytes
+        // SAFETY: nothing uninitialised is read or exposed, and at least `count` bytes
         // were initialised by the read.
-        let count = unsafe {
+        unsafe {
             let free: &mut [MaybeUninit<u8>] = cursor.as_mut();
             let mut buffer = ReadBuf::uninit(free);
-            ready!(self.stream.poll_read(cx, &mut buffer))?;
-            let count = buffer.filled().len();
+            ready!(socket.stream.poll_read(cx, &mut buffer))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                return if socket.keeps_end(cx) { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+            let count = socket.follow(bytes)?;
             cursor.advance(count);
-            count
-        };
-        if count == 0 && self.activity.keeps_end(cx) {
-            return Poll::Pending;
         }
-        self.activity.note_read();
         Poll::Ready(Ok(()))
     }
 }
@@ -167,4 +223,8 @@ impl Write for Socket {
         }
         self.poll_linger(cx).map(Ok)
     }
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")
 }

@@ -1,7 +1,7 @@
 //! What clients send, and what guests answer. Each answer goes through the HTTP library and
 //! is looked at as it reaches the client.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
@@ -23,9 +23,11 @@ use hyper::service::service_fn;
 use tokio::sync::oneshot;
 
 use super::wait_for;
+
 use crate::call;
 use crate::cgi;
 use crate::cgi::output::Answer;
+use crate::framing::Framing;
 use crate::head::{self, CLIENT_HEADER, ClientAddress};
 use crate::imports::gateway;
 use crate::imports::http::LeftOut;
@@ -144,7 +146,7 @@ fn check_sent_head(head: &Parts, sent: &Received<'_>) {
 }
 
 fn is_bodiless(status: u16, is_head_request: bool) -> bool {
-    is_head_request || status == 204 || status == 304
+    is_head_request || [204, 205, 304].contains(&status)
 }
 
 /// A response as a client reads it.
@@ -186,12 +188,80 @@ impl Received<'_> {
 /// What a client sends, in pieces of a size that the first byte says.
 pub fn request(bytes: &[u8]) {
     let Some((&size, sent)) = bytes.split_first() else { return };
+    let mut framing = Framing::new();
+    framing.follow(sent);
+    let count = Cell::new(0);
     exchange(sent, 1 + usize::from(size), |mut request| {
+        count.set(count.get() + 1);
+        assert!(count.get() <= framing.heads(), "the HTTP library sees a head that `framing` does not");
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        assert!(length.is_none() || !is_chunked || framing.heads() == count.get());
         if head::check(&request).is_ok() {
             check_request(&mut request);
         }
         Response::new(ResponseBody::from(String::new()))
     });
+}
+
+/// A body in chunks, in pieces of a size that the first byte says, and a request behind it:
+/// the HTTP library and `framing` read the same of them, or the first reads nothing that
+/// `framing` does not let pass.
+pub fn chunks(bytes: &[u8]) {
+    let Some((&size, body)) = bytes.split_first() else { return };
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let sent = [head, body].concat();
+    let mut framing = Framing::new();
+    let mut ends = None;
+    for at in 0..sent.len() {
+        if framing.follow(&sent[at..=at]).is_some() {
+            break;
+        }
+        if framing.is_between() {
+            ends = Some(at + 1);
+            break;
+        }
+    }
+    let expected = ends.map(|end| data(&sent[head.len()..end]));
+    // What follows a whole body is one more request.
+    let sent = match ends {
+        Some(end) => [&sent[..end], b"GET /second HTTP/1.1\r\nhost: a\r\n\r\n"].concat(),
+        None => sent,
+    };
+    let read = Rc::new(RefCell::new(Vec::new()));
+    let told = read.clone();
+    exchange_with(&sent, 1 + usize::from(size), move |request| {
+        let (told, is_second) = (told.clone(), request.uri().path() == "/second");
+        async move {
+            let body = request.into_body().collect().await.map(|body| body.to_bytes());
+            told.borrow_mut().push((is_second, body.ok()));
+            Ok::<_, Infallible>(Response::new(ResponseBody::from(String::new())))
+        }
+    });
+    let read = read.take();
+    match expected {
+        // The HTTP library bounds extensions and trailers.
+        Some(_) if read.first().is_some_and(|(_, body)| body.is_none()) => assert!(sent.len() > 8 << 10),
+        Some(body) => assert_eq!(read, [(false, Some(body)), (true, Some(Bytes::new()))]),
+        None => assert_eq!(read, [(false, None)]),
+    }
+}
+
+/// The data of a well-formed body.
+fn data(mut chunks: &[u8]) -> Bytes {
+    let mut data = Vec::new();
+    loop {
+        let line = chunks.iter().position(|byte| *byte == b'\n').expect("a line");
+        let digits = chunks.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let digits = std::str::from_utf8(&chunks[..digits]).expect("digits");
+        let size = usize::from_str_radix(digits, 16).expect("a size");
+        if size == 0 {
+            return data.into();
+        }
+        chunks = &chunks[line + 1..];
+        data.extend_from_slice(&chunks[..size]);
+        chunks = &chunks[size + 2..];
+    }
 }
 
 /// What guests and the log are told of it is what the client cannot choose, or chose itself.
@@ -236,9 +306,16 @@ fn exchange(
     size: usize,
     answer: impl Fn(Request<Incoming>) -> Response<ResponseBody>,
 ) -> Vec<u8> {
+    exchange_with(sent, size, |request| std::future::ready(Ok(answer(request))))
+}
+
+fn exchange_with<F>(sent: &[u8], size: usize, answer: impl Fn(Request<Incoming>) -> F) -> Vec<u8>
+where
+    F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
+{
     let got = Rc::new(RefCell::new(Vec::new()));
-    let wire = Wire { sent: sent.to_vec().into(), size, got: got.clone() };
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(request))));
+    let wire = Wire { sent: sent.to_vec().into(), size, got: got.clone(), framing: Some(Framing::new()) };
+    let service = service_fn(answer);
     let mut http1 = http1::Builder::new();
     http1.header_read_timeout(None).half_close(true);
     // How it ended shows in what the client got.
@@ -246,11 +323,14 @@ fn exchange(
     got.take()
 }
 
-/// A client that sends all it has to say in pieces, and waits for nothing.
+/// A client that sends all it has to say in pieces, and waits for nothing. What is malformed
+/// does not pass, as on a socket.
 struct Wire {
     sent: Bytes,
     size: usize,
     got: Rc<RefCell<Vec<u8>>>,
+    /// None behind something malformed.
+    framing: Option<Framing>,
 }
 
 impl Read for Wire {
@@ -260,7 +340,21 @@ impl Read for Wire {
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let size = self.size.min(self.sent.len()).min(into.remaining());
-        into.put_slice(&self.sent.split_to(size));
+        let bytes = self.sent.split_to(size);
+        let Some(framing) = &mut self.framing else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        };
+        let passes = match framing.follow(&bytes) {
+            Some((at, _)) => {
+                self.framing = None;
+                at
+            }
+            None => bytes.len(),
+        };
+        if passes == 0 && self.framing.is_none() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        into.put_slice(&bytes[..passes]);
         Poll::Ready(Ok(()))
     }
 }

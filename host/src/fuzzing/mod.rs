@@ -12,9 +12,10 @@ use std::cell::OnceCell;
 /// Reads such bytes.
 pub type Target = fn(&[u8]);
 
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("cache", files::cache),
     ("cgi", http::cgi),
+    ("chunks", http::chunks),
     ("gateway", http::gateway),
     ("guest", guests::guest),
     ("log", texts::log),
