@@ -60,6 +60,26 @@ fn documents_name_options_that_there_are() {
     assert!(named > 30);
 }
 
+/// What a script of ours gets from elsewhere it says before, with how much it is.
+#[test]
+fn downloads_are_announced_with_their_size() {
+    let mut downloads = 0;
+    for language in ["assemblyscript", "c", "go", "javascript", "javascript-quickjs", "rust/example"] {
+        let script = std::fs::read_to_string(root().join("guests").join(language).join("build")).unwrap();
+        let mut is_announced = false;
+        for line in script.lines() {
+            is_announced |= line.trim_start().starts_with("echo ") && line.contains(" MB");
+            let begins = [" -m pip install ", "\"${npm[@]}\" ", "rustup target add \""];
+            if begins.iter().any(|begin| line.contains(begin)) {
+                assert!(is_announced, "{language}: {line}");
+                is_announced = false;
+                downloads += 1;
+            }
+        }
+    }
+    assert_eq!(downloads, 9);
+}
+
 fn list(folder: &Path, base: &Path, files: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -335,9 +335,15 @@ fn what_is_wrong_with_a_python_file_is_told_before_anything_is_built() {
 }
 
 #[test]
-fn help_says_where_things_are_kept() {
+fn help_says_where_things_are_kept_and_what_its_words_mean() {
     let output = run(program().arg("--help").stdout(std::process::Stdio::piped()));
     let help = String::from_utf8(output.stdout).unwrap();
+    // And what the words mean that it uses, before it does.
+    let (before, _) = help.split_once("Usage:").unwrap();
+    let before = before.split_whitespace().collect::<Vec<_>>().join(" ");
+    for text in ["component, which is", "A core is the place for one call at a time"] {
+        assert!(before.contains(text), "{text} is not in {before}");
+    }
     for text in ["--cache <DIR>", "XDG_CACHE_HOME", "DIR/tools"] {
         assert!(help.contains(text), "{text} is not in {help}");
     }

@@ -37,7 +37,9 @@ const MEMORY_LIMIT: &str = "128M";
 /// A line of 64 KiB, escaped, fits into half of it.
 const LOG_BURST_MIN: usize = 1 << 20;
 
-/// Serve HTTP with a WebAssembly guest, each call behind a wall of its own.
+/// Serve HTTP with a WebAssembly guest, each call behind a wall of its own. A guest is a
+/// component, which is a WebAssembly file that declares what it imports and exports, or a
+/// program. A core is the place for one call at a time: neither a thread nor a CPU.
 #[derive(Parser, Debug)]
 #[command(
     name = "wasm-serve",
