@@ -348,6 +348,50 @@ fn the_body_can_be_read_by_lines_and_by_sizes() {
 }
 
 #[test]
+fn to_read_more_than_there_is_takes_no_more_memory_than_there_is() {
+    let server = faults("--cores 1");
+    let mut connection = Connection::open(server.address);
+    assert_eq!(connection.post("/by-far-too-much", b"abc").text(), "abc|||");
+    let body = vec![b'x'; 1 << 20];
+    let reply = connection.post("/by-far-too-much", &body);
+    assert_eq!((reply.status, reply.body.len()), (200, (1 << 20) + 3));
+    assert_eq!(reply.body.iter().filter(|byte| **byte == b'x').count(), 1 << 20);
+}
+
+#[test]
+fn pieces_of_a_class_that_is_made_of_bytes_leave_as_the_bytes_that_they_are() {
+    let server = faults("--cores 1");
+    for path in ["/subclass-body", "/subclass-in-pieces"] {
+        let reply = server.get(path);
+        assert_eq!((reply.status, reply.text(), reply.complete), (200, "Hello World", true), "{path}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_head_is_said_by_start_response_and_names_the_field() {
+    let server = faults("--cores 1");
+    let reply = server.get("/wrong-heads");
+    assert_eq!(reply.status, 200);
+    let lines: Vec<&str> = reply.text().lines().collect();
+    assert_eq!(lines.len(), 20, "{lines:#?}");
+    let (values, rest) = lines.split_at(8);
+    let (names, statuses) = rest.split_at(6);
+    for line in values {
+        assert!(line.contains("Error: the value of the header field 'X-Named' "), "{line}");
+    }
+    assert_eq!(values.iter().filter(|line| line.starts_with("TypeError: ")).count(), 3);
+    for line in names {
+        assert!(line.starts_with("ValueError: not the name of a header field: "), "{line}");
+    }
+    for line in statuses {
+        assert!(line.starts_with("ValueError: not a status: "), "{line}");
+    }
+    assert_eq!(reply.field("x-tab"), Some("a\tb"));
+    assert_eq!(reply.field("x-empty"), Some(""));
+    assert_eq!(reply.field("x-named"), None);
+}
+
+#[test]
 fn a_body_that_is_not_read_does_not_disturb_the_next_request() {
     let server = faults("--cores 1");
     for size in [10, 300_000] {

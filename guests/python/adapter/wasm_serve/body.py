@@ -20,6 +20,10 @@ class Body(io.RawIOBase):
     def readable(self):
         return True
 
+    def read(self, size=-1):
+        # As much memory is set aside as is asked for.
+        return super().read(min(size, BUFFER_BYTES))
+
     def readinto(self, buffer):
         if self.stream is None:
             raise ValueError("wsgi.input is read after its request has ended")
@@ -59,7 +63,19 @@ class Input:
         return self.reader
 
     def read(self, size=-1):
-        return self._open().read(-1 if size is None else size)
+        reader = self._open()
+        if size is None or size <= BUFFER_BYTES:
+            return reader.read(-1 if size is None else size)
+        # The library sets aside as much memory as is asked for, however little comes.
+        read = io.BytesIO()
+        while size > 0 and (piece := reader.read(min(size, BUFFER_BYTES))):
+            read.write(piece)
+            size -= len(piece)
+        # Not a copy.
+        return read.getvalue()
+
+    def read1(self, size=-1):
+        return self._open().read1(min(size, BUFFER_BYTES))
 
     def readline(self, size=-1):
         return self._open().readline(-1 if size is None else size)
@@ -71,7 +87,7 @@ class Input:
         return iter(self._open())
 
     def __getattr__(self, name):
-        # What io.BufferedReader has beyond PEP 3333, such as `read1`, `readinto` and `seekable`.
+        # What io.BufferedReader has beyond PEP 3333, such as `readinto`, `peek` and `seekable`.
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._open(), name)

@@ -1,11 +1,21 @@
 """The response: `start_response` and `write`, and how bytes leave."""
 
+import re
+
 from wasm_serve import host, streams_of_output
 
 # What the host takes in one call.
 WHOLE_BYTES_MAX = 65536
 CODES = {}
 CODES_MAX = 1000
+# Names of fields that were good.
+NAMES = set()
+NAMES_MAX = 1000
+# RFC 9110, 5.6.2 and 5.5. A value's characters are bytes (PEP 3333).
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A final one; its reason is the server's.
+STATUS = re.compile(r"[2-5][0-9][0-9]( [^\x00-\x1f\x7f]*)?")
+VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class ClientGone(OSError):
@@ -13,7 +23,7 @@ class ClientGone(OSError):
 
 
 class Response:
-    __slots__ = ("outparam", "bodiless", "status", "headers", "head_sent", "body", "stream", "left")
+    __slots__ = ("outparam", "bodiless", "status", "headers", "fields", "head_sent", "body", "stream", "left")
 
     def __init__(self, outparam, bodiless):
         self.outparam = outparam
@@ -21,6 +31,8 @@ class Response:
         self.bodiless = bodiless
         self.status = None
         self.headers = ()
+        # The same as the host takes them.
+        self.fields = ""
         self.head_sent = False
         self.body = None
         self.stream = None
@@ -39,37 +51,27 @@ class Response:
             raise AssertionError("start_response was called twice, the second time without exc_info")
         if status not in CODES:
             _check_status(status)
-        self.status = status
-        self.headers = list(headers)
+        headers = list(headers)
+        fields = _fields(headers)
+        self.status, self.headers, self.fields = status, headers, fields
         return self.write
 
     def write(self, data):
-        if type(data) is not bytes:
-            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        data = plain(data)
         if not self.head_sent:
             self.send_head()
         if data and not self.bodiless:
             self.send(data)
 
-    def fields(self):
-        """The headers as the host takes them."""
+    def check_started(self):
         if self.status is None:
             raise AssertionError("the application gave its body before it called start_response")
-        lines = [""]
-        for name, value in self.headers:
-            lines += name, value
-        text = "\n".join(lines)
-        if text.count("\n") != len(lines) - 1:
-            raise ValueError(f"a line feed in a header: {self.headers!r}")
-        if not text.isascii():
-            # Raises an error for what is not latin-1, which the host would not take.
-            text.encode("latin-1")
-        return text
 
     def message(self):
         """The host's response, with its head."""
+        self.check_started()
         call = host.call_import
-        fields = call(host.FIELDS, [self.fields()])
+        fields = call(host.FIELDS, [self.fields])
         if isinstance(fields, host.Err):
             raise ValueError(fields.value)
         fields = fields.value
@@ -102,11 +104,11 @@ class Response:
             self.send_head()
             self.send(data)
             return self.finish()
-        fields = self.fields()
+        self.check_started()
         # The host answers in any case: with a 500 if something in the head is not valid.
         self.head_sent = True
         self.outparam.finalizer = host.PASSED
-        head, body = self.status[:3] + fields, data.decode("latin-1")
+        head, body = self.status[:3] + self.fields, data.decode("latin-1")
         result = host.call_import(host.RESPOND, (self.outparam, head, body))
         if isinstance(result, host.Err):
             raise ValueError(result.value)
@@ -180,6 +182,51 @@ class Response:
             self.body = None
 
 
+def plain(data):
+    """A piece of the body as bytes that are nothing more. A class that is made of `bytes` may do otherwise
+    what is done with them."""
+    if type(data) is bytes:
+        return data
+    if not isinstance(data, bytes):
+        raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
+    return bytes(memoryview(data))
+
+
+def _fields(headers):
+    """A response's fields as the host takes them."""
+    lines = [""]
+    for name, value in headers:
+        if name not in NAMES:
+            _check_name(name)
+        lines += name, value
+    try:
+        text = "".join(lines)
+    except TypeError:
+        text = None
+    # Names are printable.
+    if text is None or not (text.isascii() and text.isprintable()):
+        for name, value in headers:
+            _check_value(name, value)
+    return "\n".join(lines)
+
+
+def _check_name(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"not the name of a header field: {name!r}")
+    if len(NAMES) < NAMES_MAX:
+        NAMES.add(name)
+
+
+def _check_value(name, value):
+    if not isinstance(value, str):
+        raise TypeError(f"the value of the header field {name!r} must be text, not {type(value).__name__}: {value!r}")
+    if not VALUE.fullmatch(value):
+        raise ValueError(
+            f"the value of the header field {name!r} has a character that none may have, such as a line feed or one "
+            f"beyond latin-1: {value!r}"
+        )
+
+
 def _checked(result):
     if isinstance(result, host.Err):
         error = result.value
@@ -191,7 +238,7 @@ def _checked(result):
 
 
 def _check_status(status):
-    if type(status) is not str or not status[:3].isdecimal() or not 100 <= int(status[:3]) <= 599:
+    if not isinstance(status, str) or not STATUS.fullmatch(status):
         raise ValueError(f"not a status: {status!r}")
     if len(CODES) >= CODES_MAX:
         CODES.clear()

@@ -5,7 +5,7 @@ import traceback
 
 from wasm_serve import contexts, environ as heads, host, streams_of_output
 from wasm_serve.body import FileWrapper, Input
-from wasm_serve.response import ClientGone, Response
+from wasm_serve.response import ClientGone, Response, plain
 
 APPLICATION = None
 
@@ -46,10 +46,7 @@ def respond(environ, response):
     result = APPLICATION(environ, response.start)
     try:
         if type(result) is list and len(result) == 1 and not response.head_sent:
-            data = result[0]
-            if type(data) is not bytes:
-                raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
-            response.send_whole(response.cut(data))
+            response.send_whole(response.cut(plain(result[0])))
         else:
             stream(result, response)
     finally:
@@ -61,8 +58,7 @@ def stream(result, response):
     """Each piece leaves as it comes; the head with the first one that is not empty. What is beyond the length
     that the head says is not asked for (PEP 3333)."""
     for data in result:
-        if not isinstance(data, bytes):
-            raise TypeError(f"the body's pieces must be bytes, not {type(data).__name__}")
+        data = plain(data)
         if response.head_sent:
             if response.bodiless:
                 return
