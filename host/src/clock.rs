@@ -3,6 +3,7 @@
 //! between instances, and tests can make them up.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -45,6 +46,28 @@ fn nanos(time: Timespec) -> u64 {
 /// does not follow later changes of the system's time.
 pub fn unix_nanos(nanos: Nanos) -> u64 {
     start().unix_nanos.saturating_add(nanos)
+}
+
+/// The system's time less `now`: that changes only when somebody sets the system's time.
+static OFFSET: AtomicU64 = AtomicU64::new(0);
+/// Two readings of clocks, one right after the other, may be so far apart.
+const READING_NANOS: u64 = 20_000;
+
+/// What the clock says at a time of the system's, given in nanoseconds since the Unix epoch,
+/// and 0 for those before it began. Of two times, the later one never comes first.
+pub fn at_unix(unix_nanos: u64) -> Nanos {
+    let before = now();
+    let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let system = system.as_nanos() as u64;
+    let (least, most) = (system.saturating_sub(now()), system.saturating_sub(before));
+    let bounds = least.saturating_sub(READING_NANOS)..=most.saturating_add(READING_NANOS);
+    let mut offset = OFFSET.load(Ordering::Relaxed);
+    if !bounds.contains(&offset) {
+        // The system's time was set, or this is the first reading.
+        offset = most;
+        OFFSET.store(offset, Ordering::Relaxed);
+    }
+    unix_nanos.saturating_sub(offset)
 }
 
 /// The instant at which tokio's timers should fire for `nanos`.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{self, Nanos};
 
@@ -94,6 +94,29 @@ impl Queue {
         delay: Nanos,
         payload: Box<[u8]>,
     ) -> Result<(TimerId, Nanos), ScheduleError> {
+        let due = now.saturating_add(delay);
+        let id = self.add(now, delay, due, payload)?;
+        Ok((id, due))
+    }
+
+    /// Adds a call that is due at a given time, which may be before `now`: then it starts before
+    /// those that are due later.
+    pub fn schedule_at(
+        &mut self,
+        now: Nanos,
+        due: Nanos,
+        payload: Box<[u8]>,
+    ) -> Result<TimerId, ScheduleError> {
+        self.add(now, due.saturating_sub(now), due, payload)
+    }
+
+    fn add(
+        &mut self,
+        now: Nanos,
+        delay: Nanos,
+        due: Nanos,
+        payload: Box<[u8]>,
+    ) -> Result<TimerId, ScheduleError> {
         let bytes = payload.len() as u64;
         if bytes > self.limits.payload_bytes_max {
             return Err(ScheduleError::PayloadTooLarge(self.limits.payload_bytes_max));
@@ -113,10 +136,9 @@ impl Queue {
         self.last_id += 1;
         self.payload_bytes += bytes;
         let id = self.last_id;
-        let due = now.saturating_add(delay);
         self.calls.insert((due, id), Pending { payload, scheduled: now });
         self.due_of.insert(id, due);
-        Ok((id, due))
+        Ok(id)
     }
 
     /// True if and only if the call was pending and now never starts.
@@ -178,12 +200,14 @@ struct Inner {
     queue: Queue,
     /// What the timer sleeps for.
     timer: Nanos,
+    /// A call was added that was due before.
+    is_overdue: bool,
 }
 
 impl Deferred {
     pub fn new(limits: Limits) -> Deferred {
         Deferred {
-            inner: Mutex::new(Inner { queue: Queue::new(limits), timer: Nanos::MAX }),
+            inner: Mutex::new(Inner { queue: Queue::new(limits), timer: Nanos::MAX, is_overdue: false }),
             first_due: AtomicU64::new(Nanos::MAX),
             last_due: AtomicU64::new(Nanos::MAX),
             earlier: Condvar::new(),
@@ -195,13 +219,28 @@ impl Deferred {
         let mut inner = self.inner.lock();
         // Read under the lock, so that ids and times of scheduling agree.
         let (id, due) = inner.queue.schedule(clock::now(), delay, payload)?;
+        self.note_due(inner, due);
+        Ok(id)
+    }
+
+    /// See `Queue::schedule_at`.
+    pub fn schedule_at(&self, due: Nanos, payload: Box<[u8]>) -> Result<TimerId, ScheduleError> {
+        let mut inner = self.inner.lock();
+        let now = clock::now();
+        let id = inner.queue.schedule_at(now, due, payload)?;
+        inner.is_overdue |= due < now;
+        self.note_due(inner, due);
+        Ok(id)
+    }
+
+    /// Tells those who wait for it of a call that was added.
+    fn note_due(&self, inner: MutexGuard<'_, Inner>, due: Nanos) {
         self.note_first_due(&inner);
         let timer = inner.timer;
         drop(inner);
         if due < timer {
             self.earlier.notify_one();
         }
-        Ok(id)
     }
 
     /// See `Queue::cancel`.
@@ -241,12 +280,16 @@ impl Deferred {
         clock::now()
     }
 
-    /// Waits until a call comes due, of those that were not due before `from`. Only
+    /// Waits until a call comes due, of those that were not due before `from`, or one is added
+    /// that was due already. Only
     /// the timer waits here, which is a thread: the timers of the runtime know
     /// nothing finer than milliseconds.
     pub fn wait_until_due(&self, from: Nanos) {
         let mut inner = self.inner.lock();
         loop {
+            if std::mem::take(&mut inner.is_overdue) {
+                return;
+            }
             inner.timer = inner.queue.first_due_from(from).unwrap_or(Nanos::MAX);
             if inner.timer == Nanos::MAX {
                 self.earlier.wait(&mut inner);
@@ -310,6 +353,18 @@ mod tests {
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.take_due(20)).map(|call| call.id).collect();
         assert_eq!(order, [2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn calls_at_times_start_by_them_whenever_they_were_scheduled() {
+        let mut queue = queue();
+        for (now, due) in [(30, 20), (31, 10), (32, 40), (33, 20), (34, 35)] {
+            queue.schedule_at(now, due, payload(0)).unwrap();
+        }
+        queue.schedule(35, 0, payload(0)).unwrap();
+        assert_eq!(queue.schedule_at(36, 137, payload(0)), Err(ScheduleError::DelayTooLong(100)));
+        let order: Vec<_> = std::iter::from_fn(|| queue.take_due(40)).map(|call| call.id).collect();
+        assert_eq!(order, [2, 1, 4, 5, 6, 3]);
     }
 
     #[test]

@@ -101,6 +101,45 @@ fn a_callback_that_fails_leaves_its_traceback() {
 }
 
 #[test]
+fn calls_start_in_the_order_of_their_times_however_long_each_took_to_schedule() {
+    // A request holds the only core, so that all of them are scheduled when the first one starts.
+    let server = setup_python(file("applications/timers.py")).options("--cores 1").start();
+    let reply = server.get("/in-order");
+    assert_eq!(reply.text().lines().collect::<Vec<_>>(), ["when: True"; 6]);
+    server.wait_for_figure("/deferred/done", 6);
+    let log = server.stop().log;
+    let order: Vec<&str> = log.lines().filter_map(|line| line.split("ran in order ").nth(1)).collect();
+    assert_eq!(order, ["1 quick", "5 quick", "0 slow", "4 quick", "2 quick", "3 quick"]);
+}
+
+#[test]
+fn the_exception_handler_that_is_set_gets_what_a_callback_raises() {
+    let server = setup_python(file("applications/timers.py")).options("--cores 1 --log-deferred").start();
+    assert_eq!(server.get("/handles").text(), "scheduled");
+    let line = server.wait_for_line("handled ValueError('in the callback') True");
+    assert!(line.contains("Exception in callback <function fail"), "{line}");
+    // It is a failure nevertheless, and has no traceback besides.
+    server.wait_for_figure("/deferred/failed", 1);
+    server.wait_for_line("outcome=failed");
+    assert!(!server.log().contains("Traceback"), "{}", server.log());
+}
+
+#[test]
+fn times_and_callables_that_are_none_are_refused_as_documented() {
+    let server = setup_python(file("applications/timers.py")).options("--cores 1").start();
+    let reply = server.get("/refuses");
+    let lines: Vec<&str> = reply.text().lines().collect();
+    let rows = [("OverflowError: the delay is over ", 4), ("ValueError: ", 2), ("TypeError: ", 5)];
+    let expected: Vec<&str> = rows.iter().flat_map(|(text, count)| vec![*text; *count]).collect();
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, text) in lines.iter().zip(expected) {
+        assert!(line.starts_with(text), "{line:?} is not {text:?}");
+    }
+    assert_eq!(lines.iter().filter(|line| line.contains("coroutines cannot be deferred")).count(), 3);
+    server.wait_for_line("ran what was due long ago");
+}
+
+#[test]
 fn more_calls_than_allowed_raise_and_name_the_option() {
     let server =
         setup_python(file("applications/timers.py")).options("--cores 1 --deferred-per-call 3").start();

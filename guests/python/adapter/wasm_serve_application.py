@@ -41,6 +41,6 @@ with report.of_the_build():
     chance.let_go()
     contexts.begin_here()
     wsgi.answer = contexts.starting(wsgi.answer)
-    callbacks.run_payload = contexts.starting(callbacks.run_payload)
+    callbacks.run_call = contexts.starting(callbacks.run_call)
     report.finish()
 host.install()

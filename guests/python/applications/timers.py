@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 
 
 def note(*arguments):
@@ -45,8 +46,59 @@ def refused(function, *arguments):
 LOOP_AT_IMPORT = asyncio.get_event_loop()
 
 
+class Slow:
+    """Takes long to become a payload."""
+
+    def __reduce__(self):
+        time.sleep(0.3)
+        return str, ("slow",)
+
+
+def in_order(loop, _):
+    """Each is scheduled after one that starts later, or at the same time; some of the times are over by then."""
+    base = loop.time() + 0.2
+    timers = []
+    for number, seconds in enumerate((0.002, 0.001, 0.4, 0.4, 0.3, 0.001)):
+        value = Slow() if number == 0 else "quick"
+        timers.append(loop.call_at(base + seconds, note, f"in order {number}", value))
+        yield f"when: {timers[-1].when() == base + seconds}"
+
+
+def handles(loop, _):
+    loop.set_exception_handler(
+        lambda loop, context: print("handled", repr(context["exception"]), context["handle"].id > 0, context["message"])
+    )
+    loop.call_soon(fail)
+    yield "scheduled"
+
+
+async def coroutine():
+    pass
+
+
+class Asynchronous:
+    async def __call__(self):
+        pass
+
+
+def refuses(loop, _):
+    for times in (float("inf"), 1e30), (float("nan"),), (None,):
+        for value in times:
+            yield refused(loop.call_later, value, note)
+            yield refused(loop.call_at, value, note)
+    for callback in (coroutine, functools.partial(coroutine), Asynchronous()):
+        yield refused(loop.call_soon, callback)
+    loop.call_later(-float("inf"), note, "what was due long ago")
+
+
+PATHS = {"/in-order": in_order, "/handles": handles, "/refuses": refuses}
+
+
 def application(environ, start_response):
     loop = asyncio.get_event_loop()
+    if environ["PATH_INFO"] in PATHS:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return ["\n".join(PATHS[environ["PATH_INFO"]](loop, environ)).encode()]
     said = [f"one loop: {loop is LOOP_AT_IMPORT}"]
     loop.call_later(0.1, note, "call_later", 1)
     loop.call_at(loop.time() + 0.1, note, "call_at")

@@ -12,9 +12,9 @@ use wasmtime_wasi_http::p2::types::HostResponseOutparam;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 
 use super::http::{LeftOut, is_of_the_connection};
-use super::timers::{self, ScheduleError};
+use super::timers::{self, ScheduleError, When};
 use crate::account::OnNoAccount;
-use crate::clock::Nanos;
+use crate::clock;
 use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::state::State;
@@ -36,7 +36,12 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     gateway.func_wrap("respond", |store, (to, head, body)| Ok((respond(store, to, head, body)?,)))?;
     gateway.func_wrap("make-fields", |store, (text,)| Ok((fields(store, text)?,)))?;
     gateway.func_wrap("write", |store, (to, text)| Ok((write(store, to, text)?,)))?;
-    gateway.func_wrap("call-later", |store, (delay, payload)| Ok((call_later(store, delay, payload)?,)))?;
+    gateway.func_wrap("call-later", |store, (delay, payload)| {
+        Ok((schedule(store, When::After(delay), payload)?,))
+    })?;
+    gateway.func_wrap("call-at", |store, (time, payload)| {
+        Ok((schedule(store, When::At(clock::at_unix(time)), payload)?,))
+    })?;
     Ok(())
 }
 
@@ -84,9 +89,9 @@ fn write(
     }
 }
 
-fn call_later(
+fn schedule(
     mut store: Store<'_>,
-    delay: Nanos,
+    when: When,
     payload: WasmStr,
 ) -> wasmtime::Result<Result<TimerId, ScheduleError>> {
     let text = payload.to_str(&store)?;
@@ -95,7 +100,7 @@ fn call_later(
     let _for_the_server = OnNoAccount::begin();
     let payload = if is_small { bytes_of(&text).ok_or_else(no_byte)? } else { Vec::new() };
     drop(text);
-    Ok(timers::call_later(&mut store, delay, bytes, |_| payload.into()))
+    Ok(timers::schedule(&mut store, when, bytes, |_| payload.into()))
 }
 
 /// The guest breaks the contract of this interface.

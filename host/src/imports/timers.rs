@@ -41,7 +41,7 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut timers = linker.instance(INTERFACE)?;
     timers.func_wrap("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
         let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
-        Ok((call_later(&mut store, delay, payload.len(), copy),))
+        Ok((schedule(&mut store, When::After(delay), payload.len(), copy),))
     })?;
     timers.func_wrap("cancel", |store, (id,)| Ok((cancel(store, id),)))?;
     Ok(())
@@ -65,7 +65,8 @@ pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::R
                 return Err(wasmtime::Error::msg("a payload that is not in the memory"));
             }
             let copy = |store: &StoreContextMut<'_, State>| memory.data(store)[range].into();
-            let scheduled = call_later(&mut caller.as_context_mut(), delay, bytes as usize, copy);
+            let when = When::After(delay);
+            let scheduled = schedule(&mut caller.as_context_mut(), when, bytes as usize, copy);
             Ok(scheduled.map_or_else(|error| error.number(), |id| id as i64))
         },
     )?;
@@ -87,14 +88,22 @@ impl ScheduleError {
     }
 }
 
+/// When a call is due.
+#[derive(Clone, Copy)]
+pub(super) enum When {
+    After(Nanos),
+    /// A time on the server's clock.
+    At(Nanos),
+}
+
 /// Schedules a call with a payload of so many bytes.
-pub(super) fn call_later(
+pub(super) fn schedule(
     store: &mut StoreContextMut<'_, State>,
-    delay: Nanos,
+    when: When,
     payload_bytes: usize,
     payload: impl FnOnce(&StoreContextMut<'_, State>) -> Box<[u8]>,
 ) -> Result<TimerId, ScheduleError> {
-    let scheduled = schedule(store, delay, payload_bytes, payload);
+    let scheduled = within_limits(store, when, payload_bytes, payload);
     let stats = &store.data().server.stats;
     match &scheduled {
         Ok(_) => stats.deferred_scheduled.inc(),
@@ -103,9 +112,9 @@ pub(super) fn call_later(
     scheduled.map_err(ScheduleError::from)
 }
 
-fn schedule(
+fn within_limits(
     store: &mut StoreContextMut<'_, State>,
-    delay: Nanos,
+    when: When,
     payload_bytes: usize,
     payload: impl FnOnce(&StoreContextMut<'_, State>) -> Box<[u8]>,
 ) -> Result<TimerId, deferred::ScheduleError> {
@@ -119,7 +128,11 @@ fn schedule(
     }
     // It outlives the instance, and has limits of its own.
     let _for_the_server = OnNoAccount::begin();
-    let id = server.deferred.schedule(delay, payload(store))?;
+    let payload = payload(store);
+    let id = match when {
+        When::After(delay) => server.deferred.schedule(delay, payload)?,
+        When::At(due) => server.deferred.schedule_at(due, payload)?,
+    };
     store.data_mut().deferred_scheduled += 1;
     Ok(id)
 }

@@ -5,12 +5,14 @@ these and what the context had in which it was scheduled. A callback is never a 
 they can be told apart.
 """
 
+import inspect
 import pickle
 import sys
 import traceback
 from types import FunctionType
 
-from wasm_serve import contexts, streams_of_output
+from wasm_serve import contexts, loop, streams_of_output
+from wasm_serve.host import Err
 
 # Of module-level functions, whose pickle is their name. Most programs defer few of them.
 PAYLOADS = {}
@@ -25,6 +27,10 @@ def payload_of(callback, arguments, context):
         return PAYLOADS[callback]
     if not callable(callback):
         raise TypeError(f"a callable is needed, not {callback!r}")
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__):
+        raise TypeError(
+            f"coroutines cannot be deferred, and {callback!r} gives one: defer a function that runs it by asyncio.run"
+        )
     if difference is not None:
         state = callback, arguments, difference
     else:
@@ -57,37 +63,42 @@ def _payload_by_value(state, callback, reason):
 
 def run(call):
     """The export `callback`. An error string is logged and counted by the host."""
-    contexts.AT_START.copy().run(run_payload, call.payload)
+    contexts.AT_START.copy().run(run_call, call)
 
 
-def run_payload(payload):
+def run_call(call):
+    callback = CALLBACKS.get(call.payload)
+    arguments, context = (), None
     try:
-        callback = CALLBACKS.get(payload)
         if callback is not None:
             callback()
         else:
-            state = pickle.loads(payload)
-            if type(state) is tuple:
-                callback, arguments, *difference = state
-                if difference:
-                    contexts.context_with(*difference).run(callback, *arguments)
-                else:
-                    callback(*arguments)
+            callback, arguments, context = _unpacked(call.payload)
+            if context is None:
+                callback(*arguments)
             else:
-                if type(state) is FunctionType and len(payload) < 256 and len(CALLBACKS) < CACHED_MAX:
-                    _keep(payload, state)
-                state()
+                context.run(callback, *arguments)
     except BaseException as failure:
-        frames = failure.__traceback__.tb_next or failure.__traceback__
-        sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
+        if not loop.is_told(failure, call, callback, arguments, context):
+            frames = failure.__traceback__.tb_next or failure.__traceback__
+            sys.stderr.write("".join(traceback.format_exception(type(failure), failure, frames)))
         text = "".join(traceback.format_exception_only(failure)).strip()
         # The host takes no lone surrogates.
         text = text.encode("utf-8", "backslashreplace").decode()
-        from componentize_py_types import Err
-
         raise Err(text) from None
     finally:
         streams_of_output.flush()
+
+
+def _unpacked(payload):
+    """The callback, its arguments, and the context to run it in, if that is another one."""
+    state = pickle.loads(payload)
+    if type(state) is tuple:
+        callback, arguments, *difference = state
+        return callback, arguments, contexts.context_with(*difference) if difference else None
+    if type(state) is FunctionType and len(payload) < 256 and len(CALLBACKS) < CACHED_MAX:
+        _keep(payload, state)
+    return state, (), None
 
 
 def _keep(payload, function):

@@ -10,11 +10,10 @@ import contextvars
 import time
 from asyncio import base_events, events
 
-from wasm_serve import host
-from wasm_serve.callbacks import payload_of
+from wasm_serve import callbacks, host
 
 # What the host takes; it refuses by itself what is too long for it.
-NANOSECONDS_MAX = 2**64 - 1
+SECONDS_MAX = 18e9
 
 deferred = __import__("wit_world.imports.wasm_serve_deferred_types", fromlist=["*"])
 
@@ -113,17 +112,22 @@ class HostLoop(Loop):
 
     def call_later(self, delay, callback, *args, context=None):
         if not self._runs:
-            return _defer(delay, callback, args, context)
+            if delay is None:
+                raise TypeError("delay must not be None")
+            # As asyncio has it: from now, and not from when the callback has become a payload.
+            return _defer(self.time() + delay, callback, args, context)
         return super().call_later(delay, callback, *args, context=context)
 
     def call_at(self, when, callback, *args, context=None):
         if not self._runs:
-            return _defer(when - time.time(), callback, args, context)
+            if when is None:
+                raise TypeError("when cannot be None")
+            return _defer(when, callback, args, context)
         return super().call_at(when, callback, *args, context=context)
 
     def call_soon(self, callback, *args, context=None):
         if not self._runs:
-            return _defer(0, callback, args, context)
+            return _defer(self.time(), callback, args, context)
         return super().call_soon(callback, *args, context=context)
 
     call_soon_threadsafe = call_soon
@@ -167,7 +171,7 @@ class HostLoop(Loop):
             # asyncio's own belong to tasks that have ended, such as `asyncio.sleep`.
             is_the_programs = not (getattr(timer._callback, "__module__", None) or "").startswith("asyncio")
             if is_the_programs and not timer._cancelled:
-                _defer(timer._when - time.time(), timer._callback, timer._args, timer._context)
+                _defer(timer._when, timer._callback, timer._args, timer._context)
 
     def run_forever(self):
         if not self._ready:
@@ -178,17 +182,32 @@ class HostLoop(Loop):
         """There is one for the whole life of an instance."""
 
 
-def _defer(delay, callback, arguments, context):
+def _defer(when, callback, arguments, context):
+    """A call at a time on the clock of `loop.time()`: calls start in the order of these, however long each took
+    to become a payload."""
     if context is None:
         context = contextvars.copy_context()
     elif not isinstance(context, contextvars.Context):
         raise TypeError(f"a contextvars.Context is needed, not {context!r}")
-    nanoseconds = min(max(int(delay * 1e9), 0), NANOSECONDS_MAX)
-    payload = payload_of(callback, arguments, context)
-    result = host.call_import(host.CALL_LATER, [nanoseconds, payload.decode("latin-1")])
+    if when != when:
+        raise ValueError("a time that is not a number")
+    nanoseconds = int(min(max(when, 0), SECONDS_MAX) * 1e9)
+    payload = callbacks.payload_of(callback, arguments, context)
+    result = host.call_import(host.CALL_AT, [nanoseconds, payload.decode("latin-1")])
     if isinstance(result, host.Err):
         raise _refused(result.value)
-    return HostTimer(result.value, time.time() + delay, callback, arguments, context)
+    return HostTimer(result.value, when, callback, arguments, context)
+
+
+def is_told(failure, call, callback, arguments, context):
+    """Gives the failure of a deferred call to the application's handler, if it has set one."""
+    if LOOP.get_exception_handler() is None or not isinstance(failure, Exception):
+        return False
+    timer = HostTimer(call.id, call.due_at / 1e9, callback, arguments, context or contextvars.copy_context())
+    LOOP.call_exception_handler(
+        {"message": f"Exception in callback {callback!r}", "exception": failure, "handle": timer}
+    )
+    return True
 
 
 def cancel(identity):
