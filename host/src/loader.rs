@@ -15,7 +15,7 @@ use crate::guest::{Content, Guest, Program, Room};
 use crate::link::Entry;
 use crate::logging::Log;
 use crate::meta_variables;
-use crate::python;
+use crate::python::{self, variables};
 use crate::state::Host;
 
 /// A guest's file is not waited for longer.
@@ -27,6 +27,8 @@ pub struct Loader {
     cache: Option<PathBuf>,
     /// The folders that the guest sees.
     granted: Vec<Folder>,
+    /// The variables that it sees.
+    environment: Vec<(String, String)>,
     room: Room,
     log: Log,
 }
@@ -44,6 +46,7 @@ impl Loader {
             source: options.source(),
             cache: options.cache.folder(),
             granted: options.folders(),
+            environment: options.guest_environment(),
             room,
             log,
         }
@@ -53,7 +56,9 @@ impl Loader {
     /// side. The error says what to change.
     pub fn load(&self, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
         let cache = self.cache.as_deref();
-        let guest = Guest::load(self.source.option(), self.content()?, cache, self.room, &self.log)?;
+        let content = self.content()?;
+        variables::check(&content.bytes, &self.environment).with_context(|| self.source.option())?;
+        let guest = Guest::load(self.source.option(), content, cache, self.room, &self.log)?;
         // An idle server allocates nothing, by which the allocator would come to do it.
         account::give_back();
         let program = |host| guest.program(generation, host);

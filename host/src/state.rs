@@ -86,7 +86,7 @@ impl Host {
         places: Arc<Places>,
     ) -> anyhow::Result<Host> {
         let mut files = open_folders(&options.folders(), options.blocking_files)?;
-        let environment = options.guest_environment()?;
+        let environment = options.guest_environment();
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
             left_out: Arc::new(LeftOut::new(log.clone())),

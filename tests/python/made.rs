@@ -67,6 +67,40 @@ fn a_missing_module_is_named_with_the_line_that_imports_it() {
 }
 
 #[test]
+fn a_module_that_cannot_be_there_is_named_with_what_to_do() {
+    assert_refused(
+        "import ssl\n",
+        &["import ssl", "There is no _ssl in a WebAssembly guest: leave TLS to a proxy"],
+    );
+    assert_refused("import ctypes\n", &["There is no _ctypes in a WebAssembly guest", "pure Python"]);
+    assert_refused(
+        "import fcntl\n",
+        &["fcntl, of the standard library, does not exist in a WebAssembly guest"],
+    );
+}
+
+#[test]
+fn a_compiled_part_of_a_package_is_named_with_what_to_do() {
+    // As pip installs them for the machine that it runs on.
+    for name in ["_core.cpython-311-x86_64-linux-gnu.so", "_core.abi3.so"] {
+        let folder = Folder::new();
+        write(&folder, "fast_core/__init__.py", "from ._core import fast\n");
+        write(&folder, &format!("fast_core/{name}"), "\u{7f}ELF and more");
+        let wraps = "try:\n    import fast_core\nexcept ImportError as reason:\n    raise ImportError('cannot be used') from reason\n";
+        write(&folder, "fast/__init__.py", wraps);
+        let app = write(&folder, "app.py", "import fast\n");
+        let output = build(&app, &folder.join("app.wasm"), &folder.join("cache")).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for text in
+            ["fast_core._core is compiled", name, "cannot be loaded in a WebAssembly guest", "pure Python"]
+        {
+            assert!(said.contains(text), "{text:?} is not in {said}");
+        }
+    }
+}
+
+#[test]
 fn an_exception_at_import_has_its_traceback() {
     let text = "def read():\n    raise RuntimeError('at import')\nread()\n";
     assert_refused(text, &["line 3", "line 2", "in read", "RuntimeError: at import"]);
@@ -75,7 +109,7 @@ fn an_exception_at_import_has_its_traceback() {
 #[test]
 fn what_is_there_only_in_a_request_is_said_to_be() {
     let text = "import os\nSECRET = os.environ['SECRET']\n";
-    assert_refused(text, &["line 2", "KeyError: 'SECRET'", "os.environ is empty: look at it in a request"]);
+    assert_refused(text, &["line 2", "KeyError: 'SECRET'", "--env SECRET=VALUE"]);
     let text = "with open('settings.txt') as lines:\n    pass\n";
     assert_refused(text, &["line 1", "settings.txt", "beside an imported module"]);
 }
@@ -333,6 +367,103 @@ fn the_callable_and_the_folders_of_modules_can_be_named() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let server = setup(folder.join("app.wasm")).options("--cores 1").start();
     assert_eq!(server.get("/").text(), "first more");
+}
+
+/// What it makes of variables when it is imported, and what a request sees of them.
+const SETTINGS: &str = "\
+import os
+AT_IMPORT = os.environ.get('SECRET_KEY', 'dev')
+os.environ.setdefault('SETTINGS', 'of the import')
+os.environ.pop('TAKEN', None)
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [f'{AT_IMPORT} {sorted(os.environ.items())}'.encode()]
+";
+
+#[test]
+fn settings_that_are_read_at_import_are_those_of_the_server() {
+    let folder = Folder::new();
+    let app = write(&folder, "app.py", SETTINGS);
+    let (component, cache) = (folder.join("app.wasm"), folder.join("cache"));
+    let is_built = |options: &[&str]| {
+        let output = build(&app, &component, &cache).args(options).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        said(&output).contains("Building ")
+    };
+    assert!(is_built(&[]));
+    // What was not asked for makes no other component.
+    assert!(!is_built(&["--env", "OTHER=1"]));
+    let one = ["--env", "SECRET_KEY=one", "--env", "TAKEN=x", "--env", "OTHER=1"];
+    assert!(is_built(&one));
+    assert!(!is_built(&one));
+    let start = |options: &[&str]| {
+        let options = options.join(" ");
+        setup(&component).options(&format!("--cores 1 {options}")).start()
+    };
+    let server = start(&one);
+    let seen = "one [('OTHER', '1'), ('SECRET_KEY', 'one'), ('SETTINGS', 'of the import')]";
+    assert_eq!(server.get("/").text(), seen);
+    drop(server);
+    // A setting of the build need not be there in a request.
+    assert_eq!(start(&[]).get("/").text(), "one [('SETTINGS', 'of the import')]");
+    // None that the build did not see is taken for the one that it saw, nor for none.
+    for (variable, name) in [("SECRET_KEY=two", "SECRET_KEY"), ("SETTINGS=other", "SETTINGS")] {
+        let mut refused = program();
+        refused.args(["--http-socket", "127.0.0.1:0", "--env", variable, "--guest"]).arg(&component);
+        let output = refused.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let says = format!("wasm-serve build --env {name}=VALUE");
+        assert!(said(&output).contains(&says), "{}", said(&output));
+    }
+}
+
+#[test]
+fn an_import_that_looks_at_all_variables_is_made_anew_for_each_change() {
+    let folder = Folder::new();
+    let text = "import os\nGREETING = repr(sorted(dict(os.environ))).encode()\n";
+    let app = write(&folder, "app.py", &format!("{text}{HELLO}"));
+    for (options, built) in [(vec![], true), (vec![], false), (vec!["--env", "NEW=1"], true)] {
+        let output =
+            build(&app, &folder.join("app.wasm"), &folder.join("cache")).args(&options).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(said(&output).contains("Building "), built, "{options:?}");
+    }
+    let component = fs::read(folder.join("app.wasm")).unwrap();
+    assert!(contains(&component, b"['NEW']"));
+}
+
+#[test]
+fn the_library_is_what_its_documents_say_in_a_request() {
+    let folder = Folder::new();
+    write(&folder, "file", "content\n");
+    let server =
+        setup_python(root().join("tests/fixtures/faults.py")).dir(&folder.0).options("--cores 1").start();
+    let finalized = "['finalized', True, False, 'weakref', False]";
+    assert_eq!(server.get("/finalizes").text(), finalized);
+    assert_eq!(server.get("/opens/file").text(), "['content\\n', True]");
+}
+
+#[test]
+fn what_is_not_there_in_a_request_is_said_with_what_to_do_once() {
+    let server = faults("--cores 1 --log-verbatim");
+    let rows = [
+        ("/imports/no_such_module", "no_such_module was not imported when the component was built"),
+        ("/imports/ftplib", "ftplib was not imported when the component was built"),
+        ("/imports/ssl", "There is no ssl in a WebAssembly guest"),
+        ("/imports/ctypes", "There is no ctypes in a WebAssembly guest"),
+        ("/looks-up/example.invalid", "No name can be looked up"),
+    ];
+    for (path, line) in rows {
+        for _ in 0..2 {
+            assert_eq!(server.get(path).status, 500, "{path}");
+        }
+        server.wait_for_line(line);
+    }
+    let log = server.stop().log;
+    for (path, line) in rows {
+        assert_eq!(log.lines().filter(|text| text.starts_with(line)).count(), 1, "{path}: {log}");
+    }
 }
 
 #[test]

@@ -14,9 +14,11 @@ sys.dont_write_bytecode = True
 from wasm_serve import report
 
 with report.of_the_build():
-    # First what needs `weakref.finalize`, which `host.install` replaces for the runtime.
+    from wasm_serve import variables
+
+    variables.watch()
     from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, temporary, wsgi
-    from wasm_serve import chance, contexts, handles
+    from wasm_serve import beginning, chance, contexts, handles
 
     streams_of_output.install()
     loop.install()
@@ -39,8 +41,10 @@ class Callback:
 with report.of_the_build():
     handles.let_go()
     chance.let_go()
+    variables.let_go()
     contexts.begin_here()
     wsgi.answer = contexts.starting(wsgi.answer)
     callbacks.run_call = contexts.starting(callbacks.run_call)
     report.finish()
+beginning.install()
 host.install()

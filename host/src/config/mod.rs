@@ -180,10 +180,10 @@ pub struct Options {
     pub blocking_files: bool,
 
     /// Let the guest see an environment variable; without a value, the server's
-    /// own. Repeatable. A program (CGI) has those of a request, such as HTTP_..., from
-    /// requests alone.
-    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "What to serve")]
-    pub env: Vec<String>,
+    /// own. Repeatable. A Python application sees it while it is imported, too; a program
+    /// (CGI) has those of a request, such as HTTP_..., from requests alone.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::variable, help_heading = "What to serve")]
+    pub env: Vec<(String, String)>,
 
     /// Guest calls (requests and deferred calls) under way at once, running or
     /// suspended.
@@ -509,7 +509,6 @@ impl Options {
                 check_folder_of(&format!("{name} unix:"), path)?;
             }
         }
-        self.guest_environment()?;
         let sockets = [Some(&self.http_socket), self.stats.as_ref()];
         let is_unix = |address: &&Address| matches!(address, Address::Unix(_));
         ensure!(
@@ -586,31 +585,9 @@ impl Options {
         })
     }
 
-    /// The variables that the guest sees. Of one that is given again, the last value counts,
-    /// as with options.
-    pub fn guest_environment(&self) -> Result<Vec<(String, String)>> {
-        let pair = |text: &String| -> Result<(String, String)> {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name.to_owned(), value.to_owned()),
-                None => {
-                    let value = std::env::var(text).with_context(|| {
-                        format!(
-                            "--env {text}: the server has no such variable; give a value with {text}=VALUE"
-                        )
-                    })?;
-                    (text.clone(), value)
-                }
-            };
-            ensure!(!name.is_empty(), "--env {text}: the name is missing");
-            Ok((name, value))
-        };
-        let mut variables: Vec<(String, String)> = Vec::with_capacity(self.env.len());
-        for text in &self.env {
-            let (name, value) = pair(text)?;
-            variables.retain(|(earlier, _)| *earlier != name);
-            variables.push((name, value));
-        }
-        Ok(variables)
+    /// The variables that the guest sees.
+    pub fn guest_environment(&self) -> Vec<(String, String)> {
+        values::variables(&self.env)
     }
 
     /// What compiling the guest may take.
@@ -672,7 +649,10 @@ impl Options {
     /// What is to be the guest.
     pub fn source(&self) -> Source {
         match (&self.guest, &self.wsgi_file) {
-            (_, Some(file)) => Source::Python(self.python.application(file), self.python.tools(&self.cache)),
+            (_, Some(file)) => {
+                let application = self.python.application(file, self.guest_environment());
+                Source::Python(application, self.python.tools(&self.cache))
+            }
             (Some(file), None) => Source::Component(file.clone()),
             (None, None) => unreachable!("the command line is not taken without one of the two"),
         }

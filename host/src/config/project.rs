@@ -7,7 +7,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use super::paths::{check_file, check_folder, check_folder_of};
-use super::{Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants};
+use super::{
+    Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants, values,
+};
 
 /// A language for which there is a starting project.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,12 @@ pub struct Build {
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
+    /// Let the application see an environment variable while it is imported; without a
+    /// value, this program's own. Repeatable. What it makes of it stays in the component,
+    /// so a server is to have it with the same value.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::variable, requires = "wsgi_file")]
+    pub env: Vec<(String, String)>,
+
     #[command(flatten)]
     pub python: PythonOptions,
 
@@ -93,7 +101,8 @@ impl Build {
     pub fn made(&self) -> Made<'_> {
         match (&self.dir, &self.wsgi_file, &self.output) {
             (_, Some(file), Some(output)) => {
-                let (application, tools) = (self.python.application(file), self.python.tools(&self.cache));
+                let application = self.python.application(file, values::variables(&self.env));
+                let tools = self.python.tools(&self.cache);
                 Made::Python { application, tools, output }
             }
             (Some(dir), _, output) => {

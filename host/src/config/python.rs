@@ -45,7 +45,7 @@ pub struct PythonOptions {
 impl PythonOptions {
     /// Modules are looked for beside the file, in the current folder, as uWSGI does,
     /// and in those that were named.
-    pub fn application(&self, file: &Path) -> Application {
+    pub fn application(&self, file: &Path, environment: Vec<(String, String)>) -> Application {
         let own = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut folders: Vec<PathBuf> = Vec::new();
         for folder in
@@ -55,7 +55,8 @@ impl PythonOptions {
                 folders.push(folder.to_owned());
             }
         }
-        Application { file: file.to_owned(), callable: self.callable.clone(), folders }
+        let (file, callable) = (file.to_owned(), self.callable.clone());
+        Application { file, callable, folders, environment }
     }
 
     pub fn tools(&self, cache: &CacheOptions) -> Tools {

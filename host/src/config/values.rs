@@ -15,6 +15,30 @@ pub fn count(text: &str) -> Result<NonZeroU32> {
     text.parse().map_err(|_| anyhow::anyhow!("expected a whole number from 1 to {}", u32::MAX))
 }
 
+/// A variable of the environment: its name, and the value, or else the server's own.
+pub fn variable(text: &str) -> Result<(String, String)> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => {
+            let value = std::env::var(text);
+            (text, value.context("the server has no such variable; give a value with NAME=VALUE")?)
+        }
+    };
+    ensure!(!name.is_empty(), "the name is missing");
+    ensure!(!text.contains('\0'), "a variable has no zeros in it");
+    Ok((name.to_owned(), value))
+}
+
+/// Of a variable that is given again, the last value counts, as with options.
+pub fn variables(given: &[(String, String)]) -> Vec<(String, String)> {
+    let mut variables: Vec<(String, String)> = Vec::with_capacity(given.len());
+    for (name, value) in given {
+        variables.retain(|(earlier, _)| earlier != name);
+        variables.push((name.clone(), value.clone()));
+    }
+    variables
+}
+
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

@@ -11,6 +11,7 @@ use include_dir::{Dir, include_dir};
 use walkdir::WalkDir;
 
 use super::Application;
+use super::variables::{self, Asked};
 use crate::cache::{ANOTHER, Folder};
 use crate::logging::say_while;
 use crate::way::{self, Way};
@@ -56,6 +57,8 @@ pub struct Tool {
 /// A component that was made.
 pub struct Built {
     pub component: Vec<u8>,
+    /// Variables that the application asked for.
+    pub asked: Asked,
     /// What went into it beside the application's file, as the adapter noted it: files, each with
     /// the SHA-256 sum of its content, or "missing", and the folders of packages, each with that
     /// of the names of its modules.
@@ -132,6 +135,7 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path
     ADAPTER.extract(&adapter)?;
     fs::write(settings.join("wasm_serve_settings.py"), settings_module(application))?;
     fs::write(settings.join("source"), source)?;
+    fs::write(settings.join("variables.json"), variables::to_json(&application.environment))?;
     let component = stage.join("component.wasm");
     // In this order modules are looked for: none of the application's replaces one
     // of the adapter's.
@@ -158,10 +162,11 @@ pub fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path
         let why = text(&settings.join("failure.txt")).unwrap_or_else(|_| child::said(&output));
         bail!("no component can be made of it:\n{}", why.trim_end());
     }
-    Ok(Built {
-        component: file::read_itself(&component).context("componentize-py has written no component")?,
-        made_of: noted(&settings, ours.len(), &application.folders)?,
-    })
+    let mut component = file::read_itself(&component).context("componentize-py has written no component")?;
+    let asked = file::read_itself(&settings.join("asked.json")).ok().and_then(|json| Asked::read(&json));
+    let asked = asked.context("the adapter has not written what variables were asked for")?;
+    asked.add_to(&mut component);
+    Ok(Built { component, asked, made_of: noted(&settings, ours.len(), &application.folders)? })
 }
 
 /// Puts what the component imports and exports where tools look for it: each package

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
+use super::variables::Asked;
 use crate::cache::{Cache, Unfit};
 use crate::file;
 use crate::guest::Content;
@@ -21,7 +22,7 @@ const FILES_MAX: usize = 16;
 const MISSING: &str = "missing";
 
 /// The folder of components. `KEY.json` is what is known of an application: the name of
-/// its component, and the sums of the files that went into it.
+/// its component, and the sums of the files and variables that went into it.
 pub struct Kept {
     pub cache: Cache,
 }
@@ -32,12 +33,15 @@ impl Kept {
     }
 
     /// The component, if nothing that went into it has changed.
-    pub fn find(&self, key: &str) -> Result<Option<Content>, Unfit> {
+    pub fn find(&self, key: &str, environment: &[(String, String)]) -> Result<Option<Content>, Unfit> {
         let Some(made_of) = self.cache.find(&format!("{key}.json"))? else { return Ok(None) };
         let made_of: Value = serde_json::from_slice(&made_of).unwrap_or_default();
         let Some(files) = made_of["files"].as_object() else { return Ok(None) };
+        let Some(asked) = Asked::parse(&made_of["variables"]) else { return Ok(None) };
         let is_same = |(file, sum): (&String, &Value)| sum_of(Path::new(file)).is_ok_and(|now| *sum == now);
-        let is_good = made_of["server"] == sum_of_our_side() && files.iter().all(is_same);
+        let is_good = made_of["server"] == sum_of_our_side()
+            && files.iter().all(is_same)
+            && asked.is_as_in(environment);
         match made_of["component"].as_str() {
             Some(component) if is_good => {
                 let sum = component.strip_suffix(".wasm").and_then(|sum| blake3::Hash::from_hex(sum).ok());
@@ -48,10 +52,15 @@ impl Kept {
     }
 
     /// Keeps a component under the application's key.
-    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources) -> io::Result<()> {
+    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources, asked: &Asked) -> io::Result<()> {
         let name = format!("{}.wasm", blake3::hash(component));
         self.cache.keep(&name, component)?;
-        let made_of = json!({ "server": sum_of_our_side(), "component": name, "files": made_of.0 });
+        let made_of = json!({
+            "server": sum_of_our_side(),
+            "component": name,
+            "files": made_of.0,
+            "variables": asked.0,
+        });
         self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())
     }
 }

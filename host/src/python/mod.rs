@@ -7,6 +7,8 @@ mod componentize;
 mod first_look;
 /// Components that were made, by what they were made of.
 mod kept;
+/// Variables of the environment that went into them.
+pub mod variables;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,8 @@ pub struct Application {
     pub callable: String,
     /// Folders in which its imports are looked for, the first one first.
     pub folders: Vec<PathBuf>,
+    /// The variables that it sees.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The component of an application: the one that is kept in `cache`, or one that is
@@ -68,7 +72,7 @@ pub fn component(
         sources.add(&path, sum).with_context(named)?;
     }
     if let (Some(kept), Some(cache)) = (&kept, cache)
-        && let Err(error) = kept.keep(&key, &built.component, sources)
+        && let Err(error) = kept.keep(&key, &built.component, sources, &built.asked)
     {
         tell(&cannot_be_used(cache, &error));
     }
@@ -97,7 +101,7 @@ impl Known {
         };
         match Kept::open(&cache.join("python")) {
             Ok(kept) => {
-                match kept.find(&known.key) {
+                match kept.find(&known.key, &application.environment) {
                     Ok(component) => known.component = component,
                     Err(unfit) => {
                         known.unfit = Some(format!("--cache: {unfit}; the component is built anew"));

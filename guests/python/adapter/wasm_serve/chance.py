@@ -28,16 +28,14 @@ def _noting_seed(generator, a=None, version=2):
 
 
 def let_go():
-    """At the end of the build. The runtime takes `random.seed` then, to call it once in each instance, before
-    anything else."""
+    """At the end of the build."""
     random.Random.seed = seed_of_library
     # Names of temporary files come from a generator, too.
     tempfile._name_sequence = None
-    random.seed = seed_all
 
 
 def seed_all():
-    random.seed = random._inst.seed
+    """In each instance."""
     random.seed()
     for generator in BY_CHANCE.values():
         generator.seed()

@@ -2,6 +2,8 @@
 
 import importlib
 
+from wasm_serve import variables
+
 NAMES = """
     encodings.idna encodings.latin_1 encodings.ascii encodings.utf_8 encodings.utf_8_sig encodings.utf_16
     encodings.cp1252 encodings.iso8859_15 encodings.punycode encodings.raw_unicode_escape
@@ -9,7 +11,7 @@ NAMES = """
     email.mime.multipart email.utils fractions functools glob hashlib heapq hmac html html.parser http.cookies
     io itertools json logging logging.handlers mimetypes operator pathlib pickle pprint queue random secrets
     shutil statistics string stringprep struct tempfile textwrap traceback unicodedata urllib.parse uuid
-    wsgiref.handlers wsgiref.util wsgiref.validate _strptime zoneinfo zlib gzip
+    wsgiref.util wsgiref.validate _strptime zoneinfo zlib gzip
 """.split()
 
 for name in NAMES:
@@ -18,3 +20,6 @@ for name in NAMES:
     except ImportError:
         # Some are missing in a WebAssembly interpreter; a program that needs one fails by itself.
         pass
+# It has a copy of all variables, for servers that are processes of their own; nothing here is made of that.
+with variables.unnoted():
+    importlib.import_module("wsgiref.handlers")

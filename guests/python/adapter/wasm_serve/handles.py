@@ -47,7 +47,8 @@ def _replace(module, name, replacement):
     for place in (module, socket if module is _socket else os):
         if getattr(place, name, None) is original:
             REPLACED[place, name] = original
-            setattr(place, name, replacement)
+            # As built-in functions, and unlike other ones, they become no methods where a class has them.
+            setattr(place, name, replacement if isinstance(replacement, type) else staticmethod(replacement))
 
 
 def _refuse_socket(*arguments):

@@ -13,6 +13,17 @@ import componentize_py_runtime as runtime
 import weakref
 import componentize_py_types as components
 from componentize_py_types import Err
+
+
+class Success(StopIteration):
+    """In the place of the generated `Ok`: one `value`, set without a Python call."""
+
+    __match_args__ = ("value",)
+
+
+# Before the generated modules take it from there.
+components.Ok = Success
+
 from wit_world.imports import host as gateway
 from wit_world.imports import poll, streams, timers
 from wit_world.imports import wasi_http_types as http
@@ -70,25 +81,36 @@ class Passed:
     detach = staticmethod(tuple)
 
 
-class Success(StopIteration):
-    """In the place of the generated `Ok`: one `value`, set without a Python call."""
-
-
 PASSED = Passed()
 
 
 def install():
-    """Puts the above where the runtime looks after the program was imported.
-
-    For each resource the runtime calls `weakref.finalize(resource, drop_resource, kind,
-    handle)`. Keeping the kind, as text, is all that `drop` needs; `format` does it in C.
-    """
-    weakref.finalize = "{2}".format
-    components.Ok = Success
+    """Puts the above where the runtime looks once, after the program was imported."""
+    give_once(weakref, "finalize", keep_kind)
     for kind in "Fields IncomingRequest IncomingBody OutgoingResponse OutgoingBody ResponseOutparam".split():
         setattr(http, kind, type(kind, (Resource,), {"__slots__": ()}))
     for module, kind in ((streams, "InputStream"), (streams, "OutputStream"), (poll, "Pollable")):
         setattr(module, kind, type(kind, (Resource,), {"__slots__": ()}))
+
+
+# For each resource the runtime calls `weakref.finalize(resource, drop_resource, kind, handle)`. Keeping the
+# kind, as text, is all that `drop` needs; this does it in C.
+keep_kind = "{2}".format
+
+
+def give_once(module, name, replacement):
+    """Whoever next asks the module for `name` gets the replacement, and everyone after that the module's own."""
+    original = getattr(module, name)
+
+    def give(asked):
+        if asked != name:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {asked!r}", name=asked, obj=module)
+        del module.__getattr__
+        setattr(module, name, original)
+        return replacement
+
+    delattr(module, name)
+    module.__getattr__ = give
 
 
 def drop(resource):

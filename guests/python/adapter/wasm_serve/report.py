@@ -17,6 +17,8 @@ import traceback
 import types
 from importlib.machinery import SourceFileLoader
 
+from wasm_serve import hints
+
 # What was imported or opened, by its path: the SHA-256 sum of what it was then, since that may be in
 # the component, or "missing". That of a folder of a package is the sum of the names of its modules.
 NOTED = {}
@@ -35,26 +37,11 @@ def of_the_build():
         yield
     except BaseException as failure:
         with open(_folder() + "/failure.txt", "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(traceback.format_exception(_without_our_frames(failure))) + _hint(failure))
+            file.write("".join(traceback.format_exception(_without_our_frames(failure))))
+            hint = hints.of_build(failure)
+            if hint:
+                file.write(hint + ".\n")
         raise
-
-
-def _hint(failure):
-    """What to do about a failure that would not be one outside of a build."""
-    frames = failure.__traceback__
-    while frames and frames.tb_next:
-        frames = frames.tb_next
-    module = frames and frames.tb_frame.f_globals.get("__name__")
-    if isinstance(failure, KeyError) and module == "os":
-        return "While the component is built, os.environ is empty: look at it in a request.\n"
-    if isinstance(failure, ModuleNotFoundError) and failure.name not in sys.stdlib_module_names:
-        return "Packages are looked for in folders: `pip install --target DIR NAME`, and --pythonpath DIR.\n"
-    if isinstance(failure, FileNotFoundError):
-        return (
-            "While the component is built, only files beside an imported module can be opened, by its __file__;"
-            " those of the current folder can be in a request.\n"
-        )
-    return ""
 
 
 def _without_our_frames(failure):
@@ -73,7 +60,7 @@ def noting_files():
     """Notes what is imported or opened meanwhile."""
 
     def noting_open(file, mode="r", *arguments, **options):
-        if not isinstance(file, int) and ("r" in mode or {"a", "+"} <= set(mode)):
+        if is_noting and not isinstance(file, int) and ("r" in mode or {"a", "+"} <= set(mode)):
             _note(os.fsdecode(file))
         return real_open(file, mode, *arguments, **options)
 
@@ -84,12 +71,16 @@ def noting_files():
             _note_folder(os.path.dirname(path))
         return content
 
+    # A module may have taken it by `from io import open`: after the build it is what it stands for.
+    is_noting = True
     real_open, real_get_data = io.open, SourceFileLoader.get_data
-    io.open = builtins.open = noting_open
+    # As built-in functions, and unlike other ones, they become no methods where a class has them.
+    io.open = builtins.open = staticmethod(noting_open)
     SourceFileLoader.get_data = noting_get_data
     try:
         yield
     finally:
+        is_noting = False
         io.open = builtins.open = real_open
         SourceFileLoader.get_data = real_get_data
 
