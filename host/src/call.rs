@@ -53,6 +53,8 @@ pub struct Call {
     /// Which request of its connection it answers.
     number: u64,
     is_head_request: bool,
+    /// See `Face::closes`.
+    closes: bool,
     name: RequestName,
 }
 
@@ -150,6 +152,7 @@ impl Call {
         let body =
             |body| RequestBody::new(body, is_http2, limits, verdict.clone(), link.clone()).boxed_unsync();
         let request = request.map(body);
+        let closes = program.closes;
         Call {
             guest: Guest::Running(Box::pin(program.handle(
                 place,
@@ -167,6 +170,7 @@ impl Call {
             activity: client.activity,
             number: client.number,
             is_head_request,
+            closes,
             name,
         }
     }
@@ -349,8 +353,16 @@ impl Call {
         });
         match body.await {
             Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
-            // The client left: the guest call is cancelled with its store.
-            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {}
+            // The client left, or the guest gave the body up: the guest call is cancelled with
+            // its store.
+            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {
+                link.abandon_guest();
+                if self.closes {
+                    // By this the guest learns of it: there is nobody to send to.
+                    drop(rest);
+                    self.close().await;
+                }
+            }
             Ok(Err(failure)) => {
                 self.report(failure);
                 self.link.guest_has_ended();
@@ -376,6 +388,25 @@ impl Call {
     fn report(&self, failure: Failure) {
         let failure = self.verdict_on(failure);
         self.service.report(&failure, &self.name, Some(self.core.number()));
+    }
+
+    /// There is no one to answer any more. What the guest has to close has a budget of its own;
+    /// one that has closed it in time serves on.
+    async fn close(mut self) {
+        let until = clock::after(self.service.limits.close_time_max);
+        self.deadline.move_to(until);
+        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await.is_ok();
+        let failure = self.guest.take_failure();
+        if let Guest::Ended(ended) = self.guest
+            && in_time
+            && failure.is_none()
+        {
+            self.service.keep(&mut self.core, ended.instance);
+        }
     }
 
     /// The response is complete; what the guest still does has a budget of its

@@ -10,7 +10,7 @@ use wasmparser::{
 };
 
 use crate::file;
-use crate::imports::timers;
+use crate::imports::{gateway, timers};
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
 pub const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
@@ -243,6 +243,11 @@ impl Face {
     /// schedules none does not expect.
     pub fn runs_deferred_calls(&self) -> bool {
         if self.is_program() { self.schedules() } else { self.callback().is_some() }
+    }
+
+    /// It wants to be told that its client has left, as gateways' interfaces have it.
+    pub fn closes(&self) -> bool {
+        self.imports.iter().any(|import| import == gateway::INTERFACE)
     }
 
     /// It is served by CGI.

@@ -36,6 +36,8 @@ pub struct Program {
     pub(crate) host: Arc<Host>,
     /// See `Face::runs_deferred_calls`.
     pub(crate) runs_deferred_calls: bool,
+    /// See `Face::closes`.
+    pub(crate) closes: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
     /// None if its instances take their memory from wasmtime's pool.
@@ -144,7 +146,7 @@ impl Guest {
             }
             let engine = self.engine(memories.as_ref())?;
             let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
-            let runs_deferred_calls = self.face.runs_deferred_calls();
+            let (runs_deferred_calls, closes) = (self.face.runs_deferred_calls(), self.face.closes());
             let initial = memory_bytes_min(&self.code.needs) + HOST_BYTES_MIN;
             ensure!(
                 initial <= host.budget.bytes(),
@@ -152,7 +154,7 @@ impl Guest {
                 host.budget.bytes()
             );
             let size = Size { initial, recent: AtomicU64::new(initial) };
-            Ok(Program { engine, entry, host, runs_deferred_calls, generation, memories, size })
+            Ok(Program { engine, entry, host, runs_deferred_calls, closes, generation, memories, size })
         };
         made().with_context(|| self.name.clone())
     }

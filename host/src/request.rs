@@ -49,6 +49,8 @@ pub struct Limits {
     pub time_max: Duration,
     /// For guest work after that.
     pub tail_time_max: Duration,
+    /// For a gateway's guest to close what it has opened, when its client has left.
+    pub close_time_max: Duration,
     /// How long a call waits for room in the memory of all instances.
     pub room_time_max: Duration,
     /// Calls that an instance serves, 0 for no limit.

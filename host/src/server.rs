@@ -365,6 +365,7 @@ fn request_limits(options: &Options) -> request::Limits {
         },
         time_max: options.harakiri.0,
         tail_time_max: options.tail_timeout.0,
+        close_time_max: options.close_timeout.0,
         room_time_max: options.queue_timeout.0,
         calls_per_instance: options.calls_per_instance(),
         kept_bytes_max: options.kept_memory_bytes(),

@@ -2,9 +2,9 @@ use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 
 use super::{ask, faults, file, root};
-use crate::support::Folder;
 use crate::support::client::Connection;
 use crate::support::server::{Server, setup_python};
+use crate::support::{Folder, wait_for};
 
 fn validated(options: &str) -> Server {
     setup_python(file("applications/validated.py")).options(options).start()
@@ -479,6 +479,50 @@ fn a_client_that_leaves_in_a_download_frees_its_core() {
         assert_eq!(server.get("/cookies").status, 200);
     }
     server.wait_for_figure("/requests/cancelled", 3);
+}
+
+#[test]
+fn iterables_are_closed_when_the_client_leaves() {
+    let server = validated("--cores 1");
+    // One that is sending, and one that waits for the client's next line.
+    let head = "POST /line-by-line HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nfirst\n";
+    let rows = [("GET /large HTTP/1.1\r\nHost: test\r\n\r\n", "closed large"), (head, "closed line by line")];
+    for (request, line) in rows {
+        let mut connection = Connection::open(server.address);
+        connection.send(request);
+        assert_eq!(connection.head().unwrap().status, 200);
+        leave(connection);
+        server.wait_for_line(line);
+    }
+    // What it has closed in time serves on.
+    assert_eq!(server.get("/cookies").status, 200);
+    // The guest may see the end of the request's body before the server sees that of the client.
+    let over = || server.figure("/requests/cancelled") + server.figure("/requests/broken");
+    wait_for("both requests to be over", || (over() == 2).then_some(()));
+    assert_eq!(server.figure("/instances_created"), 1);
+    let log = server.stop().log;
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+#[test]
+fn an_iterable_that_does_not_learn_in_time_that_the_client_left_is_ended() {
+    let server = faults("--cores 1 --close-timeout 0.2");
+    for path in ["/sleeps-in-body", "/spins-in-body"] {
+        let mut connection = Connection::open(server.address);
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(connection.head().unwrap().status, 200, "{path}");
+        leave(connection);
+        // The only core is free again.
+        assert_eq!(server.get("/hello").text(), "Hello World", "{path}");
+    }
+    assert_eq!(server.figure("/instances_created"), 3);
+    assert!(!server.stop().log.contains("closed"));
+}
+
+/// The server learns of it at once, as it would from a client that ended in the middle.
+fn leave(connection: Connection) {
+    let socket = socket2::SockRef::from(&connection.socket);
+    socket.set_linger(Some(std::time::Duration::ZERO)).expect("TCP");
 }
 
 #[test]

@@ -255,6 +255,12 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
     pub tail_timeout: Seconds,
 
+    /// Time for a Python application whose client has left, or whose response broke off: it
+    /// learns of it when it next sends or reads, and closes what it has opened (PEP 3333).
+    /// 0 ends it at once.
+    #[arg(long, value_name = "SECONDS", default_value = "1", help_heading = "Deadlines")]
+    pub close_timeout: Seconds,
+
     /// Time for a deferred call, from taking a core.
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
     pub deferred_timeout: Seconds,

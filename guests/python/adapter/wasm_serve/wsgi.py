@@ -31,9 +31,11 @@ def answer(request, outparam):
     except ClientGone:
         response.break_off()
     except BaseException as failure:
-        if given.is_broken and not response.head_sent:
+        if given.is_broken:
             # Not the application's failure: the server knows what the client is to be told.
-            host.drop(outparam)
+            response.break_off()
+            if not response.head_sent:
+                host.drop(outparam)
         else:
             fail(response, failure)
     given.close()
