@@ -65,6 +65,7 @@ SUBSCRIBE = _number(streams.OutputStream.subscribe, 1)
 BLOCK = _number(poll.Pollable.block, 1)
 BODY_STREAM = _number(http.IncomingBody.stream, 1)
 READ = _number(streams.InputStream.blocking_read, 2)
+CALL_LATER = _number(gateway.call_later, 2)
 CALL_AT = _number(gateway.call_at, 2)
 CANCEL = _number(timers.cancel, 1)
 

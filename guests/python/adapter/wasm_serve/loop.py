@@ -114,8 +114,7 @@ class HostLoop(Loop):
         if not self._runs:
             if delay is None:
                 raise TypeError("delay must not be None")
-            # As asyncio has it: from now, and not from when the callback has become a payload.
-            return _defer(self.time() + delay, callback, args, context)
+            return _defer(self.time() + delay, callback, args, context, delay)
         return super().call_later(delay, callback, *args, context=context)
 
     def call_at(self, when, callback, *args, context=None):
@@ -127,7 +126,7 @@ class HostLoop(Loop):
 
     def call_soon(self, callback, *args, context=None):
         if not self._runs:
-            return _defer(self.time(), callback, args, context)
+            return _defer(self.time(), callback, args, context, 0)
         return super().call_soon(callback, *args, context=context)
 
     call_soon_threadsafe = call_soon
@@ -182,18 +181,19 @@ class HostLoop(Loop):
         """There is one for the whole life of an instance."""
 
 
-def _defer(when, callback, arguments, context):
-    """A call at a time on the clock of `loop.time()`: calls start in the order of these, however long each took
-    to become a payload."""
+def _defer(when, callback, arguments, context, delay=None):
+    """A call at a time on the clock of `loop.time()`. The delay, where that was given, is for the host to count: from
+    when it has the call. Calls at times start in the order of these, however long each took to become a payload."""
     if context is None:
         context = contextvars.copy_context()
     elif not isinstance(context, contextvars.Context):
         raise TypeError(f"a contextvars.Context is needed, not {context!r}")
     if when != when:
         raise ValueError("a time that is not a number")
-    nanoseconds = int(min(max(when, 0), SECONDS_MAX) * 1e9)
+    function, seconds = (host.CALL_AT, when) if delay is None else (host.CALL_LATER, delay)
+    nanoseconds = int(min(max(seconds, 0), SECONDS_MAX) * 1e9)
     payload = callbacks.payload_of(callback, arguments, context)
-    result = host.call_import(host.CALL_AT, [nanoseconds, payload.decode("latin-1")])
+    result = host.call_import(function, [nanoseconds, payload.decode("latin-1")])
     if isinstance(result, host.Err):
         raise _refused(result.value)
     return HostTimer(result.value, when, callback, arguments, context)
