@@ -200,6 +200,9 @@ fn check_target(method: &Method, uri: &Uri) -> Result<(), &'static str> {
         return Err("a target that is not ASCII (RFC 3986, 2)");
     }
     let is_asterisk = uri.path() == "*" && uri.authority().is_none();
+    if uri.authority().is_some() && uri.scheme().is_none() && *method != Method::CONNECT {
+        return Err("a target that is neither a path nor a URL (RFC 9112, 3.2)");
+    }
     match *method {
         Method::CONNECT => Err("CONNECT is for proxies (RFC 9110, 9.3.6)"),
         Method::OPTIONS => Ok(()),
