@@ -59,6 +59,31 @@ fn an_answer_reaches_a_client_that_first_sends_all_of_what_nobody_reads() {
 }
 
 #[test]
+fn a_client_is_told_when_its_connection_ends_with_the_answer() {
+    for (setup, path, status) in inattentive() {
+        let server = setup.start();
+        for (rest, closes) in [
+            ("Content-Length: 9999\r\n\r\nbegun", true),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n", true),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n5\r\nended\r\n0\r\n\r\n", true),
+            ("Content-Length: 5\r\n\r\nwhole", false),
+            ("\r\n", false),
+        ] {
+            let mut connection = Connection::open(server.address);
+            connection.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\n{rest}"));
+            let reply = connection.reply();
+            assert_eq!(reply.status, status);
+            assert_eq!(reply.field("connection"), closes.then_some("close"), "{path} {rest:?}");
+            if closes {
+                assert_eq!(connection.socket.read(&mut [0]).unwrap(), 0);
+            } else {
+                assert_eq!(connection.post(path, b"again").status, status);
+            }
+        }
+    }
+}
+
+#[test]
 fn so_does_the_refusal_of_a_body_that_is_too_large() {
     let server = setup(fault_guests::component("faults")).options("--body-limit 4K").start();
     for bytes in UPLOAD_BYTES {

@@ -31,6 +31,10 @@ pub struct Activity {
     /// Which of them is malformed, from 1, and how. Nothing that follows it is read.
     malformed: AtomicU64,
     fault: AtomicU8,
+    /// Of HTTP/1: the request whose body has not come in whole, and the one whose body someone
+    /// reads, or has read.
+    incomplete: AtomicU64,
+    read: AtomicU64,
     /// Bytes of its response have left.
     response_has_begun: AtomicBool,
     /// Its client knows interim responses (HTTP/1.1).
@@ -66,6 +70,8 @@ impl Activity {
             progress_at: AtomicU64::new(head_since),
             begun: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
+            incomplete: AtomicU64::new(0),
+            read: AtomicU64::new(0),
             fault: AtomicU8::new(0),
             response_has_begun: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
@@ -83,6 +89,29 @@ impl Activity {
         self.note_progress();
         self.requests.fetch_add(1, Relaxed);
         InFlight { activity: self.clone(), number: self.begun.fetch_add(1, Relaxed) + 1 }
+    }
+
+    /// The body of the request with this number has not come in whole; 0 is none.
+    pub fn note_incomplete(&self, number: u64) {
+        self.incomplete.store(number, Relaxed);
+    }
+
+    /// Someone reads the body of the request with this number.
+    pub fn note_body_is_read(&self, number: u64) {
+        self.read.store(number, Relaxed);
+    }
+
+    /// Nobody will read the rest of it.
+    pub fn note_body_is_left(&self, number: u64) {
+        let _ = self.read.compare_exchange(number, 0, Relaxed, Relaxed);
+    }
+
+    /// The HTTP library is about to close the connection behind the response to the request
+    /// with this number, because nobody reads its body: it throws away no more than it finds
+    /// in one look, which is one chunk or what has come of a body with a length.
+    pub fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
+        let is_left = self.is_http1 && self.read.load(Relaxed) != number;
+        is_left && (is_chunked || self.incomplete.load(Relaxed) == number)
     }
 
     /// The request with this number is malformed.

@@ -149,8 +149,11 @@ impl Call {
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;
         let is_http2 = request.version() == Version::HTTP_2;
-        let body =
-            |body| RequestBody::new(body, is_http2, limits, verdict.clone(), link.clone()).boxed_unsync();
+        let body = |body| {
+            let (activity, link) = (client.activity.clone(), link.clone());
+            let (verdict, number) = (verdict.clone(), client.number);
+            RequestBody::new(body, is_http2, limits, verdict, activity, number, link).boxed_unsync()
+        };
         let request = request.map(body);
         let closes = program.closes;
         Call {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -105,12 +105,19 @@ where
     let client = Client { address, activity: activity.clone(), number: 0 };
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
+        let has_body = !request.body().is_end_stream();
+        let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let (activity, number) = (client.activity.clone(), in_flight.number);
         // Boxed: the HTTP library keeps the room for this future as long as the
         // connection.
         let response = Box::pin(respond(request, Client { number: in_flight.number, ..client.clone() }));
         async move {
             let mut response = response.await;
             response.body_mut().set_in_flight(in_flight);
+            if has_body && activity.leaves_body(number, is_chunked) {
+                // A proxy that is not told may send its next request into the close.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
+use crate::activity::Activity;
 use crate::error::Failure;
 use crate::response::Link;
 
@@ -60,6 +61,10 @@ pub struct RequestBody {
     /// Set while the guest waits.
     waiting: Option<Pin<Box<Sleep>>>,
     verdict: Verdict,
+    activity: Arc<Activity>,
+    /// Which request of its connection it belongs to.
+    number: u64,
+    is_over: bool,
     link: Arc<Link>,
 }
 
@@ -69,9 +74,12 @@ impl RequestBody {
         is_http2: bool,
         limits: Limits,
         verdict: Verdict,
+        activity: Arc<Activity>,
+        number: u64,
         link: Arc<Link>,
     ) -> RequestBody {
-        RequestBody { body, is_http2, limits, bytes: 0, waiting: None, verdict, link }
+        let (bytes, waiting, is_over) = (0, None, false);
+        RequestBody { body, is_http2, limits, bytes, waiting, verdict, activity, number, is_over, link }
     }
 
     fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -89,6 +97,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.link.note_request_is_read();
+        self.activity.note_body_is_read(self.number);
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             let wait_max = self.limits.wait_max;
             let waiting = self
@@ -106,6 +115,7 @@ impl Body for RequestBody {
                 if self.bytes > self.limits.bytes_max {
                     return self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
                 }
+                self.is_over = self.body.is_end_stream();
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => self.fail(BROKEN, Error::Hyper(error)),
@@ -114,7 +124,10 @@ impl Body for RequestBody {
             None if self.is_http2 && !self.body.is_end_stream() => {
                 self.fail(BROKEN, Error::HttpRequestBodySize(None))
             }
-            None => Poll::Ready(None),
+            None => {
+                self.is_over = true;
+                Poll::Ready(None)
+            }
         }
     }
 
@@ -124,5 +137,13 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.activity.note_body_is_left(self.number);
+        }
     }
 }

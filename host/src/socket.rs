@@ -89,6 +89,8 @@ impl Socket {
                     self.course = Course::Malformed;
                     return if at == 0 { Err(malformed()) } else { Ok(at) };
                 }
+                let incomplete = if framing.is_within_body() { framing.heads() } else { 0 };
+                self.activity.note_incomplete(incomplete);
             }
             Course::Http2(frames) => self.activity.note_frames(frames.follow(bytes)),
             Course::Malformed => return Err(malformed()),
