@@ -39,6 +39,9 @@ mod uploads;
 /// Requests that only their bytes show to be malformed, or to end early.
 mod malformed;
 
+/// A real nginx in front.
+mod proxied;
+
 /// Connections that send slowly, or what is no request.
 mod slow;
 

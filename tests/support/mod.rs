@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod fault_guests;
+pub mod nginx;
 pub mod packages;
 pub mod scripts;
 pub mod server;
