@@ -39,6 +39,9 @@ mod uploads;
 /// Requests that only their bytes show to be malformed, or to end early.
 mod malformed;
 
+/// A table of heads and bodies, as we, nginx and a server of Python read them.
+mod readings;
+
 /// A real nginx in front.
 mod proxied;
 
