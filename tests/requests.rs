@@ -385,6 +385,27 @@ mod http2 {
     }
 
     #[tokio::test]
+    async fn a_failure_behind_the_response_leaves_it_whole() {
+        for (guest, path, text) in [
+            ("faults", "/trap-after-chunked-response", "Hello World"),
+            ("faults", "/trap-after-sized-body", "partial"),
+            ("faults-0.3", "/trap-after-sized-body", "Hello World"),
+            ("program", "/whole-exit", "half"),
+        ] {
+            let server = setup(fault_guests::component(guest)).start();
+            let mut client = connect(server.address).await;
+            let request = http::Request::get(format!("http://test{path}")).body(()).unwrap();
+            let (reply, _) = client.send_request(request, true).unwrap();
+            let mut body = reply.await.unwrap().into_body();
+            let mut bytes = Vec::new();
+            while let Some(data) = body.data().await {
+                bytes.extend_from_slice(&data.unwrap_or_else(|error| panic!("{guest} {path}: {error}")));
+            }
+            assert_eq!(bytes, text.as_bytes(), "{guest} {path}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_that_breaks_resets_its_stream_only() {
         for (guest, broken, whole) in
             [("faults", "/trap-in-body/300", "/hello"), ("program", "/short", "/sized")]

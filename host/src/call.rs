@@ -121,6 +121,12 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// All that the head promised is there.
+    fn is_as_long_as_promised(&self) -> bool {
+        let bytes = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        content_length(&self.head) == Some(bytes)
+    }
+
     /// As long as nothing of the body is there, an error tells the client more
     /// than a head without a body.
     pub fn or_failure(mut self) -> Result<Begun, Failure> {
@@ -256,6 +262,11 @@ impl Call {
                         return;
                     }
                 }
+                Poll::Ready(Some(Err(_))) if begun.failure.is_some() && begun.is_as_long_as_promised() => {
+                    self.link.set_body(BodyState::Over);
+                    begun.rest = None;
+                    return;
+                }
                 Poll::Ready(Some(Err(_))) => {
                     // The guest gave the body up.
                     self.link.set_body(BodyState::Abandoned);
@@ -268,6 +279,11 @@ impl Call {
                     return;
                 }
                 // No one is there any more who could end it.
+                Poll::Pending if ended && begun.is_as_long_as_promised() => {
+                    self.link.set_body(BodyState::Over);
+                    begun.rest = None;
+                    return;
+                }
                 Poll::Pending if ended => return self.link.abandon_guest(),
                 Poll::Pending => return,
             }
@@ -279,6 +295,7 @@ impl Call {
         let ended = self.guest.poll(&self.link, cx);
         if let Some(failure) = self.guest.take_failure() {
             begun.failure = Some(failure);
+            self.link.guest_has_ended();
         }
         ended
     }

@@ -298,15 +298,25 @@ impl ResponseBody {
                 match body.poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                     Poll::Ready(None) if self.bytes_missing.map_or(!link.guest_is_gone(), |n| n == 0) => {
-                        self.note_end(End::Complete);
-                        self.rest = Rest::Nothing;
-                        Poll::Ready(None)
+                        self.complete_now()
                     }
                     Poll::Pending if more_may_come || link.is_passed_on() => Poll::Pending,
+                    // All that the head promised has come, however its guest has ended.
+                    Poll::Pending | Poll::Ready(Some(Err(_)))
+                        if self.bytes_missing == Some(0) && !more_may_come =>
+                    {
+                        self.complete_now()
+                    }
                     Poll::Pending | Poll::Ready(Some(Err(_)) | None) => self.break_off(cx),
                 }
             }
         }
+    }
+
+    fn complete_now(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.note_end(End::Complete);
+        self.rest = Rest::Nothing;
+        Poll::Ready(None)
     }
 
     fn break_off(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

@@ -80,8 +80,11 @@ struct State {
 enum Rest {
     Body(WasiBody),
     Nothing,
-    /// The guest gave it up, or cannot end it any more.
+    /// The guest gave it up.
     GivenUp,
+    /// The guest cannot end it any more. Whether it is whole all the same depends on what
+    /// its head promised.
+    CutOff,
 }
 
 /// What the guest call has found.
@@ -116,6 +119,7 @@ impl Unsent {
             Rest::Body(body) => poll_frame_now(body, cx),
             Rest::Nothing => Poll::Ready(None),
             Rest::GivenUp => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+            Rest::CutOff => Poll::Pending,
         };
         state.client_waits = frame.is_pending();
         frame
@@ -143,7 +147,11 @@ impl Unsent {
                 }
                 // To look at it may be what shows that it was passed on.
                 Poll::Pending if !guest_has_ended || link.is_passed_on() => return found,
-                Poll::Pending | Poll::Ready(Some(Err(_))) => {
+                Poll::Pending => {
+                    state.rest = Rest::CutOff;
+                    return Taken::GivenUp;
+                }
+                Poll::Ready(Some(Err(_))) => {
                     state.rest = Rest::GivenUp;
                     return Taken::GivenUp;
                 }
@@ -280,8 +288,8 @@ mod tests {
         let unfinished = response(100, 100);
         unfinished.guest.send(Ok("a")).unwrap();
         assert_eq!(unfinished.take(true), Taken::GivenUp);
-        for response in [given_up, unfinished] {
-            assert_eq!([(); 3].map(|()| response.next()), ["a", "broken", "broken"]);
+        for (response, end) in [(given_up, "broken"), (unfinished, "nothing")] {
+            assert_eq!([(); 3].map(|()| response.next()), ["a", end, end]);
         }
     }
 

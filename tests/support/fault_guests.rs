@@ -27,6 +27,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/sleep-after-response/MS` | a whole response, then logs `tail done` after that time |
 /// | `/trap`, `/trap-after-response`, `/trap-after-chunked-response` | traps, before or after a whole response |
 /// | `/trap-in-body/MS`, `/trap-in-sized-body/MS` | `partial`, and traps after that time; chunked, or of 100 bytes |
+/// | `/trap-after-sized-body` | `partial`, with its length, and traps before its end |
 /// | `/unfinished-body` | `partial`, chunked, and drops the body |
 /// | `/short-body`, `/long-body` | 7 bytes of 100, 11 bytes of 5 |
 /// | `/no-response`, `/drop-outparam`, `/drop-outparam-then-spin` | returns without a response |
@@ -54,7 +55,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | any other | 404 |
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
-/// `/trap-in-body/MS`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
+/// `/trap-in-body/MS`, `/trap-after-response`, `/trap-after-sized-body`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
 /// `/body/BLOCKS` (and one byte), `/short-body`, `/long-body`, `/status/N`, `/scheme`,
 /// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
 /// `/error-code`; traps at any other path. With a folder as for `files`: `/open-files`,
@@ -92,6 +93,7 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | `/big`, `/pieces` | 32 MiB; 100 pieces of 1000 bytes |
 /// | `/nonsense` | what is no head |
 /// | `/silent`, `/exit` | nothing, and ends with 0 or 3 |
+/// | `/whole-exit` | `half`, with its Content-Length, and ends with 3 |
 /// | `/half`, `/zero` | `half`, and ends with 4 or 0 |
 /// | `/trap`, `/spin` | traps, computes for ever |
 /// | `/error` | prints `the error` to standard error |
