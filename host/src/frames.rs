@@ -30,12 +30,14 @@ pub enum Coming {
     },
 }
 
-impl Frames {
+impl Default for Frames {
     /// The frames behind the preface, which is read like one.
-    pub fn new() -> Frames {
+    fn default() -> Frames {
         Frames { start: [0; 9], start_bytes: 9, bytes_left: PREFACE.len(), is_head: false }
     }
+}
 
+impl Frames {
     pub fn follow(&mut self, mut bytes: &[u8]) -> Coming {
         let mut is_new = false;
         loop {
@@ -89,9 +91,9 @@ mod tests {
         ];
         for (sent, coming) in rows {
             let bytes = [PREFACE, &sent.concat()].concat();
-            assert_eq!(Frames::new().follow(&bytes), coming, "{sent:?}");
+            assert_eq!(Frames::default().follow(&bytes), coming, "{sent:?}");
             for size in [1, 2, 5, 10] {
-                let mut frames = Frames::new();
+                let mut frames = Frames::default();
                 let last = bytes.chunks(size).map(|piece| frames.follow(piece)).last().unwrap();
                 assert_eq!(last != Coming::Nothing, coming != Coming::Nothing, "{sent:?}");
             }

@@ -36,6 +36,7 @@ impl Fault {
 }
 
 /// Follows one connection.
+#[derive(Default)]
 pub struct Framing {
     state: State,
     /// The beginning of a line of a head whose end has not come.
@@ -44,8 +45,10 @@ pub struct Framing {
     heads: u64,
 }
 
+#[derive(Default)]
 enum State {
     /// Before the first line of a head; empty lines do not count.
+    #[default]
     Between,
     Head(Head),
     /// So many bytes of a body are to come.
@@ -65,10 +68,6 @@ struct Head {
 }
 
 impl Framing {
-    pub fn new() -> Framing {
-        Framing { state: State::Between, line: Vec::new(), heads: 0 }
-    }
-
     /// How many heads have come in whole: the number of the request whose head or body was
     /// read last, from 1.
     pub fn heads(&self) -> u64 {
@@ -316,7 +315,7 @@ mod tests {
     /// The same in pieces of every size.
     fn follow(bytes: &[u8]) -> (Option<(usize, Fault)>, Framing) {
         let in_pieces = |size: usize| {
-            let mut framing = Framing::new();
+            let mut framing = Framing::default();
             let mut before = 0;
             for piece in bytes.chunks(size) {
                 if let Some((at, fault)) = framing.follow(piece) {

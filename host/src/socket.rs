@@ -73,7 +73,8 @@ impl Socket {
         activity: Arc<Activity>,
         linger_bytes_max: usize,
     ) -> Socket {
-        let course = if is_http2 { Course::Http2(Frames::new()) } else { Course::Http1(Framing::new()) };
+        let course =
+            if is_http2 { Course::Http2(Frames::default()) } else { Course::Http1(Framing::default()) };
         let linger_bytes = linger_bytes_max;
         Socket { stream, first_bytes, activity, course, is_shut_down: false, linger_bytes }
     }
