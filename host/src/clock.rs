@@ -54,7 +54,8 @@ static OFFSET: AtomicU64 = AtomicU64::new(0);
 const READING_NANOS: u64 = 20_000;
 
 /// What the clock says at a time of the system's, given in nanoseconds since the Unix epoch,
-/// and 0 for those before it began. Of two times, the later one never comes first.
+/// and 1 for those before it began: no call is due at 0. Of two times, the later one never
+/// comes first.
 pub fn at_unix(unix_nanos: u64) -> Nanos {
     let before = now();
     let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -63,11 +64,14 @@ pub fn at_unix(unix_nanos: u64) -> Nanos {
     let bounds = least.saturating_sub(READING_NANOS)..=most.saturating_add(READING_NANOS);
     let mut offset = OFFSET.load(Ordering::Relaxed);
     if !bounds.contains(&offset) {
-        // The system's time was set, or this is the first reading.
-        offset = most;
-        OFFSET.store(offset, Ordering::Relaxed);
+        // The system's time was set, or this is the first reading. Another thread may be as
+        // far: the first one counts.
+        offset = match OFFSET.compare_exchange(offset, most, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => most,
+            Err(others) => others,
+        };
     }
-    unix_nanos.saturating_sub(offset)
+    unix_nanos.saturating_sub(offset).max(1)
 }
 
 /// The instant at which tokio's timers should fire for `nanos`.

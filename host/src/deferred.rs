@@ -227,6 +227,9 @@ impl Deferred {
     pub fn schedule_at(&self, due: Nanos, payload: Box<[u8]>) -> Result<TimerId, ScheduleError> {
         let mut inner = self.inner.lock();
         let now = clock::now();
+        // One that is scheduled after the last time is not due before it.
+        let is_late = now > self.last_due.load(Ordering::Relaxed);
+        let due = if is_late { due.max(now) } else { due };
         let id = inner.queue.schedule_at(now, due, payload)?;
         inner.is_overdue |= due < now;
         self.note_due(inner, due);
@@ -281,9 +284,8 @@ impl Deferred {
     }
 
     /// Waits until a call comes due, of those that were not due before `from`, or one is added
-    /// that was due already. Only
-    /// the timer waits here, which is a thread: the timers of the runtime know
-    /// nothing finer than milliseconds.
+    /// that was due already. Only the timer waits here, which is a thread: the timers of the
+    /// runtime know nothing finer than milliseconds.
     pub fn wait_until_due(&self, from: Nanos) {
         let mut inner = self.inner.lock();
         loop {
