@@ -92,9 +92,13 @@ impl Told {
             let address = address.and_then(|text| text.parse().ok()).and_then(address_value);
             return Told { address, scheme: scheme.and_then(scheme_named), is_forwarded: false };
         }
-        let Some(forwarded) = last(headers, &header::FORWARDED) else { return Told::default() };
-        let address = parameter(forwarded, "for").and_then(node_address).and_then(address_value);
-        let scheme = parameter(forwarded, "proto").and_then(scheme_named);
+        let Some(forwarded) = headers.get_all(header::FORWARDED).iter().next_back() else {
+            return Told::default();
+        };
+        let elements = forwarded.to_str().ok().and_then(|text| split(text, b','));
+        let parameters = elements.and_then(|elements| split(elements.last()?, b';')).unwrap_or_default();
+        let address = parameter(&parameters, "for").and_then(node_address).and_then(address_value);
+        let scheme = parameter(&parameters, "proto").and_then(scheme_named);
         Told { address, scheme, is_forwarded: true }
     }
 }
@@ -113,9 +117,30 @@ fn scheme_named(text: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme))
 }
 
-/// A parameter of an element of `Forwarded`, which may be quoted (RFC 7239, 4).
-fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+/// The pieces between separators that are not in quotes (RFC 9110, 5.6.4): a client writes
+/// what its proxy quotes. None if a quote does not end.
+fn split(text: &str, separator: u8) -> Option<Vec<&str>> {
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ if byte == separator && !is_quoted => {
+                pieces.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    pieces.push(&text[start..]);
+    (!is_quoted).then_some(pieces)
+}
+
+/// One of the parameters of an element of `Forwarded`, which may be quoted (RFC 7239, 4).
+fn parameter<'a>(parameters: &[&'a str], name: &str) -> Option<&'a str> {
+    let mut pairs = parameters.iter().filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(found, _)| found.trim().eq_ignore_ascii_case(name))?;
     let value = value.trim();
     Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
@@ -353,7 +378,7 @@ mod tests {
     #[test]
     fn a_scheme_and_an_address_are_those_that_the_last_proxy_says() {
         let (address, proto, forwarded) = ("x-forwarded-for", "x-forwarded-proto", "forwarded");
-        let rows: [(&[_], _, _, _); 12] = [
+        let rows: [(&[_], _, _, _); 14] = [
             (&[], "unix", false, ";"),
             (&[(proto, "https")], "unix", true, "https;"),
             (&[(proto, "HTTPS")], "unix", true, "https;"),
@@ -378,6 +403,19 @@ mod tests {
                 "unix",
                 true,
                 "https;for=_hidden;proto=\"https\"",
+            ),
+            // What a client wrote, and its proxy quotes.
+            (
+                &[(forwarded, "for=1.2.3.4;proto=http;host=\"a,for=6.6.6.6;proto=https;x=\"")],
+                "1.2.3.4",
+                false,
+                "http;for=1.2.3.4;proto=http;host=\"a,for=6.6.6.6;proto=https;x=\"",
+            ),
+            (
+                &[(forwarded, "for=1.2.3.4;host=\"\\\";proto=https")],
+                "unix",
+                false,
+                ";for=1.2.3.4;host=\"\\\";proto=https",
             ),
             // One that a client made up, and a proxy that does not know the field left.
             (&[(address, "1.2.3.4"), (forwarded, "for=9.9.9.9;proto=https")], "1.2.3.4", false, ";"),
