@@ -56,6 +56,20 @@ fn a_failure_behind_the_response_leaves_it_whole() {
 }
 
 #[test]
+fn a_failure_behind_a_head_without_a_body_leaves_it_whole() {
+    for guest in ["faults", "faults-0.3"] {
+        let server = setup(fault_guests::component(guest)).options("--cores 1").start();
+        let mut connection = Connection::open(server.address);
+        for _ in 0..2 {
+            connection.send("HEAD /trap-in-body/0 HTTP/1.1\r\nHost: test\r\n\r\n");
+            assert_eq!(connection.head().unwrap().status, 200, "{guest}");
+        }
+        server.wait_for_figure("/requests/failures/trap", 2);
+        assert_eq!(server.figure("/requests/broken"), 0, "{guest}");
+    }
+}
+
+#[test]
 fn guests_for_0_3_fail_as_those_for_0_2_do() {
     let server = setup(fault_guests::component("faults-0.3")).options("--cores 1 --harakiri 0.5").start();
     for (path, status) in

@@ -118,11 +118,15 @@ pub struct Begun {
     /// What follows, unless all frames are ready.
     rest: Option<WasiBody>,
     failure: Option<Failure>,
+    is_head_request: bool,
 }
 
 impl Begun {
     /// All that the head promised is there.
     fn is_as_long_as_promised(&self) -> bool {
+        if has_no_body(&self.head, self.is_head_request) {
+            return true;
+        }
         let bytes = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
         content_length(&self.head) == Some(bytes)
     }
@@ -221,7 +225,8 @@ impl Call {
         };
         let (head, body) = head.map_err(Failure::GuestError)?.into_parts();
         check_head(&head)?;
-        let mut begun = Begun { head, ready: VecDeque::new(), rest: Some(body), failure: None };
+        let (ready, is_head_request) = (VecDeque::new(), self.is_head_request);
+        let mut begun = Begun { head, ready, rest: Some(body), failure: None, is_head_request };
         std::future::poll_fn(|cx| {
             self.collect(&mut begun, cx);
             Poll::Ready(())
@@ -302,7 +307,7 @@ impl Call {
 
     /// Makes the response that the client gets, and sees to the rest of the call.
     pub fn send(mut self, begun: Begun) -> Response<ResponseBody> {
-        let Begun { mut head, mut ready, rest, failure } = begun;
+        let Begun { mut head, mut ready, rest, failure, .. } = begun;
         if let Some(failure) = failure {
             self.guest.drop_instance();
             self.service.report(&failure, &self.name, Some(self.core.number()));
