@@ -12,6 +12,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::{self, Cache};
+use crate::image;
 use crate::logging::{Log, say_while};
 use crate::pieces;
 use crate::sealed::Sealed;
@@ -140,7 +141,7 @@ pub fn load(
 fn name(engine: &Engine, sum: blake3::Hash) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
-    pieces::VERSION.hash(&mut settings);
+    (pieces::VERSION, image::VERSION).hash(&mut settings);
     format!("{}-{:016x}.cwasm", sum, settings.finish())
 }
 

@@ -51,12 +51,15 @@ impl Settings {
     /// Compiles a guest in this process.
     pub fn compile_here(&self, guest: &[u8]) -> Result<Vec<u8>> {
         let engine = Engine::new(&self.config())?;
-        // What cannot be read is named as it is in the guest's own file.
-        let in_pieces = pieces::in_pieces(guest).unwrap_or_else(|_| guest.to_vec());
-        Ok(match Parser::is_core_wasm(guest) {
-            true => engine.precompile_module(&in_pieces)?,
-            false => engine.precompile_component(&in_pieces)?,
-        })
+        let compile = |guest: &[u8]| match Parser::is_core_wasm(guest) {
+            true => engine.precompile_module(guest),
+            false => engine.precompile_component(guest),
+        };
+        match pieces::in_pieces(guest) {
+            Ok(in_pieces) => Ok(compile(&in_pieces)?),
+            // The compiler says what is wrong by its place in the guest's own file.
+            Err(error) => Err(compile(guest).err().map_or_else(|| error.into(), Into::into)),
+        }
     }
 
     /// Compiles a guest in a process of its own. Its code has this name, which is shown where the

@@ -18,6 +18,9 @@ use wasmparser::{BinaryReaderError, DataKind, DataSectionReader, Operator, Parse
 
 use crate::rewrite;
 
+/// Changes with what is taken out of a guest.
+pub const VERSION: u32 = 1;
+
 /// What the memory of each instance holds at the beginning.
 pub struct Image {
     file: File,

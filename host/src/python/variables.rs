@@ -77,7 +77,7 @@ pub fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()> {
     let name = differing.unwrap_or_default();
     ensure!(
         differing.is_none(),
-        "the application asked for the variable {name} while the component was built, and it had another value then, or none; build it with `wasm-serve build --env {name}=VALUE`, or leave --env {name} out"
+        "the application asked for the variable {name}, or for all variables, while the component was built, and it had another value then, or none; build it with `wasm-serve build --env {name}=VALUE`, or leave --env {name} out"
     );
     Ok(())
 }
