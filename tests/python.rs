@@ -16,6 +16,8 @@ mod failures;
 mod flask;
 /// From a file to the component that is served.
 mod made;
+/// Packages that many applications are made of, as they are.
+mod packages;
 /// The event loop's timers, and what it refuses.
 mod timers;
 /// PEP 3333, part by part.

@@ -20,6 +20,21 @@ pub fn hypercorn() -> PathBuf {
     installed("hypercorn==0.18.0")
 }
 
+/// A folder with Bottle.
+pub fn bottle() -> PathBuf {
+    installed("bottle==0.13.4")
+}
+
+/// A folder with WhiteNoise, which serves files.
+pub fn whitenoise() -> PathBuf {
+    installed("whitenoise==6.11.0")
+}
+
+/// A folder with SQLAlchemy and what it needs.
+pub fn sqlalchemy() -> PathBuf {
+    installed("SQLAlchemy==2.0.44")
+}
+
 /// A folder with a package of PyPI.
 fn installed(package: &str) -> PathBuf {
     let folder = cache().join("wasm-serve/tests").join(package.replace("==", "-"));
