@@ -8,9 +8,11 @@ from wasm_serve import host, streams_of_output
 WHOLE_BYTES_MAX = 65536
 CODES = {}
 CODES_MAX = 1000
-# Names of fields that were good.
-NAMES = set()
-NAMES_MAX = 1000
+# Fields that were good, as the host takes them: how many lines they are, and the body's length, if they say it. Most
+# programs send the same ones again and again.
+GOOD = {}
+GOOD_MAX = 1000
+GOOD_CHARACTERS_MAX = 1000
 # RFC 9110, 5.6.2 and 5.5. A value's characters are bytes (PEP 3333).
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A final one; its reason is the server's.
@@ -23,16 +25,17 @@ class ClientGone(OSError):
 
 
 class Response:
-    __slots__ = ("outparam", "bodiless", "status", "headers", "fields", "head_sent", "body", "stream", "left")
+    __slots__ = ("outparam", "bodiless", "status", "fields", "length", "head_sent", "body", "stream", "left")
 
     def __init__(self, outparam, bodiless):
         self.outparam = outparam
         # For HEAD: the head is that of GET, and what the application gives as the body is not sent.
         self.bodiless = bodiless
         self.status = None
-        self.headers = ()
-        # The same as the host takes them.
+        # As the host takes them.
         self.fields = ""
+        # The body's, if the head says it.
+        self.length = None
         self.head_sent = False
         self.body = None
         self.stream = None
@@ -51,9 +54,18 @@ class Response:
             raise AssertionError("start_response was called twice, the second time without exc_info")
         if status not in CODES:
             _check_status(status)
-        headers = list(headers)
-        fields = _fields(headers)
-        self.status, self.headers, self.fields = status, headers, fields
+        lines = [""]
+        for name, value in headers:
+            lines += name, value
+        try:
+            fields = "\n".join(lines)
+            count, length = GOOD[fields]
+        except (TypeError, KeyError):
+            count = 0
+        # Others with line feeds in them may be the same text.
+        if count != len(lines):
+            fields, length = _checked_fields(lines)
+        self.status, self.fields, self.length = status, fields, length
         return self.write
 
     def write(self, data):
@@ -91,7 +103,7 @@ class Response:
         """The head alone, for a body that comes in pieces."""
         message = self.message()
         if not self.bodiless:
-            self.left = self.announced()
+            self.left = self.length
             self.body = host.call_import(host.BODY, [message]).value
             self.stream = host.call_import(host.BODY_WRITE, [self.body]).value
         self.leave(message)
@@ -113,17 +125,10 @@ class Response:
         if isinstance(result, host.Err):
             raise ValueError(result.value)
 
-    def announced(self):
-        """The body's length, if the head says it."""
-        for name, value in self.headers:
-            if name.lower() == "content-length":
-                return int(value)
-        return None
-
     def cut(self, data):
         """As much of the next piece of the body as its length has room for."""
-        left = self.left if self.head_sent else self.announced()
-        return data if left is None or left < 0 or len(data) <= left else data[:left]
+        left = self.left if self.head_sent else self.length
+        return data if left is None or len(data) <= left else data[:left]
 
     def send(self, data):
         """A piece of the body, in pieces for which the host has room."""
@@ -192,29 +197,27 @@ def plain(data):
     return bytes(memoryview(data))
 
 
-def _fields(headers):
-    """A response's fields as the host takes them."""
-    lines = [""]
-    for name, value in headers:
-        if name not in NAMES:
-            _check_name(name)
-        lines += name, value
-    try:
-        text = "".join(lines)
-    except TypeError:
-        text = None
-    # Names are printable.
-    if text is None or not (text.isascii() and text.isprintable()):
-        for name, value in headers:
-            _check_value(name, value)
-    return "\n".join(lines)
+def _checked_fields(lines):
+    """Fields as the host takes them, and the body's length, if they say it."""
+    length = None
+    for name, value in zip(lines[1::2], lines[2::2]):
+        _check_name(name)
+        _check_value(name, value)
+        if length is None and name.lower() == "content-length":
+            if not value.isdecimal():
+                raise ValueError(f"the value of the header field {name!r} is not a number: {value!r}")
+            length = int(value)
+    fields = "\n".join(lines)
+    if len(fields) <= GOOD_CHARACTERS_MAX:
+        if len(GOOD) >= GOOD_MAX:
+            GOOD.clear()
+        GOOD[fields] = len(lines), length
+    return fields, length
 
 
 def _check_name(name):
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"not the name of a header field: {name!r}")
-    if len(NAMES) < NAMES_MAX:
-        NAMES.add(name)
 
 
 def _check_value(name, value):

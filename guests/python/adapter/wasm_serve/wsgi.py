@@ -48,7 +48,10 @@ def respond(environ, response):
     result = APPLICATION(environ, response.start)
     try:
         if type(result) is list and len(result) == 1 and not response.head_sent:
-            response.send_whole(response.cut(plain(result[0])))
+            data = result[0]
+            if type(data) is not bytes:
+                data = plain(data)
+            response.send_whole(response.cut(data))
         else:
             stream(result, response)
     finally:
@@ -84,7 +87,7 @@ def stream(result, response):
 
 def is_whole(data, response):
     """Whether the head says that this piece is the whole body."""
-    return response.announced() == len(data)
+    return response.length == len(data)
 
 
 def fail(response, failure):
