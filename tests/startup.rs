@@ -36,7 +36,7 @@ fn wrong_options_are_usage_errors_that_say_what_to_change() {
         (&["--guest", hello, "--dir", "/nowhere/at/all"], "/nowhere/at/all"),
         (&["--guest", hello, "--dir", hello], "not a folder"),
         (&["--guest", hello, "--dir", ".", "--dir", "."], "::PATH"),
-        (&["--guest", hello, "--env", "WASM_SERVE_TEST_UNSET"], "WASM_SERVE_TEST_UNSET=VALUE"),
+        (&["--guest", hello, "--env", "WASM_SERVE_TEST_UNSET"], "give a value with NAME=VALUE"),
         (&["--guest", hello, "--deferred-share", "100"], "--deferred-share"),
         (&["--guest", hello, "--pythonpath", "."], "--wsgi-file"),
         (&["--guest", hello, "--callable", "app"], "--wsgi-file"),
