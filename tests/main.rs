@@ -92,5 +92,5 @@ mod shown;
 /// What guests and clients can do to the log, and what they cannot.
 mod log;
 
-/// What is in the repository: guests that match their source, the README's map.
+/// What is in the repository: guests that match their source, the map of the host.
 mod repository;

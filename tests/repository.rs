@@ -26,7 +26,7 @@ fn ready_built_guests_match_their_source() {
 
 #[test]
 fn the_map_names_every_file_of_the_host_and_no_other() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let readme = std::fs::read_to_string(root().join("host/README.md")).unwrap();
     let map =
         readme.split("\n## Map\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section Map");
     let named: BTreeSet<String> = map

@@ -1,5 +1,5 @@
-//! wasm-serve: an application server for WebAssembly. The README's map says which
-//! file answers which question.
+//! wasm-serve: an application server for WebAssembly. The map in `host/README.md`
+//! says which file answers which question.
 
 pub mod accept;
 pub mod account;
