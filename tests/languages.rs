@@ -1,5 +1,5 @@
 //! The same application in each language, and what it does: a row for a language, a
-//! column for a behaviour. The README has the table.
+//! column for a behaviour. `guests/README.md` has the table.
 
 mod behaviours;
 
@@ -112,11 +112,11 @@ fn starter(test: &str) {
 }
 
 #[test]
-fn the_readme_has_the_table() {
+fn the_document_has_the_table() {
     let table = table();
     println!("{table}");
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    assert!(readme.contains(&table), "the README needs this table:\n{table}");
+    let readme = fs::read_to_string(root().join("guests/README.md")).unwrap();
+    assert!(readme.contains(&table), "guests/README.md needs this table:\n{table}");
 }
 
 fn table() -> String {
