@@ -92,5 +92,8 @@ mod shown;
 /// What guests and clients can do to the log, and what they cannot.
 mod log;
 
+/// What the documents are to be: short, true about options, with links that lead somewhere.
+mod documents;
+
 /// What is in the repository: guests that match their source, the map of the host.
 mod repository;

@@ -42,24 +42,6 @@ fn the_map_names_every_file_of_the_host_and_no_other() {
     assert_eq!(named, files);
 }
 
-/// What documents name as an option of the server is one.
-#[test]
-fn documents_name_options_that_there_are() {
-    let help = Command::new(env!("CARGO_BIN_EXE_wasm-serve")).arg("--help").output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let page = std::fs::read_to_string(root().join("host/SECURITY.md")).unwrap();
-    let mut named = 0;
-    for code in page.split('`').skip(1).step_by(2) {
-        let option = code.split(' ').next().unwrap_or_default();
-        if option.starts_with("--") && option != "--version" && !option.ends_with("...") {
-            named += 1;
-            let is_there = |line: &str| line.split([' ', ',', ']']).any(|word| word == option);
-            assert!(help.lines().any(is_there), "{option} is no option");
-        }
-    }
-    assert!(named > 30);
-}
-
 /// What a script of ours gets from elsewhere it says before, with how much it is.
 #[test]
 fn downloads_are_announced_with_their_size() {
