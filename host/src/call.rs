@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, Version, header};
@@ -17,6 +18,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::activity::Activity;
@@ -354,60 +356,65 @@ impl Call {
     /// Drives the rest of the call, in a task of its own.
     async fn drive(mut self, mut rest: Rest) {
         let at = clock::instant(self.deadline.nanos());
-        let link = self.link.clone();
-        let body = tokio::time::timeout_at(at, async {
-            let mut over = std::pin::pin!(link.body_is_over());
-            std::future::poll_fn(|cx| {
-                loop {
-                    let ended = self.guest.poll(&self.link, cx);
-                    if let Some(failure) = self.guest.take_failure() {
-                        return Poll::Ready(Err(failure));
-                    }
-                    if ended {
-                        self.link.guest_has_ended();
-                        if self.link.is_passed_on() {
-                            return Poll::Ready(Ok(BodyState::PassedOn));
-                        }
-                    }
-                    if !rest.take(ended, &self.link, cx) {
-                        return over.as_mut().poll(cx).map(Ok);
-                    }
-                }
-            })
-            .await
-        });
-        match body.await {
+        match tokio::time::timeout_at(at, self.body_is_over(&mut rest)).await {
             Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
-            // The client left, or the guest gave the body up: the guest call is cancelled with
-            // its store.
-            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => {
-                link.abandon_guest();
-                if self.closes {
-                    // By this the guest learns of it: there is nobody to send to.
-                    drop(rest);
-                    self.close().await;
-                }
-            }
-            Ok(Err(failure)) => {
-                self.report(failure);
-                self.link.guest_has_ended();
-                if let Rest::Sent(_) = rest {
-                    // Whether what is left of the body is all of it shows as long
-                    // as the store is there.
-                    let mut over = std::pin::pin!(link.body_is_over());
-                    let over = std::future::poll_fn(|cx| {
-                        while rest.take(true, &self.link, cx) {}
-                        over.as_mut().poll(cx)
-                    });
-                    let _ = tokio::time::timeout_at(at, over).await;
-                }
-                self.link.abandon_guest();
-            }
+            Ok(Ok(BodyState::Abandoned | BodyState::Open)) => self.leave(rest).await,
+            Ok(Err(failure)) => self.end_after(failure, rest, at).await,
             Err(_) => {
                 self.report(Failure::Deadline);
                 self.link.abandon_guest();
             }
         }
+    }
+
+    /// Runs the guest until the body is over or needs it no more, or the guest has failed.
+    async fn body_is_over(&mut self, rest: &mut Rest) -> Result<BodyState, Failure> {
+        let link = self.link.clone();
+        let mut over = std::pin::pin!(link.body_is_over());
+        std::future::poll_fn(|cx| {
+            loop {
+                let ended = self.guest.poll(&self.link, cx);
+                if let Some(failure) = self.guest.take_failure() {
+                    return Poll::Ready(Err(failure));
+                }
+                if ended {
+                    self.link.guest_has_ended();
+                    if self.link.is_passed_on() {
+                        return Poll::Ready(Ok(BodyState::PassedOn));
+                    }
+                }
+                if !rest.take(ended, &self.link, cx) {
+                    return over.as_mut().poll(cx).map(Ok);
+                }
+            }
+        })
+        .await
+    }
+
+    /// The client left, or the guest gave the body up: the guest call is cancelled with its store.
+    async fn leave(self, rest: Rest) {
+        self.link.abandon_guest();
+        if self.closes {
+            // By this the guest learns of it: there is nobody to send to.
+            drop(rest);
+            self.close().await;
+        }
+    }
+
+    async fn end_after(self, failure: Failure, mut rest: Rest, at: Instant) {
+        self.report(failure);
+        self.link.guest_has_ended();
+        if let Rest::Sent(_) = rest {
+            // Whether what is left of the body is all of it shows as long
+            // as the store is there.
+            let mut over = std::pin::pin!(self.link.body_is_over());
+            let over = std::future::poll_fn(|cx| {
+                while rest.take(true, &self.link, cx) {}
+                over.as_mut().poll(cx)
+            });
+            let _ = tokio::time::timeout_at(at, over).await;
+        }
+        self.link.abandon_guest();
     }
 
     fn report(&self, failure: Failure) {
@@ -418,42 +425,19 @@ impl Call {
     /// There is no one to answer any more. What the guest has to close has a budget of its own;
     /// one that has closed it in time serves on.
     async fn close(mut self) {
-        let until = clock::after(self.service.limits.close_time_max);
-        self.deadline.move_to(until);
-        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        });
-        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await.is_ok();
-        let failure = self.guest.take_failure();
-        if let Guest::Ended(ended) = self.guest
-            && in_time
-            && failure.is_none()
-        {
-            self.service.keep(&mut self.core, ended.instance);
+        if self.guest_ends_within(self.service.limits.close_time_max).await.is_ok() {
+            self.keep_instance();
         }
     }
 
     /// The response is complete; what the guest still does has a budget of its
     /// own.
     async fn finish_tail(mut self) {
-        let until = clock::after(self.service.limits.tail_time_max);
-        self.deadline.move_to(until);
-        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        });
-        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await.is_ok();
-        let failure = if in_time { self.guest.take_failure() } else { Some(Failure::Deadline) };
-        match failure {
-            None => {
-                if let Guest::Ended(ended) = self.guest {
-                    self.service.keep(&mut self.core, ended.instance);
-                }
-            }
+        match self.guest_ends_within(self.service.limits.tail_time_max).await {
+            Ok(()) => self.keep_instance(),
             // The client's fault, which the guest need not foresee.
-            Some(_) if self.request_failure().is_some() => {}
-            Some(failure) => {
+            Err(_) if self.request_failure().is_some() => {}
+            Err(failure) => {
                 // The request had its response: this is not its failure.
                 self.service.book.stats.tails_stopped.inc();
                 let core = self.core.number();
@@ -462,6 +446,24 @@ impl Call {
                     .log
                     .server(format_args!("the tail of {} on core {core}: {failure}", self.name));
             }
+        }
+    }
+
+    async fn guest_ends_within(&mut self, time: Duration) -> Result<(), Failure> {
+        let until = clock::after(time);
+        self.deadline.move_to(until);
+        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await;
+        in_time.map_err(|_| Failure::Deadline)?;
+        self.guest.take_failure().map_or(Ok(()), Err)
+    }
+
+    fn keep_instance(mut self) {
+        if let Guest::Ended(ended) = self.guest {
+            self.service.keep(&mut self.core, ended.instance);
         }
     }
 }
