@@ -40,6 +40,8 @@ fn a_failure_behind_the_response_leaves_it_whole() {
         ("faults-0.3", "/trap-after-response", "Hello World", "trap"),
         // As long as its head promised, though its end never comes.
         ("faults-0.3", "/trap-after-sized-body", "Hello World", "trap"),
+        ("faults-0.3", "/trap-before-trailers", "Hello World", "trap"),
+        ("faults-0.3", "/trap-before-trailers-of-nothing", "", "trap"),
         ("program", "/whole-exit", "half", "exit_status"),
         ("program-0.2", "/whole-exit", "half", "exit_status"),
     ];
@@ -56,15 +58,41 @@ fn a_failure_behind_the_response_leaves_it_whole() {
 }
 
 #[test]
+fn a_deadline_behind_the_body_leaves_it_whole_and_one_within_it_does_not() {
+    let server = setup(fault_guests::component("faults-0.3")).options("--cores 4 --harakiri 0.5").start();
+    let rows = [
+        ("/spin-before-trailers", "Hello World", true),
+        ("/wait-before-trailers", "Hello World", true),
+        ("/wait-in-body", "partial", false),
+    ];
+    let mut connections = rows.map(|(path, _, _)| {
+        let mut connection = Connection::open(server.address);
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        connection
+    });
+    for ((path, text, complete), connection) in rows.into_iter().zip(&mut connections) {
+        let reply = connection.reply();
+        assert_eq!((reply.status, reply.text(), reply.complete), (200, text, complete), "{path}");
+        if complete {
+            assert_eq!(connection.get("/hello").text(), "Hello World", "{path}");
+        }
+    }
+    server.wait_for_figure("/requests/failures/deadline", 3);
+    assert_eq!(server.figure("/requests/broken"), 1);
+}
+
+#[test]
 fn a_failure_behind_a_head_without_a_body_leaves_it_whole() {
     for guest in ["faults", "faults-0.3"] {
         let server = setup(fault_guests::component(guest)).options("--cores 1").start();
         let mut connection = Connection::open(server.address);
-        for _ in 0..2 {
-            connection.send("HEAD /trap-in-body/0 HTTP/1.1\r\nHost: test\r\n\r\n");
-            assert_eq!(connection.head().unwrap().status, 200, "{guest}");
+        let behind_the_body =
+            if guest == "faults" { "/trap-after-response" } else { "/trap-before-trailers" };
+        for path in ["/trap-in-body/0", "/trap-in-body/0", behind_the_body] {
+            connection.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+            assert_eq!(connection.head().unwrap().status, 200, "{guest} {path}");
         }
-        server.wait_for_figure("/requests/failures/trap", 2);
+        server.wait_for_figure("/requests/failures/trap", 3);
         assert_eq!(server.figure("/requests/broken"), 0, "{guest}");
     }
 }

@@ -390,9 +390,13 @@ mod http2 {
             ("faults", "/trap-after-chunked-response", "Hello World"),
             ("faults", "/trap-after-sized-body", "partial"),
             ("faults-0.3", "/trap-after-sized-body", "Hello World"),
+            ("faults-0.3", "/trap-before-trailers", "Hello World"),
+            ("faults-0.3", "/trap-before-trailers-of-nothing", ""),
+            ("faults-0.3", "/wait-before-trailers", "Hello World"),
             ("program", "/whole-exit", "half"),
+            ("program-0.2", "/whole-exit", "half"),
         ] {
-            let server = setup(fault_guests::component(guest)).start();
+            let server = setup(fault_guests::component(guest)).options("--harakiri 2").start();
             let mut client = connect(server.address).await;
             let request = http::Request::get(format!("http://test{path}")).body(()).unwrap();
             let (reply, _) = client.send_request(request, true).unwrap();

@@ -18,7 +18,6 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::activity::Activity;
@@ -102,6 +101,13 @@ impl Guest {
     fn drop_instance(&mut self) {
         if let Guest::Ended(ended) = self {
             ended.instance = None;
+        }
+    }
+
+    /// See `Instance::end_trailers`.
+    fn end_trailers(&mut self) {
+        if let Guest::Ended(Ended { instance: Some(instance), .. }) = self {
+            instance.end_trailers();
         }
     }
 
@@ -302,6 +308,7 @@ impl Call {
         let ended = self.guest.poll(&self.link, cx);
         if let Some(failure) = self.guest.take_failure() {
             begun.failure = Some(failure);
+            self.guest.end_trailers();
             self.link.guest_has_ended();
         }
         ended
@@ -359,11 +366,8 @@ impl Call {
         match tokio::time::timeout_at(at, self.body_is_over(&mut rest)).await {
             Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
             Ok(Ok(BodyState::Abandoned | BodyState::Open)) => self.leave(rest).await,
-            Ok(Err(failure)) => self.end_after(failure, rest, at).await,
-            Err(_) => {
-                self.report(Failure::Deadline);
-                self.link.abandon_guest();
-            }
+            Ok(Err(failure)) => self.end_after(failure, rest).await,
+            Err(_) => self.end_after(Failure::Deadline, rest).await,
         }
     }
 
@@ -401,19 +405,18 @@ impl Call {
         }
     }
 
-    async fn end_after(self, failure: Failure, mut rest: Rest, at: Instant) {
+    /// The call ends where it is. What the guest has sent is delivered, and may be all: that shows
+    /// as long as its store is there.
+    async fn end_after(mut self, failure: Failure, mut rest: Rest) {
         self.report(failure);
-        self.link.guest_has_ended();
-        if let Rest::Sent(_) = rest {
-            // Whether what is left of the body is all of it shows as long
-            // as the store is there.
-            let mut over = std::pin::pin!(self.link.body_is_over());
-            let over = std::future::poll_fn(|cx| {
-                while rest.take(true, &self.link, cx) {}
-                over.as_mut().poll(cx)
-            });
-            let _ = tokio::time::timeout_at(at, over).await;
-        }
+        self.link.cut();
+        std::future::poll_fn(|cx| {
+            self.guest.poll(&self.link, cx);
+            self.guest.end_trailers();
+            rest.take_last(&self.link, cx);
+            Poll::Ready(())
+        })
+        .await;
         self.link.abandon_guest();
     }
 
@@ -482,12 +485,7 @@ impl Rest {
     fn take(&mut self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> bool {
         match self {
             Rest::Nothing => return false,
-            Rest::Sent(unsent) => match unsent.take(guest_has_ended, link, cx) {
-                Taken::Frames => return true,
-                Taken::Nothing => {}
-                Taken::All => link.set_body(BodyState::Over),
-                Taken::GivenUp => link.set_body(BodyState::Abandoned),
-            },
+            Rest::Sent(unsent) => return note_taken(unsent.take(guest_has_ended, link, cx), link),
             Rest::NotSent(body) => match poll_frame_now(body, cx) {
                 Poll::Pending if !guest_has_ended => {}
                 Poll::Ready(Some(Ok(_))) => {
@@ -502,6 +500,28 @@ impl Rest {
         }
         false
     }
+
+    /// Takes all that a guest has sent that is about to go.
+    fn take_last(&mut self, link: &Link, cx: &mut Context<'_>) {
+        match self {
+            Rest::Nothing => {}
+            Rest::Sent(unsent) => {
+                note_taken(unsent.take_last(link, cx), link);
+            }
+            Rest::NotSent(_) => link.set_body(BodyState::Over),
+        }
+    }
+}
+
+/// True if there may be more.
+fn note_taken(taken: Taken, link: &Link) -> bool {
+    match taken {
+        Taken::Frames => return true,
+        Taken::Nothing => {}
+        Taken::All => link.set_body(BodyState::Over),
+        Taken::GivenUp => link.set_body(BodyState::Abandoned),
+    }
+    false
 }
 
 /// What HTTP demands of a response, and the HTTP library takes for granted: a status that is

@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
@@ -21,6 +22,7 @@ use crate::deferred::Call;
 use crate::error::Failure;
 use crate::guest::Program;
 use crate::head;
+use crate::imports;
 use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::meta_variables;
 use crate::response::Link;
@@ -227,6 +229,11 @@ impl Instance {
         self.store.data().is_light()
     }
 
+    /// It serves no more. What it has sent shows its end, if it has one.
+    pub fn end_trailers(&mut self) {
+        imports::http::end_trailers(&mut self.store);
+    }
+
     /// What it takes of the memory of all.
     pub fn bytes(&self) -> u64 {
         self.store.data().bytes()
@@ -308,8 +315,15 @@ async fn handle_p3(
     }
     // The store's event loop, which this runs in, carries the body from the
     // guest's stream to the response; it must turn until all of it is over.
-    no_task_left(accessor).await;
-    link.body_needs_no_guest().await;
+    let mut over = pin!(async {
+        no_task_left(accessor).await;
+        link.body_needs_no_guest().await;
+    });
+    std::future::poll_fn(|cx| match link.is_cut() {
+        true => Poll::Ready(()),
+        false => over.as_mut().poll(cx),
+    })
+    .await;
     Ok(())
 }
 

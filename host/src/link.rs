@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{p2, p3};
 use crate::cgi::Command;
 use crate::compiled::Loaded;
 use crate::face::{self, CommandVersion, Face};
-use crate::imports::{files, gateway, modules, random, timers};
+use crate::imports::{files, gateway, http, modules, random, timers};
 use crate::instance::DeferredCall;
 use crate::offer;
 use crate::state::State;
@@ -157,6 +157,7 @@ pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<S
     if is_concurrent {
         wasi_p3::add_to_linker(&mut linker)?;
         p3::add_to_linker(&mut linker)?;
+        http::add_to_linker(&mut linker)?;
     }
     files::add_to_linker(&mut linker, is_concurrent)?;
     random::add_to_linker(&mut linker)?;

@@ -28,6 +28,8 @@ pub struct Link {
     /// The guest has ended, but its store is still there: what it sent of the body
     /// will end now, or never.
     ended: AtomicBool,
+    /// The guest is to be left where it is.
+    cut: AtomicBool,
     /// The store goes, and the body with it: its end means nothing.
     gone: AtomicBool,
     /// The task that waits for the body.
@@ -63,6 +65,7 @@ impl Link {
             body: AtomicU8::new(BodyState::Open as u8),
             body_changes: Notify::new(),
             ended: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reader: Mutex::new(None),
             guest_runs: AtomicBool::new(false),
@@ -118,6 +121,16 @@ impl Link {
             BodyState::Over => Ok(()),
             _ => Err(Error::ConnectionTerminated),
         }
+    }
+
+    /// Whoever polls the guest call next finds it ended, if it is one of `wasi:http` 0.3 that
+    /// has answered.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// The guest has ended. What it has sent of the body is still delivered; if

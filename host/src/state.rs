@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use wasmtime::component::FutureAny;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -159,6 +160,8 @@ pub struct State {
     pub(crate) request: RequestHead,
     /// Deferred calls that the guest call under way has scheduled.
     pub(crate) deferred_scheduled: u64,
+    /// Those of the response that the guest made last, by `wasi:http` 0.3.
+    pub(crate) trailers: Option<FutureAny>,
     deadline: Arc<Deadline>,
     wasi: Wasi,
     /// Made when a file is first used: most instances use none. Its locks end when nothing
@@ -259,6 +262,7 @@ impl State {
             server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
+            trailers: None,
             deadline,
             wasi,
             files: None,
@@ -299,6 +303,7 @@ impl State {
     pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
         self.deadline = deadline;
         self.deferred_scheduled = 0;
+        self.trailers = None;
         self.lacks_room = false;
         self.request = RequestHead::default();
     }

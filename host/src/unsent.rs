@@ -131,33 +131,60 @@ impl Unsent {
         let mut found = Taken::Nothing;
         // A body that was passed on needs no core.
         while !state.client_waits && self.room.has_room(state.bytes) && !link.is_passed_on() {
-            let Rest::Body(body) = &mut state.rest else { return Taken::Nothing };
-            found = match poll_frame_now(body, cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let frame = own(frame);
-                    let bytes = length(&frame);
-                    state.bytes += bytes;
-                    self.room.held.fetch_add(bytes, Relaxed);
-                    state.taken.push_back(frame);
-                    Taken::Frames
-                }
-                Poll::Ready(None) => {
-                    state.rest = Rest::Nothing;
-                    return Taken::All;
-                }
-                // To look at it may be what shows that it was passed on.
-                Poll::Pending if !guest_has_ended || link.is_passed_on() => return found,
-                Poll::Pending => {
-                    state.rest = Rest::CutOff;
-                    return Taken::GivenUp;
-                }
-                Poll::Ready(Some(Err(_))) => {
-                    state.rest = Rest::GivenUp;
-                    return Taken::GivenUp;
-                }
-            };
+            match self.take_frame(&mut state, guest_has_ended, link, cx) {
+                Taken::Frames => found = Taken::Frames,
+                Taken::Nothing => return found,
+                end => return end,
+            }
         }
         found
+    }
+
+    /// Takes all that a guest has sent that is about to go, which is no more than a few pieces,
+    /// and finds out whether that is the whole body.
+    pub fn take_last(&self, link: &Link, cx: &mut Context<'_>) -> Taken {
+        let mut state = self.state.lock();
+        while !link.is_passed_on() {
+            let taken = self.take_frame(&mut state, true, link, cx);
+            if taken != Taken::Frames {
+                return taken;
+            }
+        }
+        Taken::Nothing
+    }
+
+    fn take_frame(
+        &self,
+        state: &mut State,
+        guest_has_ended: bool,
+        link: &Link,
+        cx: &mut Context<'_>,
+    ) -> Taken {
+        let Rest::Body(body) = &mut state.rest else { return Taken::Nothing };
+        match poll_frame_now(body, cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let frame = own(frame);
+                let bytes = length(&frame);
+                state.bytes += bytes;
+                self.room.held.fetch_add(bytes, Relaxed);
+                state.taken.push_back(frame);
+                Taken::Frames
+            }
+            Poll::Ready(None) => {
+                state.rest = Rest::Nothing;
+                Taken::All
+            }
+            // To look at it may be what shows that it was passed on.
+            Poll::Pending if !guest_has_ended || link.is_passed_on() => Taken::Nothing,
+            Poll::Pending => {
+                state.rest = Rest::CutOff;
+                Taken::GivenUp
+            }
+            Poll::Ready(Some(Err(_))) => {
+                state.rest = Rest::GivenUp;
+                Taken::GivenUp
+            }
+        }
     }
 }
 

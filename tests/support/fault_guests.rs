@@ -55,7 +55,9 @@ const TEXTS: Range<usize> = 1024..8192;
 /// | any other | 404 |
 ///
 /// `faults-0.3`, for `wasi:http` 0.3: `/hello` (chunked), `/spin`, `/wait`, `/trap`,
-/// `/trap-in-body/MS`, `/trap-after-response`, `/trap-after-sized-body`, `/spin-after-response`, `/wait-after-response`, `/no-response`,
+/// `/trap-in-body/MS`, `/wait-in-body`, `/trap-after-response`, `/trap-after-sized-body`, `/trap-before-trailers`,
+/// `/trap-before-trailers-of-nothing`, `/spin-before-trailers`, `/wait-before-trailers`, `/spin-after-response`,
+/// `/wait-after-response`, `/no-response`,
 /// `/body/BLOCKS` (and one byte), `/short-body`, `/long-body`, `/status/N`, `/scheme`,
 /// `/forge`, `/flood` (prints for ever), `/fields-flood`, `/responses-flood` and
 /// `/error-code`; traps at any other path. With a folder as for `files`: `/open-files`,

@@ -487,6 +487,16 @@ impl Options {
 
     /// The same, but for what the guest could write to.
     pub(crate) fn check_values(&self) -> Result<()> {
+        self.check_folders()?;
+        match &self.wsgi_file {
+            Some(file) => self.python.check(file)?,
+            None => self.python.check_unused()?,
+        }
+        self.check_files_and_sockets()?;
+        self.check_limits()
+    }
+
+    fn check_folders(&self) -> Result<()> {
         for (index, folder) in self.dir.iter().enumerate() {
             check_folder("--dir ", &folder.host)?;
             let is_folder = std::fs::metadata(&folder.host)
@@ -502,10 +512,10 @@ impl Options {
                 folder.host.display()
             );
         }
-        match &self.wsgi_file {
-            Some(file) => self.python.check(file)?,
-            None => self.python.check_unused()?,
-        }
+        Ok(())
+    }
+
+    fn check_files_and_sockets(&self) -> Result<()> {
         for (option, file) in [("--logto ", &self.logto), ("--print-address ", &self.print_address)] {
             file.as_deref().map_or(Ok(()), |file| check_folder_of(option, file))?;
         }
@@ -521,6 +531,10 @@ impl Options {
             self.chmod_socket.is_none() || sockets.into_iter().flatten().any(|address| is_unix(&address)),
             "--chmod-socket is for --http-socket unix:PATH or --stats unix:PATH"
         );
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<()> {
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
         ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
         ensure!(!self.compile_timeout.0.is_zero(), "--compile-timeout must be more than 0 seconds");
