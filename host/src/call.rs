@@ -40,6 +40,10 @@ use crate::unsent::{Taken, Unsent};
 /// a task of its own nor chunks.
 const READY_FRAMES_MAX: usize = 4;
 
+/// A guest for which nobody waits has so much time to end its locks on files, at most: others
+/// may wait for these.
+const LOCKED_TIME_MAX: Duration = Duration::from_millis(100);
+
 /// A guest call that is under way. The guest is declared before the core, since
 /// fields are dropped in this order: a core is free when its instance is gone.
 pub struct Call {
@@ -428,7 +432,7 @@ impl Call {
     /// There is no one to answer any more. What the guest has to close has a budget of its own;
     /// one that has closed it in time serves on.
     async fn close(mut self) {
-        if self.guest_ends_within(self.service.limits.close_time_max).await.is_ok() {
+        if self.guest_ends_within(self.service.limits.close_time_max, LOCKED_TIME_MAX).await.is_ok() {
             self.keep_instance();
         }
     }
@@ -436,7 +440,8 @@ impl Call {
     /// The response is complete; what the guest still does has a budget of its
     /// own.
     async fn finish_tail(mut self) {
-        match self.guest_ends_within(self.service.limits.tail_time_max).await {
+        let time = self.service.limits.tail_time_max;
+        match self.guest_ends_within(time, time).await {
             Ok(()) => self.keep_instance(),
             // The client's fault, which the guest need not foresee.
             Err(_) if self.request_failure().is_some() => {}
@@ -452,15 +457,25 @@ impl Call {
         }
     }
 
-    async fn guest_ends_within(&mut self, time: Duration) -> Result<(), Failure> {
+    /// The time is cut to `locked` as soon as the guest holds a lock on a file.
+    async fn guest_ends_within(&mut self, time: Duration, locked: Duration) -> Result<(), Failure> {
         let until = clock::after(time);
         self.deadline.move_to(until);
-        let ended = std::future::poll_fn(|cx| match self.guest.poll(&self.link, cx) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        });
-        let in_time = tokio::time::timeout_at(clock::instant(until), ended).await;
-        in_time.map_err(|_| Failure::Deadline)?;
+        let mut timer = std::pin::pin!(tokio::time::sleep_until(clock::instant(until)));
+        let mut is_cut = false;
+        std::future::poll_fn(|cx| {
+            if self.guest.poll(&self.link, cx) {
+                return Poll::Ready(Ok(()));
+            }
+            if !is_cut && self.deadline.are_locks_held() {
+                is_cut = true;
+                let until = until.min(clock::after(locked));
+                self.deadline.move_to(until);
+                timer.as_mut().reset(clock::instant(until));
+            }
+            timer.as_mut().poll(cx).map(|()| Err(Failure::Deadline))
+        })
+        .await?;
         self.guest.take_failure().map_or(Ok(()), Err)
     }
 

@@ -2,14 +2,15 @@
 //! That is a thread of its own, since guests can keep every thread of the runtime
 //! busy, with all timers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use wasmtime::{Engine, EngineWeak};
 
 use crate::clock::Nanos;
+use crate::imports::files::Held;
 
 /// A guest computes for this long at most before it lets others run and its
 /// deadline is looked at.
@@ -50,18 +51,31 @@ fn move_all(engines: &Mutex<Vec<EngineWeak>>) {
 /// When a guest call must have ended. It is shared between the call, whose guest
 /// may be computing, and whoever moves it.
 #[derive(Debug)]
-pub struct Deadline(AtomicU64);
+pub struct Deadline {
+    nanos: AtomicU64,
+    /// What others may wait for, if the guest has used files.
+    held: OnceLock<Held>,
+}
 
 impl Deadline {
     pub fn at(nanos: Nanos) -> Arc<Deadline> {
-        Arc::new(Deadline(AtomicU64::new(nanos)))
+        Arc::new(Deadline { nanos: AtomicU64::new(nanos), held: OnceLock::new() })
     }
 
     pub fn nanos(&self) -> Nanos {
-        self.0.load(Ordering::Relaxed)
+        self.nanos.load(Ordering::Relaxed)
     }
 
     pub fn move_to(&self, nanos: Nanos) {
-        self.0.store(nanos, Ordering::Relaxed);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Who looks at the deadline can see whether the guest holds locks.
+    pub fn show(&self, held: Held) {
+        let _ = self.held.set(held);
+    }
+
+    pub fn are_locks_held(&self) -> bool {
+        self.held.get().is_some_and(Held::is_any)
     }
 }

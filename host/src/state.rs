@@ -288,12 +288,12 @@ impl State {
     }
 
     pub(crate) fn files(&mut self) -> &mut Files {
-        self.files.get_or_insert_default()
+        files_of(&mut self.files, &self.deadline)
     }
 
     /// A place for one more open file. None if all are taken.
     pub(crate) fn take_place(&mut self) -> Option<files::Place> {
-        self.files.get_or_insert_default().opened.take(&self.server.places, &self.server.log)
+        files_of(&mut self.files, &self.deadline).opened.take(&self.server.places, &self.server.log)
     }
 
     pub(crate) fn are_locks_held(&self) -> bool {
@@ -301,6 +301,9 @@ impl State {
     }
 
     pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
+        if let Some(files) = &self.files {
+            deadline.show(files.held());
+        }
         self.deadline = deadline;
         self.deferred_scheduled = 0;
         self.trailers = None;
@@ -374,6 +377,14 @@ impl State {
         self.gives_back.0 |= covered > HOST_BYTES_LITTLE;
         Ok(())
     }
+}
+
+fn files_of<'a>(files: &'a mut Option<Box<Files>>, deadline: &Deadline) -> &'a mut Files {
+    files.get_or_insert_with(|| {
+        let files = Box::<Files>::default();
+        deadline.show(files.held());
+        files
+    })
 }
 
 /// What happens when a guest computes for longer than a tick of `deadline`, or when the server

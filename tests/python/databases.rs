@@ -44,18 +44,19 @@ fn leave(connection: Connection) {
     socket.set_linger(Some(Duration::ZERO)).expect("TCP");
 }
 
-/// Ends calls in each way in which one of them can be ended, and writes to it after each.
-fn end_calls(address: SocketAddr, database: &str, rounds: usize) {
+/// Ends calls in each way in which one of them can be ended, and writes to it after each. By
+/// `hasty`, on another server, calls have little time.
+fn end_calls(address: SocketAddr, hasty: SocketAddr, database: &str, rounds: usize) {
     let ways: [&dyn Fn(); 10] = [
         &|| leave(begin(address, &format!("/writes/{database}"))),
         &|| leave(begin(address, &format!("/waits/{database}"))),
         // Ended by their deadline.
-        &|| while begin(address, &format!("/writes/{database}")).chunk(&mut Vec::new()).is_ok() {},
+        &|| while begin(hasty, &format!("/writes/{database}")).chunk(&mut Vec::new()).is_ok() {},
         &|| assert_eq!(get(address, &format!("/exits/{database}")).status, 500),
         &|| assert_eq!(get(address, &format!("/aborts/{database}")).status, 500),
         &|| leave(begin(address, &format!("/writes/{database}"))),
         &|| leave(begin(address, &format!("/waits/{database}"))),
-        &|| leave(begin(address, &format!("/writes/{database}"))),
+        &|| leave(begin(address, &format!("/sends/{database}"))),
         &|| assert_eq!(get(address, &format!("/exits/{database}")).status, 500),
         &|| assert_eq!(get(address, &format!("/aborts/{database}")).status, 500),
     ];
@@ -69,18 +70,33 @@ fn end_calls(address: SocketAddr, database: &str, rounds: usize) {
 #[test]
 fn a_call_that_is_ended_in_a_transaction_leaves_no_lock() {
     let folder = Folder::new();
-    let server = databases(&folder, "--cores 8 --harakiri 2");
+    // Who waits for a lock gives up long before the time to close is over.
+    let server = databases(&folder, "--cores 8 --harakiri 600 --close-timeout 300");
+    let hasty = databases(&folder, "--cores 8 --harakiri 2");
     thread::scope(|scope| {
         for number in 0..4 {
-            let address = server.address;
-            scope.spawn(move || end_calls(address, &format!("{number}.db"), 200));
+            let (address, hasty) = (server.address, hasty.address);
+            scope.spawn(move || end_calls(address, hasty, &format!("{number}.db"), 200));
         }
     });
-    let log = server.stop().log;
-    assert!(!log.contains("database is locked"), "{log}");
+    for log in [server.stop().log, hasty.stop().log] {
+        assert!(!log.contains("database is locked"), "{log}");
+    }
     for number in 0..4 {
         check(&folder.join(&format!("{number}.db")));
     }
+}
+
+#[test]
+fn an_application_that_holds_a_lock_learns_that_its_client_has_left() {
+    let folder = Folder::new();
+    let server = databases(&folder, "--cores 2");
+    // A tenth of a second may be too short on a busy machine.
+    wait_for("an application that has closed in time", || {
+        leave(begin(server.address, "/sends/a.db"));
+        assert_eq!(server.get("/adds/a.db").status, 200);
+        std::fs::exists(folder.join("closed")).expect("the folder can be read").then_some(())
+    });
 }
 
 #[test]

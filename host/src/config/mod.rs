@@ -257,7 +257,7 @@ pub struct Options {
 
     /// Time for a Python application whose client has left, or whose response broke off: it
     /// learns of it when it next sends or reads, and closes what it has opened (PEP 3333).
-    /// 0 ends it at once.
+    /// 0 ends it at once. One that has SQLite locked has at most 0.1.
     #[arg(long, value_name = "SECONDS", default_value = "1", help_heading = "Deadlines")]
     pub close_timeout: Seconds,
 

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -38,6 +38,16 @@ const AT_ONCE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 /// last change is made.
 #[derive(Clone, Default)]
 pub struct Locks(Arc<Mutex<Vec<Lock>>>);
+
+/// Shows whether an instance holds locks, and keeps none of them.
+#[derive(Debug)]
+pub struct Held(Weak<Mutex<Vec<Lock>>>);
+
+impl Held {
+    pub fn is_any(&self) -> bool {
+        self.0.upgrade().is_some_and(|locks| !locks.lock().is_empty())
+    }
+}
 
 struct Lock {
     place: FolderPlace,
@@ -91,6 +101,10 @@ impl Locks {
         };
         self.0.lock().push(Lock { place, _database: database, _open: open });
         Ok(made)
+    }
+
+    pub fn held(&self) -> Held {
+        Held(Arc::downgrade(&self.0))
     }
 
     pub fn are_held(&self) -> bool {

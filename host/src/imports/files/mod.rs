@@ -33,7 +33,7 @@ use wasmtime_wasi::{ResourceTable, WasiView};
 pub use self::changes::{create_directory_at, remove_directory_at, rename_at, set_times_at, unlink_file_at};
 use self::content::Content;
 use self::locks::Locks;
-pub use self::locks::database;
+pub use self::locks::{Held, database};
 use self::lookup::{Found, find};
 pub use self::lookup::{folders, local_folders};
 use self::places::Opened;
@@ -58,6 +58,10 @@ pub struct Files {
 impl Files {
     pub fn are_locks_held(&self) -> bool {
         self.locks.are_held()
+    }
+
+    pub fn held(&self) -> Held {
+        self.locks.held()
     }
 }
 
