@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::file;
-use crate::sealed::{Sealed, Unsealed};
-use crate::way::Way;
+use crate::system::file;
+use crate::system::sealed::{Sealed, Unsealed};
+use crate::system::way::Way;
 
 /// What a server that was killed left unfinished goes after this time.
 const UNFINISHED_AGE: Duration = Duration::from_hours(24);

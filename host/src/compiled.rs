@@ -15,7 +15,7 @@ use crate::cache::{self, Cache};
 use crate::image;
 use crate::logging::{Log, say_while};
 use crate::pieces;
-use crate::sealed::Sealed;
+use crate::system::sealed::Sealed;
 
 const FILES_MAX: usize = 32;
 /// Compiling such a guest takes so long that a person who waits wants to know.

@@ -12,11 +12,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
-use crate::child;
 use crate::config::{Compiling, TASK_COMPILE};
 use crate::guest::GUARD_BYTES;
 use crate::pieces;
-use crate::sealed::{Sealed, Unsealed};
+use crate::system::child;
+use crate::system::sealed::{Sealed, Unsealed};
 
 /// What compiling one guest may take.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use wasmparser::{
     ComponentType, ComponentTypeDeclaration, DataKind, Encoding, InstanceTypeDeclaration, Parser, Payload,
 };
 
-use crate::file;
 use crate::imports::{gateway, timers};
+use crate::system::file;
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.
 pub const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use crate::account;
 use crate::config::{Folder, Options, Source};
 use crate::face;
-use crate::file;
 use crate::guest::{Content, Guest, Program, Room};
 use crate::link::Entry;
 use crate::logging::Log;
 use crate::meta_variables;
 use crate::python::{self, variables};
 use crate::state::Host;
+use crate::system::file;
 
 /// A guest's file is not waited for longer.
 pub const READ_TIME_MAX: Duration = Duration::from_secs(30);

@@ -8,7 +8,8 @@ use wasm_serve::allocator::Mimalloc;
 use wasm_serve::config::{CommandLine, Task};
 use wasm_serve::logging::say;
 use wasm_serve::project::{componentize, dev, new};
-use wasm_serve::{compiling, confined, inspect, project, server};
+use wasm_serve::system::confined;
+use wasm_serve::{compiling, inspect, project, server};
 
 #[global_allocator]
 static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use walkdir::WalkDir;
 
 use super::{Address, Folder, Options, Source, own_program, user_cache};
-use crate::way::Way;
+use crate::system::way::Way;
 
 /// Kinds of filesystems by which the system is steered, beside `proc`.
 const DOORS: [&str; 12] = [

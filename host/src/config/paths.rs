@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::file;
 use crate::loader::READ_TIME_MAX;
+use crate::system::file;
 
 /// A file that is to be read.
 pub fn check_file(named_by: &str, file: &Path) -> Result<()> {

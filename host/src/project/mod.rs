@@ -18,7 +18,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::{Build, CacheOptions, Made, own_program};
 use crate::logging::say;
-use crate::{file, python};
+use crate::python;
+use crate::system::file;
 
 /// `wasm-serve build`
 pub fn build(options: &Build) -> Result<ExitCode> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::Application;
-use crate::sealed::Sealed;
-use crate::{child, confined};
+use crate::system::child;
+use crate::system::confined;
+use crate::system::sealed::Sealed;
 
 const LOOK: &str = include_str!("../../../guests/python/first_look.py");
 /// CPython's in components.

@@ -13,8 +13,8 @@ use super::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 use super::variables::Asked;
 use crate::cache::{Cache, Unfit};
-use crate::file;
 use crate::guest::Content;
+use crate::system::file;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;

@@ -21,7 +21,8 @@ use crate::config::{Folder, Guarded};
 use crate::guest::Content;
 use crate::loader::READ_TIME_MAX;
 use crate::logging::say_while;
-use crate::{cache, config, file};
+use crate::system::file;
+use crate::{cache, config};
 
 /// What a component is made of.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use crate::child;
+use super::child;
 use crate::config::{Confined, TASK_CONFINED};
 
 /// Programs open it to write what nobody wants.

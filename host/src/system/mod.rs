@@ -1,0 +1,7 @@
+//! What the operating system gives: files, processes and memory that others cannot change.
+
+pub mod child;
+pub mod confined;
+pub mod file;
+pub mod sealed;
+pub mod way;
