@@ -8,8 +8,8 @@ use std::panic;
 use std::process;
 use std::sync::OnceLock;
 
-use wasm_serve::account::Charging;
 use wasm_serve::fuzzing::{TARGETS, Target};
+use wasm_serve::memory::account::Charging;
 
 #[global_allocator]
 static ALLOCATOR: Charging<System> = Charging(System);

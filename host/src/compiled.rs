@@ -12,8 +12,8 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::{self, Cache};
-use crate::image;
 use crate::logging::{Log, say_while};
+use crate::memory::image;
 use crate::pieces;
 use crate::system::sealed::Sealed;
 

@@ -10,7 +10,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::accept::Listener;
-use crate::budget::Budget;
 use crate::clock;
 use crate::connection;
 use crate::deferred::Deferred;
@@ -18,6 +17,7 @@ use crate::dispatch::Dispatch;
 use crate::head::ClientAddress;
 use crate::instance::Instance;
 use crate::logging::Log;
+use crate::memory::budget::Budget;
 use crate::response::ResponseBody;
 use crate::stats::{self, Stats};
 

@@ -12,11 +12,11 @@ use crate::clock::Nanos;
 use crate::compiled::{self, Kept};
 use crate::compiling::{self, Settings};
 use crate::face::Face;
-use crate::image::{self, Image};
 use crate::link::Entry;
 use crate::logging::Log;
-use crate::memories::Memories;
-use crate::stacks::Stacks;
+use crate::memory::image::{self, Image};
+use crate::memory::memories::Memories;
+use crate::memory::stacks::Stacks;
 use crate::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach

@@ -13,8 +13,6 @@ use wasmtime::component::{Accessor, ComponentType, Lower};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
-use crate::account::Account;
-use crate::budget::Share;
 use crate::cgi;
 use crate::clock::{self, Nanos};
 use crate::deadline::Deadline;
@@ -24,6 +22,8 @@ use crate::guest::Program;
 use crate::head;
 use crate::imports;
 use crate::link::{Callback, Entry, Handler, Proxy};
+use crate::memory::account::Account;
+use crate::memory::budget::Share;
 use crate::meta_variables;
 use crate::response::Link;
 use crate::state::{self, HOST_STEP_BYTES, RequestHead, State};

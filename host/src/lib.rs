@@ -2,12 +2,9 @@
 //! says which file answers which question.
 
 pub mod accept;
-pub mod account;
 pub mod activity;
 pub mod address_file;
-pub mod allocator;
 pub mod allowance;
-pub mod budget;
 pub mod cache;
 pub mod call;
 pub mod callback;
@@ -32,14 +29,13 @@ pub mod framing;
 pub mod fuzzing;
 pub mod guest;
 pub mod head;
-pub mod image;
 pub mod imports;
 pub mod inspect;
 pub mod instance;
 pub mod link;
 pub mod loader;
 pub mod logging;
-pub mod memories;
+pub mod memory;
 pub mod meta_variables;
 pub mod offer;
 pub mod open_files;
@@ -56,7 +52,6 @@ pub mod rewrite;
 pub mod server;
 pub mod shutdown;
 pub mod socket;
-pub mod stacks;
 pub mod state;
 pub mod stats;
 pub mod swap;

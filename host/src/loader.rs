@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::account;
 use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::guest::{Content, Guest, Program, Room};
 use crate::link::Entry;
 use crate::logging::Log;
+use crate::memory::account;
 use crate::meta_variables;
 use crate::python::{self, variables};
 use crate::state::Host;

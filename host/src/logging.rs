@@ -21,10 +21,10 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use crate::account::OnNoAccount;
 use crate::allowance::{Allowance, Share};
 use crate::clock;
 use crate::escape;
+use crate::memory::account::OnNoAccount;
 
 /// How long the writer waits for further lines after the first.
 const GATHERING: Duration = Duration::from_millis(2);

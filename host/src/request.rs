@@ -9,7 +9,6 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::budget::{Budget, Share};
 use crate::call::{Begun, Call, RequestName};
 use crate::clients::Claim;
 use crate::clock;
@@ -20,6 +19,7 @@ use crate::error::{Failure, Level};
 use crate::guest::Program;
 use crate::head;
 use crate::instance::{Instance, Place};
+use crate::memory::budget::{Budget, Share};
 use crate::record::{Book, Record};
 use crate::request_body;
 use crate::response::ResponseBody;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use wasm_encoder::Encode;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 
-use crate::image;
+use crate::memory::image;
 
 const CORE_MODULE_SECTION: u8 = 1;
 const COMPONENT_SECTION: u8 = 4;

@@ -11,8 +11,6 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{self, Account};
-use crate::budget::{Budget, Share};
 use crate::clock;
 use crate::config::{Folder, Options};
 use crate::deadline::Deadline;
@@ -23,6 +21,8 @@ use crate::imports::http::{Hooks, LeftOut};
 use crate::imports::random;
 use crate::imports::stdio::Output;
 use crate::logging::Log;
+use crate::memory::account::{self, Account};
+use crate::memory::budget::{Budget, Share};
 use crate::meta_variables::{self, ServerAddress};
 use crate::stats::Stats;
 

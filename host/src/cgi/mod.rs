@@ -19,13 +19,13 @@ use wasmtime_wasi_http::WasiBody;
 
 use self::input::Input;
 use self::output::Answer;
-use crate::budget::Share;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::guest::Program;
 use crate::instance::Head;
+use crate::memory::budget::Share;
 use crate::meta_variables::{self, ServerAddress};
 use crate::state::State;
 

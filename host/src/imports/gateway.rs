@@ -13,10 +13,10 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 
 use super::http::{LeftOut, is_of_the_connection};
 use super::timers::{self, ScheduleError, When};
-use crate::account::OnNoAccount;
 use crate::clock;
 use crate::deferred::TimerId;
 use crate::error::Failure;
+use crate::memory::account::OnNoAccount;
 use crate::state::State;
 
 /// The name under which guests import it.

@@ -4,9 +4,9 @@
 use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
 use wasmtime::{AsContextMut, Caller, StoreContextMut};
 
-use crate::account::OnNoAccount;
 use crate::clock::Nanos;
 use crate::deferred::{self, TimerId};
+use crate::memory::account::OnNoAccount;
 use crate::state::State;
 
 /// The name under which guests import it.

@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 use super::lookup;
-use crate::account::OnNoAccount;
+use crate::memory::account::OnNoAccount;
 
 /// Bytes of one read, whatever the guest asks for.
 const READ_BYTES_MAX: usize = 64 << 10;

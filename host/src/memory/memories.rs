@@ -17,8 +17,8 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
+use super::image::Image;
 use crate::clock::{self, Nanos};
-use crate::image::Image;
 
 /// Bytes of one memory that stay in place for the next instance; what was touched
 /// beyond them goes back to the system.
