@@ -15,8 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Address, Mode};
-use crate::logging::Log;
 use crate::socket::Stream;
+use crate::telemetry::log::Log;
 
 /// How long accepting pauses when the system has no more to give.
 const PAUSE: Duration = Duration::from_millis(100);

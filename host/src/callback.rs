@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::guest::Program;
 use crate::instance::{Instance, Place};
 use crate::request::Service;
-use crate::stats::Stats;
+use crate::telemetry::stats::Stats;
 
 /// How deferred calls are run.
 #[derive(Clone, Copy, Debug)]

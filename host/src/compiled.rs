@@ -12,10 +12,10 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::cache::{self, Cache};
-use crate::logging::{Log, say_while};
 use crate::memory::image;
 use crate::pieces;
 use crate::system::sealed::Sealed;
+use crate::telemetry::log::{Log, say_while};
 
 const FILES_MAX: usize = 32;
 /// Compiling such a guest takes so long that a person who waits wants to know.

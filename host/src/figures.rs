@@ -16,10 +16,10 @@ use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::head::ClientAddress;
 use crate::instance::Instance;
-use crate::logging::Log;
 use crate::memory::budget::Budget;
 use crate::response::ResponseBody;
-use crate::stats::{self, Stats};
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::{self, Stats};
 
 /// Connections of `--stats` that are open at once. When one more comes, the one that has
 /// asked for nothing for the longest time is closed: so connections that stay open and

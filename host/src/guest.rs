@@ -13,11 +13,11 @@ use crate::compiled::{self, Kept};
 use crate::compiling::{self, Settings};
 use crate::face::Face;
 use crate::link::Entry;
-use crate::logging::Log;
 use crate::memory::image::{self, Image};
 use crate::memory::memories::Memories;
 use crate::memory::stacks::Stacks;
 use crate::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
+use crate::telemetry::log::Log;
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.

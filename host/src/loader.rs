@@ -11,12 +11,12 @@ use crate::config::{Folder, Options, Source};
 use crate::face;
 use crate::guest::{Content, Guest, Program, Room};
 use crate::link::Entry;
-use crate::logging::Log;
 use crate::memory::account;
 use crate::meta_variables;
 use crate::python::{self, variables};
 use crate::state::Host;
 use crate::system::file;
+use crate::telemetry::log::Log;
 
 /// A guest's file is not waited for longer.
 pub const READ_TIME_MAX: Duration = Duration::from_secs(30);

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use wasm_serve::config::{CommandLine, Task};
-use wasm_serve::logging::say;
 use wasm_serve::memory::account::Charging;
 use wasm_serve::memory::allocator::Mimalloc;
 use wasm_serve::project::{componentize, dev, new};
 use wasm_serve::system::confined;
+use wasm_serve::telemetry::log::say;
 use wasm_serve::{compiling, inspect, project, server};
 
 #[global_allocator]

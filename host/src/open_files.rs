@@ -4,7 +4,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Options;
-use crate::logging::say;
+use crate::telemetry::log::say;
 
 /// What the server itself has open, with its folders and the guest.
 const OWN: u64 = 64;

@@ -8,8 +8,8 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
 use crate::escape::Target;
-use crate::logging::Log;
-use crate::stats::Stats;
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::Stats;
 
 /// Where records go.
 pub struct Book {

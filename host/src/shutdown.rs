@@ -14,8 +14,8 @@ use crate::clock;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::instance::Instance;
-use crate::logging::Log;
-use crate::stats::Stats;
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::Stats;
 
 /// Ids of dropped calls that are named in the log.
 const IDS_NAMED_MAX: usize = 1000;

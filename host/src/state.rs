@@ -20,11 +20,11 @@ use crate::imports::files::{self, AtOnce, Files, Places};
 use crate::imports::http::{Hooks, LeftOut};
 use crate::imports::random;
 use crate::imports::stdio::Output;
-use crate::logging::Log;
 use crate::memory::account::{self, Account};
 use crate::memory::budget::{Budget, Share};
 use crate::meta_variables::{self, ServerAddress};
-use crate::stats::Stats;
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::Stats;
 
 /// What one element of a table takes.
 pub const ELEMENT_BYTES: usize = 8;

@@ -23,9 +23,9 @@ use crate::dispatch::Dispatch;
 use crate::guest::Program;
 use crate::instance::Instance;
 use crate::loader::Loader;
-use crate::logging::Log;
 use crate::state::Host;
-use crate::stats::Stats;
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::Stats;
 
 /// Old guests that may still have calls under way. A swap waits for them, so that swaps
 /// in a row do not fill the memory.

@@ -335,7 +335,7 @@ impl AsyncWrite for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::Log;
+    use crate::telemetry::log::Log;
 
     type Heads = oneshot::Receiver<Head>;
 

@@ -29,8 +29,8 @@ use crate::clients::Bounds;
 use crate::compiling;
 use crate::deferred;
 use crate::guest;
-use crate::logging::GuestLines;
 use crate::python::{Application, Tools};
+use crate::telemetry::log::GuestLines;
 
 /// Unless another one is given.
 const MEMORY_LIMIT: &str = "128M";

@@ -21,7 +21,6 @@ use crate::guest::{ADDRESS_SPACE_BYTES, Content, Guest, Program, Room};
 use crate::imports::files::Places;
 use crate::inspect;
 use crate::instance::Place;
-use crate::logging::Log;
 use crate::memory::budget::Budget;
 use crate::memory::image;
 use crate::pieces;
@@ -29,7 +28,8 @@ use crate::project::componentize;
 use crate::response::Link;
 use crate::rewrite;
 use crate::state::Host;
-use crate::stats::Stats;
+use crate::telemetry::log::Log;
+use crate::telemetry::stats::Stats;
 
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Time for one call.

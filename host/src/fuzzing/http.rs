@@ -32,9 +32,9 @@ use crate::head::{self, CLIENT_HEADER, ClientAddress};
 use crate::imports::gateway;
 use crate::imports::http::LeftOut;
 use crate::instance::{self, Head};
-use crate::logging::Log;
 use crate::meta_variables::{self, ServerAddress};
 use crate::response::ResponseBody;
+use crate::telemetry::log::Log;
 
 static LEFT_OUT: LazyLock<Arc<LeftOut>> = LazyLock::new(|| {
     let log = Log::open(Some("/dev/null".as_ref()), Default::default()).expect("it is there");

@@ -197,7 +197,7 @@ pub fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::Log;
+    use crate::telemetry::log::Log;
 
     #[test]
     fn a_response_is_taken_as_it_is_or_not_at_all() {

@@ -15,8 +15,8 @@ use wasmtime_wasi_http::{
     WasiHttpHooks, WasiHttpView,
 };
 
-use crate::logging::Log;
 use crate::state::State;
+use crate::telemetry::log::Log;
 
 /// A guest may write this much of a body in one call; the host holds two such
 /// chunks for each response at most.

@@ -14,8 +14,8 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use crate::allowance::Share;
-use crate::logging::Log;
+use crate::telemetry::allowance::Share;
+use crate::telemetry::log::Log;
 
 /// A longer line is cut into pieces.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -244,7 +244,7 @@ impl AsyncWrite for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::GuestLines;
+    use crate::telemetry::log::GuestLines;
 
     const VERBATIM: GuestLines = GuestLines { verbatim: true, rate: 0, burst: 0 };
 

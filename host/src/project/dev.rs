@@ -22,8 +22,8 @@ use crate::address_file::AddressFile;
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::face::{self, Face};
 use crate::imports::gateway;
-use crate::logging::say;
 use crate::server;
+use crate::telemetry::log::say;
 
 /// Longer than the time for which filesystems may give the same time.
 const TICK: Duration = Duration::from_millis(20);

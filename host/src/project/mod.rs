@@ -17,9 +17,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::{Build, CacheOptions, Made, own_program};
-use crate::logging::say;
 use crate::python;
 use crate::system::file;
+use crate::telemetry::log::say;
 
 /// `wasm-serve build`
 pub fn build(options: &Build) -> Result<ExitCode> {

@@ -13,11 +13,11 @@ use walkdir::WalkDir;
 use super::Application;
 use super::variables::{self, Asked};
 use crate::cache::{ANOTHER, Folder};
-use crate::logging::say_while;
 use crate::system::child;
 use crate::system::confined;
 use crate::system::file;
 use crate::system::way::{self, Way};
+use crate::telemetry::log::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
 /// the folder's name.

@@ -20,8 +20,8 @@ use self::kept::{Kept, Sources};
 use crate::config::{Folder, Guarded};
 use crate::guest::Content;
 use crate::loader::READ_TIME_MAX;
-use crate::logging::say_while;
 use crate::system::file;
+use crate::telemetry::log::say_while;
 use crate::{cache, config};
 
 /// What a component is made of.

@@ -184,7 +184,7 @@ mod tests {
 
     use super::super::places::{Opened, Places};
     use super::*;
-    use crate::logging::Log;
+    use crate::telemetry::log::Log;
 
     fn open() -> Place {
         let places = Arc::new(Places::new(1, 1));

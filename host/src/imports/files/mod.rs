@@ -463,7 +463,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.db"), "").unwrap();
         let root = File::open(folder.path()).unwrap();
-        let log = crate::logging::Log::open(None, Default::default()).unwrap();
+        let log = crate::telemetry::log::Log::open(None, Default::default()).unwrap();
         let (mut files, places) = (Files::default(), Arc::new(Places::new(2, 2)));
         let mut take = || files.opened.take(&places, &log).unwrap();
         let (lock, file) = (take(), take());

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use wasmtime_wasi::filesystem::Descriptor;
 
-use crate::logging::Log;
+use crate::telemetry::log::Log;
 
 /// What all instances share.
 pub struct Places {

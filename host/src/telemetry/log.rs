@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use crate::allowance::{Allowance, Share};
+use super::allowance::{Allowance, Share};
 use crate::clock;
 use crate::escape;
 use crate::memory::account::OnNoAccount;
