@@ -20,9 +20,9 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::activity::Activity;
 use crate::clock;
 use crate::connection::Client;
+use crate::connection::activity::Activity;
 use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::error::Failure;

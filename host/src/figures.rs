@@ -9,12 +9,12 @@ use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use crate::accept::Listener;
 use crate::clock;
 use crate::connection;
+use crate::connection::head::ClientAddress;
+use crate::connection::listen::Listener;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
-use crate::head::ClientAddress;
 use crate::instance::Instance;
 use crate::memory::budget::Budget;
 use crate::response::ResponseBody;

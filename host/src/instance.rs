@@ -15,11 +15,11 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
 use crate::cgi;
 use crate::clock::{self, Nanos};
+use crate::connection::head;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::guest::Program;
-use crate::head;
 use crate::imports;
 use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::memory::account::Account;

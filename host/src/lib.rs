@@ -1,8 +1,6 @@
 //! wasm-serve: an application server for WebAssembly. The map in `host/README.md`
 //! says which file answers which question.
 
-pub mod accept;
-pub mod activity;
 pub mod address_file;
 pub mod cache;
 pub mod call;
@@ -22,12 +20,9 @@ pub mod error;
 pub mod escape;
 pub mod face;
 pub mod figures;
-pub mod frames;
-pub mod framing;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guest;
-pub mod head;
 pub mod imports;
 pub mod inspect;
 pub mod instance;
@@ -38,7 +33,6 @@ pub mod meta_variables;
 pub mod offer;
 pub mod open_files;
 pub mod outline;
-pub mod peer;
 pub mod pieces;
 pub mod project;
 pub mod python;
@@ -49,7 +43,6 @@ pub mod response;
 pub mod rewrite;
 pub mod server;
 pub mod shutdown;
-pub mod socket;
 pub mod state;
 pub mod swap;
 pub mod system;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, Request, header};
 
-use crate::head::{self, CLIENT_HEADER};
+use crate::connection::head::{self, CLIENT_HEADER};
 
 /// Where the server listens, as far as that has an address and a port.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
-use crate::activity::Activity;
+use crate::connection::activity::Activity;
 use crate::error::Failure;
 use crate::response::Link;
 

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::activity::InFlight;
 use crate::clock;
+use crate::connection::activity::InFlight;
 use crate::deadline::Deadline;
 use crate::record::{End, Record};
 use crate::unsent::{Held, Unsent};

@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 
-use crate::accept::Bound;
-use crate::activity::Patience;
 use crate::address_file::AddressFile;
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Options;
 use crate::connection;
+use crate::connection::activity::Patience;
+use crate::connection::listen::Bound;
 use crate::deadline::Epoch;
 use crate::deferred::Deferred;
 use crate::dispatch::{self, Dispatch};

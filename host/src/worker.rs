@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::accept::{Accepted, Bound, Listener};
 use crate::callback;
 use crate::clients::{Claim, Clients};
 use crate::config::TrustedProxy;
 use crate::connection;
-use crate::head::ClientAddress;
+use crate::connection::head::ClientAddress;
+use crate::connection::listen::{Accepted, Bound, Listener};
 use crate::record::Book;
 use crate::request::Service;
 

@@ -14,9 +14,9 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::activity::Activity;
-use crate::frames::Frames;
-use crate::framing::{Fault, Framing};
+use super::activity::Activity;
+use super::frames::Frames;
+use super::framing::{Fault, Framing};
 
 /// What is read at once of what nobody wants.
 const LINGER_PIECE_BYTES: usize = 16 << 10;

@@ -1,6 +1,14 @@
 //! One connection: HTTP/1 or HTTP/2 by prior knowledge, its requests, and the
 //! time that its client may take.
 
+pub mod activity;
+pub mod frames;
+pub mod framing;
+pub mod head;
+pub mod listen;
+pub mod peer;
+pub mod socket;
+
 use std::convert::Infallible;
 use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
@@ -19,13 +27,13 @@ use tokio::io::ReadBuf;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use crate::activity::{Activity, Patience};
+use self::activity::{Activity, Patience};
+use self::framing::Fault;
+use self::head::ClientAddress;
+use self::peer::Peer;
+use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};
-use crate::framing::Fault;
-use crate::head::ClientAddress;
-use crate::peer::{self, Peer};
 use crate::response::ResponseBody;
-use crate::socket::{Socket, Stream};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::frames::Coming;
+use super::framing::Fault;
 use crate::clock::{self, Nanos};
-use crate::frames::Coming;
-use crate::framing::Fault;
 
 /// What happens on one connection, told between its socket, its requests and
 /// the task that watches it. 0 stands for «no such time».

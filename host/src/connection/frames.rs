@@ -1,7 +1,7 @@
 //! Whether a head is coming in over HTTP/2, which the HTTP library does not say: the frames
 //! of a connection, followed by their first nine bytes (RFC 9113, 4.1).
 
-use crate::connection::PREFACE;
+use super::PREFACE;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
