@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{self, Nanos};
-use crate::cores::CoreGuard;
 use crate::deadline::Deadline;
 use crate::deferred::{Call, TimerId};
+use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
 use crate::guest::Program;
 use crate::instance::{Instance, Place};

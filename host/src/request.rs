@@ -10,12 +10,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::call::{Begun, Call, RequestName};
-use crate::clients::Claim;
 use crate::clock;
 use crate::connection::Client;
 use crate::connection::head;
-use crate::cores::CoreGuard;
 use crate::dispatch::Worker;
+use crate::dispatch::clients::Claim;
+use crate::dispatch::cores::CoreGuard;
 use crate::error::{Failure, Level};
 use crate::guest::Program;
 use crate::instance::{Instance, Place};

@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 
 use crate::address_file::AddressFile;
-use crate::clients::Clients;
 use crate::clock;
 use crate::config::Options;
 use crate::connection;
@@ -18,6 +17,7 @@ use crate::connection::activity::Patience;
 use crate::connection::listen::Bound;
 use crate::deadline::Epoch;
 use crate::deferred::Deferred;
+use crate::dispatch::clients::Clients;
 use crate::dispatch::{self, Dispatch};
 use crate::figures::{self, Figures};
 use crate::guest::Program;

@@ -10,11 +10,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::callback;
-use crate::clients::{Claim, Clients};
 use crate::config::TrustedProxy;
 use crate::connection;
 use crate::connection::head::ClientAddress;
 use crate::connection::listen::{Accepted, Bound, Listener};
+use crate::dispatch::clients::{Claim, Clients};
 use crate::record::Book;
 use crate::request::Service;
 

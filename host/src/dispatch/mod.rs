@@ -11,6 +11,9 @@
 //! A request whose client holds as many cores as it may waits, too, though cores are
 //! idle; those behind it pass by.
 
+pub mod clients;
+pub mod cores;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,9 +21,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::clients::Claim;
+use self::clients::Claim;
+use self::cores::{Core, CoreGuard};
 use crate::clock::{self, Nanos};
-use crate::cores::{Core, CoreGuard};
 use crate::deferred::{Call, Deferred};
 
 /// A worker prefers its own requests over older ones of another for this long.
@@ -442,8 +445,8 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::{Bounds, Clients};
     use crate::deferred;
+    use crate::dispatch::clients::{Bounds, Clients};
     use proptest::prelude::*;
 
     type Guard = CoreGuard<&'static str>;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::clients::Claim;
-use crate::dispatch::Worker;
+use super::Worker;
+use super::clients::Claim;
 
 /// One core while no call holds it.
 #[derive(Debug)]
