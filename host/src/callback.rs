@@ -8,8 +8,8 @@ use crate::deadline::Deadline;
 use crate::deferred::{Call, TimerId};
 use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
-use crate::guest::Program;
-use crate::instance::{Instance, Place};
+use crate::program::guest::Program;
+use crate::program::instance::{Instance, Place};
 use crate::request::Service;
 use crate::telemetry::stats::Stats;
 

@@ -13,8 +13,8 @@ use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
 use crate::config::{Compiling, TASK_COMPILE};
-use crate::guest::GUARD_BYTES;
 use crate::pieces;
+use crate::program::guest::GUARD_BYTES;
 use crate::system::child;
 use crate::system::sealed::{Sealed, Unsealed};
 

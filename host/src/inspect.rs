@@ -13,9 +13,9 @@ use anyhow::Result;
 use crate::config::Inspect;
 use crate::escape;
 use crate::face::{self, Face, Kind};
-use crate::guest;
 use crate::offer::{self, Missing};
-use crate::outline::Outline;
+use crate::program::guest;
+use crate::program::stripped::Outline;
 
 /// Tells it on standard output. The exit code says whether the file can be served.
 pub fn run(options: &Inspect) -> ExitCode {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
-use crate::instance::Instance;
+use crate::program::instance::Instance;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 

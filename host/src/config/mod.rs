@@ -28,7 +28,7 @@ pub use self::values::{Address, Bytes, Folder, Mode, Seconds, TrustedProxy};
 use crate::compiling;
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
-use crate::guest;
+use crate::program::guest;
 use crate::python::{Application, Tools};
 use crate::telemetry::log::GuestLines;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::loader::READ_TIME_MAX;
+use crate::program::load::READ_TIME_MAX;
 use crate::system::file;
 
 /// A file that is to be read.

@@ -25,14 +25,14 @@ use tokio::sync::oneshot;
 use super::wait_for;
 
 use crate::call;
-use crate::cgi;
-use crate::cgi::output::Answer;
 use crate::connection::framing::Framing;
 use crate::connection::head::{self, CLIENT_HEADER, ClientAddress};
 use crate::imports::gateway;
 use crate::imports::http::LeftOut;
-use crate::instance::{self, Head};
 use crate::meta_variables::{self, ServerAddress};
+use crate::program::cgi;
+use crate::program::cgi::output::Answer;
+use crate::program::instance::{self, Head};
 use crate::response::ResponseBody;
 use crate::telemetry::log::Log;
 

@@ -13,7 +13,7 @@ use super::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
 use super::variables::Asked;
 use crate::cache::{Cache, Unfit};
-use crate::guest::Content;
+use crate::program::guest::Content;
 use crate::system::file;
 
 /// Applications whose components are kept.

@@ -6,10 +6,10 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
+use super::guest;
+use super::link::{self, Entry};
 use crate::compiled::Loaded;
 use crate::face::Face;
-use crate::guest;
-use crate::link::{self, Entry};
 use crate::offer::{self, Missing};
 use crate::rewrite;
 

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourcesRequired};
 
+use super::link::Entry;
 use crate::clock::Nanos;
 use crate::compiled::{self, Kept};
 use crate::compiling::{self, Settings};
 use crate::face::Face;
-use crate::link::Entry;
 use crate::memory::image::{self, Image};
 use crate::memory::memories::Memories;
 use crate::memory::stacks::Stacks;

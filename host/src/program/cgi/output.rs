@@ -22,7 +22,7 @@ use wasmtime_wasi_http::Error;
 use crate::error::Failure;
 use crate::imports::gateway::{check_length, check_status};
 use crate::imports::http::{LeftOut, is_of_the_connection};
-use crate::instance::Head;
+use crate::program::instance::Head;
 
 /// Bytes of a response's head, as many as `wasi:http` takes.
 const HEAD_BYTES_MAX: usize = 128 << 10;

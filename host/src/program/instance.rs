@@ -13,15 +13,15 @@ use wasmtime::component::{Accessor, ComponentType, Lower};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
-use crate::cgi;
+use super::cgi;
+use super::guest::Program;
+use super::link::{Callback, Entry, Handler, Proxy};
 use crate::clock::{self, Nanos};
 use crate::connection::head;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::guest::Program;
 use crate::imports;
-use crate::link::{Callback, Entry, Handler, Proxy};
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
 use crate::meta_variables;

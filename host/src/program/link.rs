@@ -9,11 +9,11 @@ use wasmtime::{Engine, ExternType, Module};
 use wasmtime_wasi::{p2 as wasi_p2, p3 as wasi_p3};
 use wasmtime_wasi_http::{p2, p3};
 
-use crate::cgi::Command;
+use super::cgi::Command;
+use super::instance::DeferredCall;
 use crate::compiled::Loaded;
 use crate::face::{self, CommandVersion, Face};
 use crate::imports::{files, gateway, http, modules, random, timers};
-use crate::instance::DeferredCall;
 use crate::offer;
 use crate::state::State;
 

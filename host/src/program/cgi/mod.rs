@@ -23,10 +23,10 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::guest::Program;
-use crate::instance::Head;
 use crate::memory::budget::Share;
 use crate::meta_variables::{self, ServerAddress};
+use crate::program::guest::Program;
+use crate::program::instance::Head;
 use crate::state::State;
 
 /// The id of the deferred call that a run is for. Requests do not have it.
