@@ -12,8 +12,8 @@ use anyhow::Result;
 
 use crate::config::Inspect;
 use crate::escape;
-use crate::face::{self, Face, Kind};
-use crate::offer::{self, Missing};
+use crate::guest::face::{self, Face, Kind};
+use crate::guest::offer::{self, Missing};
 use crate::program::guest;
 use crate::program::stripped::Outline;
 

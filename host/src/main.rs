@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use wasm_serve::config::{CommandLine, Task};
+use wasm_serve::guest::compiling;
 use wasm_serve::memory::account::Charging;
 use wasm_serve::memory::allocator::Mimalloc;
 use wasm_serve::project::{componentize, dev, new};
 use wasm_serve::system::confined;
 use wasm_serve::telemetry::log::say;
-use wasm_serve::{compiling, inspect, project, server};
+use wasm_serve::{inspect, project, server};
 
 #[global_allocator]
 static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);

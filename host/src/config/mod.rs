@@ -25,9 +25,9 @@ pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_progr
 pub use self::python::PythonOptions;
 pub use self::tasks::{Compiling, Confined, TASK_COMPILE, TASK_CONFINED};
 pub use self::values::{Address, Bytes, Folder, Mode, Seconds, TrustedProxy};
-use crate::compiling;
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
+use crate::guest::compiling;
 use crate::program::guest;
 use crate::python::{Application, Tools};
 use crate::telemetry::log::GuestLines;

@@ -16,7 +16,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wasm_encoder::Encode;
 use wasmparser::{BinaryReaderError, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
 
-use crate::rewrite;
+use crate::guest::rewrite;
 
 /// Changes with what is taken out of a guest.
 pub const VERSION: u32 = 1;

@@ -10,9 +10,9 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::link::Entry;
 use crate::clock::Nanos;
-use crate::compiled::{self, Kept};
-use crate::compiling::{self, Settings};
-use crate::face::Face;
+use crate::guest::compiled::{self, Kept};
+use crate::guest::compiling::{self, Settings};
+use crate::guest::face::Face;
 use crate::memory::image::{self, Image};
 use crate::memory::memories::Memories;
 use crate::memory::stacks::Stacks;

@@ -11,10 +11,10 @@ use wasmtime_wasi_http::{p2, p3};
 
 use super::cgi::Command;
 use super::instance::DeferredCall;
-use crate::compiled::Loaded;
-use crate::face::{self, CommandVersion, Face};
+use crate::guest::compiled::Loaded;
+use crate::guest::face::{self, CommandVersion, Face};
+use crate::guest::offer;
 use crate::imports::{files, gateway, http, modules, random, timers};
-use crate::offer;
 use crate::state::State;
 
 /// How a guest is called.

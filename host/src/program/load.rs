@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::guest::{Content, Guest, Program, Room};
 use super::link::Entry;
 use crate::config::{Folder, Options, Source};
-use crate::face;
+use crate::guest::face;
 use crate::memory::account;
 use crate::meta_variables;
 use crate::python::{self, variables};

@@ -8,10 +8,10 @@ use wasmtime::{Engine, Module, ResourcesRequired};
 
 use super::guest;
 use super::link::{self, Entry};
-use crate::compiled::Loaded;
-use crate::face::Face;
-use crate::offer::{self, Missing};
-use crate::rewrite;
+use crate::guest::compiled::Loaded;
+use crate::guest::face::Face;
+use crate::guest::offer::{self, Missing};
+use crate::guest::rewrite;
 
 pub struct Outline<'a> {
     code: Loaded,

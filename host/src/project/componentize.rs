@@ -14,7 +14,7 @@ use wit_parser::{Resolve, SourceMap, UnresolvedPackageGroup, WorldId};
 use super::new::WIT;
 use super::write;
 use crate::config;
-use crate::face::{self, CALLBACK, Face, Kind};
+use crate::guest::face::{self, CALLBACK, Face, Kind};
 use crate::imports::timers;
 
 /// The version of WASI that our WIT has.

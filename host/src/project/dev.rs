@@ -20,7 +20,7 @@ use super::changes::{Changes, Stamp, stamp};
 use super::script;
 use crate::address_file::AddressFile;
 use crate::config::{self, CacheOptions, Options, own_program};
-use crate::face::{self, Face};
+use crate::guest::face::{self, Face};
 use crate::imports::gateway;
 use crate::server;
 use crate::telemetry::log::say;

@@ -11,9 +11,9 @@ use wasmparser::{Encoding, Parser};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
+use super::pieces;
 use crate::cache::{self, Cache};
 use crate::memory::image;
-use crate::pieces;
 use crate::system::sealed::Sealed;
 use crate::telemetry::log::{Log, say_while};
 

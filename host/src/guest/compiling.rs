@@ -12,8 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
+use super::pieces;
 use crate::config::{Compiling, TASK_COMPILE};
-use crate::pieces;
 use crate::program::guest::GUARD_BYTES;
 use crate::system::child;
 use crate::system::sealed::{Sealed, Unsealed};

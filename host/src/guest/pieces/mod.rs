@@ -19,7 +19,7 @@ use wasmparser::{
 };
 
 use self::function::function;
-use crate::rewrite;
+use crate::guest::rewrite;
 
 /// Changes with what is made of a guest.
 pub const VERSION: u32 = 1;

@@ -1,0 +1,8 @@
+//! A guest as it is in its file: what it is, what it needs, and its code.
+
+pub mod compiled;
+pub mod compiling;
+pub mod face;
+pub mod offer;
+pub mod pieces;
+pub mod rewrite;
