@@ -23,16 +23,16 @@ use wasmtime_wasi_http::WasiBody;
 use crate::clock;
 use crate::connection::Client;
 use crate::connection::activity::Activity;
-use crate::deadline::Deadline;
 use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
 use crate::escape::Target;
-use crate::imports::gateway::{check_length, check_status};
 use crate::program::guest::Program;
 use crate::program::instance::{Ended, Head, Instance, Place};
 use crate::request::Service;
 use crate::request_body::{RequestBody, Verdict};
 use crate::response::{BodyState, Link, ResponseBody, poll_frame_now};
+use crate::sandbox::deadline::Deadline;
+use crate::sandbox::imports::gateway::{check_length, check_status};
 use crate::unsent::{Taken, Unsent};
 
 /// Frames of a response that are collected before its head is sent, if the guest

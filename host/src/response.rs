@@ -15,8 +15,8 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::clock;
 use crate::connection::activity::InFlight;
-use crate::deadline::Deadline;
 use crate::record::{End, Record};
+use crate::sandbox::deadline::Deadline;
 use crate::unsent::{Held, Unsent};
 
 /// What a guest call and the body of its response tell each other.

@@ -17,13 +17,13 @@ use anyhow::{Result, anyhow, ensure};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::deadline::Epoch;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
-use crate::state::Host;
+use crate::sandbox::deadline::Epoch;
+use crate::sandbox::state::Host;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 

@@ -27,13 +27,13 @@ use super::wait_for;
 use crate::call;
 use crate::connection::framing::Framing;
 use crate::connection::head::{self, CLIENT_HEADER, ClientAddress};
-use crate::imports::gateway;
-use crate::imports::http::LeftOut;
-use crate::meta_variables::{self, ServerAddress};
 use crate::program::cgi;
 use crate::program::cgi::output::Answer;
 use crate::program::instance::{self, Head};
 use crate::response::ResponseBody;
+use crate::sandbox::imports::gateway;
+use crate::sandbox::imports::http::LeftOut;
+use crate::sandbox::meta_variables::{self, ServerAddress};
 use crate::telemetry::log::Log;
 
 static LEFT_OUT: LazyLock<Arc<LeftOut>> = LazyLock::new(|| {

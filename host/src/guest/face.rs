@@ -9,7 +9,7 @@ use wasmparser::{
     ComponentType, ComponentTypeDeclaration, DataKind, Encoding, InstanceTypeDeclaration, Parser, Payload,
 };
 
-use crate::imports::{gateway, timers};
+use crate::sandbox::imports::{gateway, timers};
 use crate::system::file;
 
 /// The export that runs deferred calls, for WASI 0.2 and for 0.3.

@@ -8,8 +8,8 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 use wasmtime::{Caller, ExternType, ImportType, Module, UnknownImportError, Val};
 
-use crate::imports::{gateway, timers};
-use crate::state::State;
+use crate::sandbox::imports::{gateway, timers};
+use crate::sandbox::state::State;
 
 /// So many missing imports are looked for: the linker begins anew for each, and a guest may
 /// have thousands.

@@ -16,7 +16,7 @@ use crate::guest::face::Face;
 use crate::memory::image::{self, Image};
 use crate::memory::memories::Memories;
 use crate::memory::stacks::Stacks;
-use crate::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
+use crate::sandbox::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
 use crate::telemetry::log::Log;
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach

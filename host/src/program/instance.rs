@@ -18,15 +18,15 @@ use super::guest::Program;
 use super::link::{Callback, Entry, Handler, Proxy};
 use crate::clock::{self, Nanos};
 use crate::connection::head;
-use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::imports;
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
-use crate::meta_variables;
 use crate::response::Link;
-use crate::state::{self, HOST_STEP_BYTES, RequestHead, State};
+use crate::sandbox::deadline::Deadline;
+use crate::sandbox::imports;
+use crate::sandbox::meta_variables;
+use crate::sandbox::state::{self, HOST_STEP_BYTES, RequestHead, State};
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.

@@ -14,8 +14,8 @@ use super::instance::DeferredCall;
 use crate::guest::compiled::Loaded;
 use crate::guest::face::{self, CommandVersion, Face};
 use crate::guest::offer;
-use crate::imports::{files, gateway, http, modules, random, timers};
-use crate::state::State;
+use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
+use crate::sandbox::state::State;
 
 /// How a guest is called.
 pub(crate) enum Entry {

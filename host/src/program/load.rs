@@ -12,9 +12,9 @@ use super::link::Entry;
 use crate::config::{Folder, Options, Source};
 use crate::guest::face;
 use crate::memory::account;
-use crate::meta_variables;
 use crate::python::{self, variables};
-use crate::state::Host;
+use crate::sandbox::meta_variables;
+use crate::sandbox::state::Host;
 use crate::system::file;
 use crate::telemetry::log::Log;
 

@@ -15,7 +15,7 @@ use super::new::WIT;
 use super::write;
 use crate::config;
 use crate::guest::face::{self, CALLBACK, Face, Kind};
-use crate::imports::timers;
+use crate::sandbox::imports::timers;
 
 /// The version of WASI that our WIT has.
 const WASI: &str = "0.2.12";

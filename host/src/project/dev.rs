@@ -21,7 +21,7 @@ use super::script;
 use crate::address_file::AddressFile;
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::guest::face::{self, Face};
-use crate::imports::gateway;
+use crate::sandbox::imports::gateway;
 use crate::server;
 use crate::telemetry::log::say;
 

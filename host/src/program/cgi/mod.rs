@@ -20,14 +20,14 @@ use wasmtime_wasi_http::WasiBody;
 use self::input::Input;
 use self::output::Answer;
 use crate::clock;
-use crate::deadline::Deadline;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::memory::budget::Share;
-use crate::meta_variables::{self, ServerAddress};
 use crate::program::guest::Program;
 use crate::program::instance::Head;
-use crate::state::State;
+use crate::sandbox::deadline::Deadline;
+use crate::sandbox::meta_variables::{self, ServerAddress};
+use crate::sandbox::state::State;
 
 /// The id of the deferred call that a run is for. Requests do not have it.
 const DEFERRED: &str = "WASM_SERVE_DEFERRED";
@@ -120,7 +120,7 @@ pub(crate) async fn run_callback(
         ("WASM_SERVE_DUE_AT".to_owned(), clock::unix_nanos(call.due).to_string()),
         ("WASM_SERVE_ATTEMPT".to_owned(), call.attempt.to_string()),
     ];
-    let output = crate::imports::stdio::Output::new(program.host.log.clone());
+    let output = crate::sandbox::imports::stdio::Output::new(program.host.log.clone());
     let input = Input::bytes(call.payload.into());
     let store = store(program, command, share, deadline, environment, input, output.clone());
     let result = run(program, command, store).await;

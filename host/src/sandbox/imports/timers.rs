@@ -7,7 +7,7 @@ use wasmtime::{AsContextMut, Caller, StoreContextMut};
 use crate::clock::Nanos;
 use crate::deferred::{self, TimerId};
 use crate::memory::account::OnNoAccount;
-use crate::state::State;
+use crate::sandbox::state::State;
 
 /// The name under which guests import it.
 pub const INTERFACE: &str = "wasm-serve:deferred/timers@0.1.0";

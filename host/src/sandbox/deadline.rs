@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use wasmtime::{Engine, EngineWeak};
 
+use super::imports::files::Held;
 use crate::clock::Nanos;
-use crate::imports::files::Held;
 
 /// A guest computes for this long at most before it lets others run and its
 /// deadline is looked at.

@@ -7,7 +7,7 @@ use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p2::bindings::random::{insecure, random};
 use wasmtime_wasi::random::WasiRandomCtx;
 
-use crate::state::{self, State};
+use crate::sandbox::state::{self, State};
 
 /// Bytes that are made without a break. What WASI 0.3 gives at most at once, which may be
 /// less than was asked for.

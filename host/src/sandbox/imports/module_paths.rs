@@ -14,7 +14,7 @@ use wiggle::{GuestMemory, GuestPtr};
 
 use super::files;
 use super::modules::{MODULE, folder, parts};
-use crate::state::State;
+use crate::sandbox::state::State;
 
 /// Longer paths the system does not know.
 const PATH_BYTES_MAX: u32 = 4096;

@@ -11,18 +11,18 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::deadline::Deadline;
+use super::imports::files::{self, AtOnce, Files, Places};
+use super::imports::http::{Hooks, LeftOut};
+use super::imports::random;
+use super::imports::stdio::Output;
+use super::meta_variables::{self, ServerAddress};
 use crate::clock;
 use crate::config::{Folder, Options};
-use crate::deadline::Deadline;
 use crate::deferred::Deferred;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
-use crate::imports::files::{self, AtOnce, Files, Places};
-use crate::imports::http::{Hooks, LeftOut};
-use crate::imports::random;
-use crate::imports::stdio::Output;
 use crate::memory::account::{self, Account};
 use crate::memory::budget::{Budget, Share};
-use crate::meta_variables::{self, ServerAddress};
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
     WasiHttpHooks, WasiHttpView,
 };
 
-use crate::state::State;
+use crate::sandbox::state::State;
 use crate::telemetry::log::Log;
 
 /// A guest may write this much of a body in one call; the host holds two such

@@ -20,7 +20,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorType, DirectoryEn
 use super::places::Place;
 use super::threads::in_a_thread;
 use super::{Store, take_place, told};
-use crate::state::State;
+use crate::sandbox::state::State;
 
 /// Bytes of entries, as the system packs them, that are asked for at once.
 const PIECE_BYTES: usize = 32 << 10;

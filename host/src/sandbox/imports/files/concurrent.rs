@@ -28,7 +28,7 @@ use super::locks::{self, Made};
 use super::places::Place;
 use super::threads::in_a_thread;
 use super::{Store, changes, close, finds_lock};
-use crate::state::State;
+use crate::sandbox::state::State;
 
 const INTERFACE: &str = "wasi:filesystem/types@0.3.0";
 

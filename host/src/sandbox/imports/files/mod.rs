@@ -42,7 +42,7 @@ pub use self::places::{Place, Places};
 pub use self::threads::{AtOnce, in_a_thread};
 use self::threads::{now, with};
 use super::modules::Numbers;
-use crate::state::State;
+use crate::sandbox::state::State;
 
 /// The name under which wasmtime offers it.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";

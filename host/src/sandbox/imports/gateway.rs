@@ -17,7 +17,7 @@ use crate::clock;
 use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
-use crate::state::State;
+use crate::sandbox::state::State;
 
 /// The name under which guests import it.
 pub const INTERFACE: &str = "wasm-serve:gateway/host@0.2.0";

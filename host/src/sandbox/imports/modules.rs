@@ -20,7 +20,7 @@ use super::files::listing::{self, Entry};
 use super::files::{self, Place};
 use super::module_paths;
 use super::random::PIECE_BYTES;
-use crate::state::{self, State};
+use crate::sandbox::state::{self, State};
 
 pub const MODULE: &str = "wasi_snapshot_preview1";
 
