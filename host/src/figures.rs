@@ -17,7 +17,7 @@ use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::memory::budget::Budget;
 use crate::program::instance::Instance;
-use crate::response::ResponseBody;
+use crate::request::response::ResponseBody;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::{self, Stats};
 

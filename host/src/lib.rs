@@ -3,8 +3,6 @@
 
 pub mod address_file;
 pub mod cache;
-pub mod call;
-pub mod callback;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -22,15 +20,11 @@ pub mod open_files;
 pub mod program;
 pub mod project;
 pub mod python;
-pub mod record;
 pub mod request;
-pub mod request_body;
-pub mod response;
 pub mod sandbox;
 pub mod server;
 pub mod shutdown;
 pub mod swap;
 pub mod system;
 pub mod telemetry;
-pub mod unsent;
 pub mod worker;

@@ -20,10 +20,14 @@ use crate::dispatch::clients::Clients;
 use crate::dispatch::{self, Dispatch};
 use crate::figures::{self, Figures};
 use crate::memory::budget::Budget;
+use crate::open_files;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
-use crate::record::Book;
+use crate::request::access_log::Book;
+use crate::request::body;
+use crate::request::callback;
+use crate::request::unsent::Room;
 use crate::request::{self, Service};
 use crate::sandbox::deadline::Epoch;
 use crate::sandbox::imports::files::Places;
@@ -32,9 +36,7 @@ use crate::shutdown::{Changes, Drain, Signals};
 use crate::swap::{Current, Swapper, Swaps};
 use crate::telemetry::log::{Log, say};
 use crate::telemetry::stats::Stats;
-use crate::unsent::Room;
 use crate::worker::{Connections, Worker};
-use crate::{callback, open_files, request_body};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
@@ -359,10 +361,7 @@ fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {
 fn request_limits(options: &Options) -> request::Limits {
     request::Limits {
         head_fields_max: options.head_fields,
-        body: request_body::Limits {
-            bytes_max: options.body_limit.0 as u64,
-            wait_max: options.body_timeout.0,
-        },
+        body: body::Limits { bytes_max: options.body_limit.0 as u64, wait_max: options.body_timeout.0 },
         time_max: options.harakiri.0,
         tail_time_max: options.tail_timeout.0,
         close_time_max: options.close_timeout.0,

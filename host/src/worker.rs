@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::callback;
 use crate::config::TrustedProxy;
 use crate::connection;
 use crate::connection::head::ClientAddress;
 use crate::connection::listen::{Accepted, Bound, Listener};
 use crate::dispatch::clients::{Claim, Clients};
-use crate::record::Book;
 use crate::request::Service;
+use crate::request::access_log::Book;
+use crate::request::callback;
 
 /// What one worker is made of.
 pub struct Worker {

@@ -33,7 +33,7 @@ use self::head::ClientAddress;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};
-use crate::response::ResponseBody;
+use crate::request::response::ResponseBody;
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

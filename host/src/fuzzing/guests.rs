@@ -24,7 +24,7 @@ use crate::memory::image;
 use crate::program::guest::{ADDRESS_SPACE_BYTES, Content, Guest, Program, Room};
 use crate::program::instance::Place;
 use crate::project::componentize;
-use crate::response::Link;
+use crate::request::response::Link;
 use crate::sandbox::deadline::{Deadline, Epoch};
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::state::Host;

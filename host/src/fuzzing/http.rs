@@ -24,13 +24,13 @@ use tokio::sync::oneshot;
 
 use super::wait_for;
 
-use crate::call;
 use crate::connection::framing::Framing;
 use crate::connection::head::{self, CLIENT_HEADER, ClientAddress};
 use crate::program::cgi;
 use crate::program::cgi::output::Answer;
 use crate::program::instance::{self, Head};
-use crate::response::ResponseBody;
+use crate::request::call;
+use crate::request::response::ResponseBody;
 use crate::sandbox::imports::gateway;
 use crate::sandbox::imports::http::LeftOut;
 use crate::sandbox::meta_variables::{self, ServerAddress};

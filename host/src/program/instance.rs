@@ -22,7 +22,7 @@ use crate::deferred::Call;
 use crate::error::Failure;
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
-use crate::response::Link;
+use crate::request::response::Link;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports;
 use crate::sandbox::meta_variables;

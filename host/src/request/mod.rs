@@ -1,6 +1,13 @@
 //! A request from its head to its response: what is checked before a guest sees
 //! it, the core that it waits for, and what becomes of a failure.
 
+pub mod access_log;
+pub mod body;
+pub mod call;
+pub mod callback;
+pub mod response;
+pub mod unsent;
+
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +16,10 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use crate::call::{Begun, Call, RequestName};
+use self::access_log::{Book, Record};
+use self::call::{Begun, Call, RequestName};
+use self::response::ResponseBody;
+use self::unsent::Room;
 use crate::clock;
 use crate::connection::Client;
 use crate::connection::head;
@@ -20,11 +30,7 @@ use crate::error::{Failure, Level};
 use crate::memory::budget::{Budget, Share};
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};
-use crate::record::{Book, Record};
-use crate::request_body;
-use crate::response::ResponseBody;
 use crate::swap::Current;
-use crate::unsent::Room;
 
 /// A call that waits for room looks so often whether an idle core has kept an instance.
 const ROOM_TURN: Duration = Duration::from_millis(5);
@@ -44,7 +50,7 @@ pub struct Service {
 pub struct Limits {
     /// Fields of a head, as far as the HTTP library does not count them.
     pub head_fields_max: usize,
-    pub body: request_body::Limits,
+    pub body: body::Limits,
     /// From taking a core until the response is complete.
     pub time_max: Duration,
     /// For guest work after that.

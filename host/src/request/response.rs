@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::access_log::{End, Record};
+use super::unsent::{Held, Unsent};
 use crate::clock;
 use crate::connection::activity::InFlight;
-use crate::record::{End, Record};
 use crate::sandbox::deadline::Deadline;
-use crate::unsent::{Held, Unsent};
 
 /// What a guest call and the body of its response tell each other.
 pub struct Link {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Service;
 use crate::clock::{self, Nanos};
 use crate::deferred::{Call, TimerId};
 use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};
-use crate::request::Service;
 use crate::sandbox::deadline::Deadline;
 use crate::telemetry::stats::Stats;
 

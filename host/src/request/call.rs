@@ -20,6 +20,10 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
+use super::Service;
+use super::body::{RequestBody, Verdict};
+use super::response::{BodyState, Link, ResponseBody, poll_frame_now};
+use super::unsent::{Taken, Unsent};
 use crate::clock;
 use crate::connection::Client;
 use crate::connection::activity::Activity;
@@ -28,12 +32,8 @@ use crate::error::Failure;
 use crate::escape::Target;
 use crate::program::guest::Program;
 use crate::program::instance::{Ended, Head, Instance, Place};
-use crate::request::Service;
-use crate::request_body::{RequestBody, Verdict};
-use crate::response::{BodyState, Link, ResponseBody, poll_frame_now};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
-use crate::unsent::{Taken, Unsent};
 
 /// Frames of a response that are collected before its head is sent, if the guest
 /// gives them without waiting. A response that is complete by then needs neither

@@ -12,7 +12,7 @@ use http_body::Frame;
 use parking_lot::Mutex;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::response::{Link, poll_frame_now};
+use super::response::{Link, poll_frame_now};
 
 /// How much may be taken ahead, by all calls of a server.
 pub struct Room {
