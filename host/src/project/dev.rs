@@ -18,11 +18,11 @@ use tokio::signal::unix::{self, SignalKind};
 
 use super::changes::{Changes, Stamp, stamp};
 use super::script;
-use crate::address_file::AddressFile;
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::guest::face::{self, Face};
 use crate::sandbox::imports::gateway;
 use crate::server;
+use crate::server::address_file::AddressFile;
 use crate::telemetry::log::say;
 
 /// Longer than the time for which filesystems may give the same time.

@@ -30,7 +30,7 @@ use crate::error::{Failure, Level};
 use crate::memory::budget::{Budget, Share};
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};
-use crate::swap::Current;
+use crate::server::swap::Current;
 
 /// A call that waits for room looks so often whether an idle core has kept an instance.
 const ROOM_TURN: Duration = Duration::from_millis(5);

@@ -1,6 +1,13 @@
 //! A server: its parts put together, started in the order in which one needs the
 //! other, and stopped.
 
+pub mod address_file;
+pub mod figures;
+pub mod open_files;
+pub mod shutdown;
+pub mod swap;
+pub mod worker;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +16,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 
-use crate::address_file::AddressFile;
+use self::address_file::AddressFile;
+use self::figures::Figures;
+use self::shutdown::{Changes, Drain, Signals};
+use self::swap::{Current, Swapper, Swaps};
+use self::worker::{Connections, Worker};
 use crate::clock;
 use crate::config::Options;
 use crate::connection;
@@ -18,9 +29,7 @@ use crate::connection::listen::Bound;
 use crate::deferred::Deferred;
 use crate::dispatch::clients::Clients;
 use crate::dispatch::{self, Dispatch};
-use crate::figures::{self, Figures};
 use crate::memory::budget::Budget;
-use crate::open_files;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
@@ -32,11 +41,8 @@ use crate::request::{self, Service};
 use crate::sandbox::deadline::Epoch;
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::state::Host;
-use crate::shutdown::{Changes, Drain, Signals};
-use crate::swap::{Current, Swapper, Swaps};
 use crate::telemetry::log::{Log, say};
 use crate::telemetry::stats::Stats;
-use crate::worker::{Connections, Worker};
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);
