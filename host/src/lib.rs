@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod deferred;
@@ -12,10 +13,8 @@ pub mod escape;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guest;
-pub mod inspect;
 pub mod memory;
 pub mod program;
-pub mod project;
 pub mod python;
 pub mod request;
 pub mod sandbox;

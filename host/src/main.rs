@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use wasm_serve::commands::inspect;
+use wasm_serve::commands::{build, componentize, dev, new};
 use wasm_serve::config::{CommandLine, Task};
 use wasm_serve::guest::compiling;
 use wasm_serve::memory::account::Charging;
 use wasm_serve::memory::allocator::Mimalloc;
-use wasm_serve::project::{componentize, dev, new};
+use wasm_serve::server;
 use wasm_serve::system::confined;
 use wasm_serve::telemetry::log::say;
-use wasm_serve::{inspect, project, server};
 
 #[global_allocator]
 static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     }
     let done = match task {
         Some(Task::New(options)) => new::run(&options),
-        Some(Task::Build(options)) => project::build(&options),
+        Some(Task::Build(options)) => build::run(&options),
         Some(Task::Dev(options)) => dev::run(&options),
         Some(Task::Componentize(options)) => componentize::run(&options),
         Some(Task::Inspect(options)) => Ok(inspect::run(&options)),

@@ -11,8 +11,8 @@ use wasi_preview1_component_adapter_provider::{
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap, UnresolvedPackageGroup, WorldId};
 
+use super::build::write;
 use super::new::WIT;
-use super::write;
 use crate::config;
 use crate::guest::face::{self, CALLBACK, Face, Kind};
 use crate::sandbox::imports::timers;

@@ -1,15 +1,6 @@
 //! A project: the folder in which somebody writes a guest. Its script `build` makes the
 //! guest, in whatever language: `build OUT.wasm`.
 
-/// What is watched of it.
-mod changes;
-/// From a core module to a component.
-pub mod componentize;
-/// Build, serve, watch, swap.
-pub mod dev;
-/// Projects to begin with.
-pub mod new;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -22,7 +13,7 @@ use crate::system::file;
 use crate::telemetry::log::say;
 
 /// `wasm-serve build`
-pub fn build(options: &Build) -> Result<ExitCode> {
+pub fn run(options: &Build) -> Result<ExitCode> {
     match options.made() {
         Made::Project { dir, output } => {
             let folder = tempfile::tempdir().context("no folder to build in can be made")?;
@@ -45,7 +36,7 @@ pub fn build(options: &Build) -> Result<ExitCode> {
 }
 
 /// What runs the script of the project in `dir`.
-fn script(dir: &Path, output: &Path, cache: &CacheOptions) -> Result<Command> {
+pub(super) fn script(dir: &Path, output: &Path, cache: &CacheOptions) -> Result<Command> {
     let dir = std::path::absolute(dir)?;
     let script = dir.join("build");
     if !script.is_file() {
@@ -61,7 +52,7 @@ fn script(dir: &Path, output: &Path, cache: &CacheOptions) -> Result<Command> {
 }
 
 /// Puts a guest in its place at once: a server may be reading the old one.
-fn write(output: &Path, guest: &[u8]) -> Result<()> {
+pub(super) fn write(output: &Path, guest: &[u8]) -> Result<()> {
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
     let written = || {
         let mut file = file::unfinished().tempfile_in(folder.unwrap_or(Path::new(".")))?;

@@ -16,8 +16,8 @@ use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 
-use super::changes::{Changes, Stamp, stamp};
-use super::script;
+use super::build::script;
+use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::guest::face::{self, Face};
 use crate::sandbox::imports::gateway;
