@@ -4,8 +4,8 @@
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::dispatch::NoCore;
-use crate::escape;
 use crate::memory::memories::NO_ADDRESSES;
+use crate::terminal::escape;
 
 /// The guest call was still under way at its deadline. The store raises it in a
 /// guest that computes; a guest that waits is dropped instead.

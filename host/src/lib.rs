@@ -9,7 +9,6 @@ pub mod connection;
 pub mod deferred;
 pub mod dispatch;
 pub mod error;
-pub mod escape;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guest;
@@ -21,3 +20,4 @@ pub mod sandbox;
 pub mod server;
 pub mod system;
 pub mod telemetry;
+pub mod terminal;

@@ -11,7 +11,7 @@ use wasm_serve::memory::account::Charging;
 use wasm_serve::memory::allocator::Mimalloc;
 use wasm_serve::server;
 use wasm_serve::system::confined;
-use wasm_serve::telemetry::log::say;
+use wasm_serve::terminal::say;
 
 #[global_allocator]
 static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);

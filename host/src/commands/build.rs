@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::config::{Build, CacheOptions, Made, own_program};
 use crate::python;
 use crate::system::file;
-use crate::telemetry::log::say;
+use crate::terminal::say;
 
 /// `wasm-serve build`
 pub fn run(options: &Build) -> Result<ExitCode> {

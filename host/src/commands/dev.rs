@@ -23,7 +23,7 @@ use crate::guest::face::{self, Face};
 use crate::sandbox::imports::gateway;
 use crate::server;
 use crate::server::address_file::AddressFile;
-use crate::telemetry::log::say;
+use crate::terminal::say;
 
 /// Longer than the time for which filesystems may give the same time.
 const TICK: Duration = Duration::from_millis(20);

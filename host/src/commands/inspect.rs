@@ -11,11 +11,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::config::Inspect;
-use crate::escape;
 use crate::guest::face::{self, Face, Kind};
 use crate::guest::offer::{self, Missing};
 use crate::program::guest;
 use crate::program::stripped::Outline;
+use crate::terminal::escape;
 
 /// Tells it on standard output. The exit code says whether the file can be served.
 pub fn run(options: &Inspect) -> ExitCode {

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::telemetry::log::say;
+use crate::terminal::say;
 
 /// An editor that saves writes more than once.
 const QUIET: Duration = Duration::from_millis(100);

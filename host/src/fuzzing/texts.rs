@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use clap::Parser;
 
 use crate::config::{CommandLine, Task};
-use crate::escape;
 use crate::telemetry::log::{self, Shown};
+use crate::terminal::escape;
 
 /// Words, each ended by a line feed.
 pub fn options(bytes: &[u8]) {

@@ -15,7 +15,8 @@ use super::pieces;
 use crate::cache::{self, Cache};
 use crate::memory::image;
 use crate::system::sealed::Sealed;
-use crate::telemetry::log::{Log, say_while};
+use crate::telemetry::log::Log;
+use crate::terminal::say_while;
 
 const FILES_MAX: usize = 32;
 /// Compiling such a guest takes so long that a person who waits wants to know.

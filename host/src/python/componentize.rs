@@ -17,7 +17,7 @@ use crate::system::child;
 use crate::system::confined;
 use crate::system::file;
 use crate::system::way::{self, Way};
-use crate::telemetry::log::say_while;
+use crate::terminal::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
 /// the folder's name.

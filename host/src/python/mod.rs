@@ -21,7 +21,7 @@ use crate::config::{Folder, Guarded};
 use crate::program::guest::Content;
 use crate::program::load::READ_TIME_MAX;
 use crate::system::file;
-use crate::telemetry::log::say_while;
+use crate::terminal::say_while;
 use crate::{cache, config};
 
 /// What a component is made of.

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
-use crate::escape::Target;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
+use crate::terminal::escape::Target;
 
 /// Where records go.
 pub struct Book {

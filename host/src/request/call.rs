@@ -29,11 +29,11 @@ use crate::connection::Client;
 use crate::connection::activity::Activity;
 use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
-use crate::escape::Target;
 use crate::program::guest::Program;
 use crate::program::instance::{Ended, Head, Instance, Place};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::terminal::escape::Target;
 
 /// Frames of a response that are collected before its head is sent, if the guest
 /// gives them without waiting. A response that is complete by then needs neither

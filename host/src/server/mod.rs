@@ -41,8 +41,9 @@ use crate::request::{self, Service};
 use crate::sandbox::deadline::Epoch;
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::state::Host;
-use crate::telemetry::log::{Log, say};
+use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
+use crate::terminal::say;
 
 /// How long the last lines may take, should nobody read them.
 const LOG_TIME: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Options;
-use crate::telemetry::log::say;
+use crate::terminal::say;
 
 /// What the server itself has open, with its folders and the guest.
 const OWN: u64 = 64;
