@@ -6,6 +6,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod connection;
+pub mod contract;
 pub mod deferred;
 pub mod dispatch;
 pub mod error;

@@ -49,8 +49,10 @@ fn main() -> ExitCode {
         Some(Task::Dev(options)) => dev::run(&options),
         Some(Task::Componentize(options)) => componentize::run(&options),
         Some(Task::Inspect(options)) => Ok(inspect::run(&options)),
-        Some(Task::Compile(options)) => compiling::run(&options),
-        Some(Task::Confined(options)) => confined::run(&options),
+        Some(Task::Compile(options)) => compiling::run(options.parent, options.settings(), options.memory),
+        Some(Task::Confined(options)) => {
+            confined::run(options.parent, options.writable.as_deref(), &options.program)
+        }
         None => server::run(&serve),
     };
     done.unwrap_or_else(|error| {

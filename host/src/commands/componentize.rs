@@ -12,10 +12,9 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap, UnresolvedPackageGroup, WorldId};
 
 use super::build::write;
-use super::new::WIT;
 use crate::config;
-use crate::guest::face::{self, CALLBACK, Face, Kind};
-use crate::sandbox::imports::timers;
+use crate::contract::{CALLBACK, TIMERS, WIT};
+use crate::guest::face::{self, Face, Kind};
 
 /// The version of WASI that our WIT has.
 const WASI: &str = "0.2.12";
@@ -62,13 +61,12 @@ fn world(face: &Face) -> Result<(Resolve, WorldId)> {
     let mut wit = Resolve::default();
     let dependencies = WIT.get_dir("deps").context("our WIT has a folder deps")?;
     wit.push_groups(package(&WIT)?, dependencies.dirs().map(package).collect::<Result<_>>()?)?;
-    let timers = timers::INTERFACE;
     let guest = format!(
         "package wasm-serve:guest;
          world guest {{
              include wasi:cli/imports@{WASI};
              include wasi:http/proxy@{WASI};
-             import {timers};
+             import {TIMERS};
              {callback}
          }}"
     );

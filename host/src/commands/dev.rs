@@ -19,8 +19,8 @@ use tokio::signal::unix::{self, SignalKind};
 use super::build::script;
 use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
+use crate::contract::GATEWAY;
 use crate::guest::face::{self, Face};
-use crate::sandbox::imports::gateway;
 use crate::server;
 use crate::server::address_file::AddressFile;
 use crate::terminal::say;
@@ -253,7 +253,7 @@ impl Drop for Group {
 /// Whether it is a component that was made of a Python file.
 fn is_python(guest: &Path) -> bool {
     let face = face::content(guest).and_then(|content| Face::read(&content));
-    face.is_ok_and(|face| face.imports.iter().any(|import| import == gateway::INTERFACE))
+    face.is_ok_and(|face| face.imports.iter().any(|import| import == GATEWAY))
 }
 
 /// Waits for the end of the server; without one, there is none to wait for.

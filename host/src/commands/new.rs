@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use include_dir::{Dir, DirEntry, include_dir};
 
 use crate::config::{self, Language};
+use crate::contract::WIT;
 
 /// The contract of guests, and WASI's packages.
-pub static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
 
 /// What a project of one language begins with.
 struct Starter {

@@ -23,13 +23,14 @@ use self::paths::{check_file, check_folder, check_folder_of};
 pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
-pub use self::tasks::{Compiling, Confined, TASK_COMPILE, TASK_CONFINED};
+pub use self::tasks::{Compiling, Confined};
 pub use self::values::{Address, Bytes, Folder, Mode, Seconds, TrustedProxy};
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
 use crate::program::guest;
 use crate::python::{Application, Tools};
+use crate::system::confined;
 use crate::telemetry::log::GuestLines;
 
 /// Unless another one is given.
@@ -81,9 +82,9 @@ pub enum Task {
     Componentize(Componentize),
     /// Tell what a file is, what it needs and would get, and whether it can be served.
     Inspect(Inspect),
-    #[command(hide = true, name = TASK_COMPILE)]
+    #[command(hide = true, name = compiling::TASK)]
     Compile(Compiling),
-    #[command(hide = true, name = TASK_CONFINED)]
+    #[command(hide = true, name = confined::TASK)]
     Confined(Confined),
 }
 

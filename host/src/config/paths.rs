@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::program::load::READ_TIME_MAX;
 use crate::system::file;
 
 /// A file that is to be read.
@@ -33,7 +32,7 @@ pub fn check_folder_of(named_by: &str, file: &Path) -> Result<()> {
 /// It may lie on a disk that does not answer.
 fn is_missing(path: &Path) -> bool {
     let path = path.to_owned();
-    let looked = file::within(READ_TIME_MAX, move || Ok(path.metadata()));
+    let looked = file::within(file::TIME_MAX, move || Ok(path.metadata()));
     let is_missing = |kind: ErrorKind| matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory);
     matches!(looked, Ok(Err(error)) if is_missing(error.kind()))
 }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Their names on the command line.
-pub const TASK_COMPILE: &str = "own-task-compile";
-pub const TASK_CONFINED: &str = "own-task-confined";
+use crate::guest::compiling::Settings;
 
 /// A guest to be compiled, from standard input to standard output.
 #[derive(Args, Debug)]
@@ -31,6 +29,12 @@ pub struct Compiling {
     /// The guest has little initial data.
     #[arg(long)]
     pub small: bool,
+}
+
+impl Compiling {
+    pub fn settings(&self) -> Settings {
+        Settings { is_concurrent: self.concurrent, is_small: self.small, reservation_bytes: self.reservation }
+    }
 }
 
 /// A program to be run.

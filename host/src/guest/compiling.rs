@@ -13,10 +13,12 @@ use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
 use super::pieces;
-use crate::config::{Compiling, TASK_COMPILE};
-use crate::program::guest::GUARD_BYTES;
+use crate::memory::memories::GUARD_BYTES;
 use crate::system::child;
 use crate::system::sealed::{Sealed, Unsealed};
+
+/// The task's name on the command line.
+pub const TASK: &str = "own-task-compile";
 
 /// What compiling one guest may take.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +74,7 @@ impl Settings {
         let from = Sealed::new("guest", guest)?;
         from.file().rewind()?;
         let code = Unsealed::new(name)?;
-        let mut program = child::own_program(TASK_COMPILE);
+        let mut program = child::own_program(TASK);
         // The allocator would reserve a gigabyte at once, which counts.
         program.env("MIMALLOC_ARENA_RESERVE", "32MiB");
         program.arg("--memory").arg(limits.memory_bytes_max.to_string());
@@ -104,20 +106,15 @@ fn why(output: &Output, limits: Limits) -> String {
 }
 
 /// What the process does: the guest comes on standard input, and the code goes to
-/// standard output.
-pub fn run(options: &Compiling) -> Result<ExitCode> {
-    child::begin(options.parent)?;
+/// standard output. `parent` has started the process.
+pub fn run(parent: u32, settings: Settings, memory_bytes_max: u64) -> Result<ExitCode> {
+    child::begin(parent)?;
     child::dies_first();
-    limit(Resource::As, options.memory)?;
+    limit(Resource::As, memory_bytes_max)?;
     // An end for want of memory is an end by a signal.
     limit(Resource::Core, 0)?;
     let mut guest = Vec::new();
     io::stdin().read_to_end(&mut guest)?;
-    let settings = Settings {
-        is_concurrent: options.concurrent,
-        is_small: options.small,
-        reservation_bytes: options.reservation,
-    };
     match settings.compile_here(&guest) {
         Ok(code) => File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&code)?,
         Err(error) => bail!("{error:#}"),

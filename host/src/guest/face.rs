@@ -9,12 +9,8 @@ use wasmparser::{
     ComponentType, ComponentTypeDeclaration, DataKind, Encoding, InstanceTypeDeclaration, Parser, Payload,
 };
 
-use crate::sandbox::imports::{gateway, timers};
+use crate::contract::{CALL_LATER, CALLBACK, CALLBACK_ASYNC, GATEWAY, TIMERS, TIMERS_MODULE};
 use crate::system::file;
-
-/// The export that runs deferred calls, for WASI 0.2 and for 0.3.
-pub const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
-pub const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
 
 /// Initial data of a guest that wasmtime copies into each instance. More of it is taken
 /// out of the guest, if possible.
@@ -205,7 +201,7 @@ impl Face {
         ensure!(
             callbacks == 1 || handlers == 0 || !self.schedules(),
             "imports `{}`, but exports no callback to run; export `{CALLBACK}` or `{CALLBACK_ASYNC}`",
-            timers::INTERFACE
+            TIMERS
         );
         Ok(())
     }
@@ -247,7 +243,7 @@ impl Face {
 
     /// It wants to be told that its client has left, as gateways' interfaces have it.
     pub fn closes(&self) -> bool {
-        self.imports.iter().any(|import| import == gateway::INTERFACE)
+        self.imports.iter().any(|import| import == GATEWAY)
     }
 
     /// It is served by CGI.
@@ -256,8 +252,8 @@ impl Face {
     }
 
     fn schedules(&self) -> bool {
-        let call_later = format!("{} {}", timers::MODULE, timers::CALL_LATER);
-        self.imports_a(timers::INTERFACE) || self.imports.contains(&call_later)
+        let call_later = format!("{} {}", TIMERS_MODULE, CALL_LATER);
+        self.imports_a(TIMERS) || self.imports.contains(&call_later)
     }
 
     /// The interface, in a version that is linked to ours.

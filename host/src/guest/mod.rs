@@ -6,3 +6,10 @@ pub mod face;
 pub mod offer;
 pub mod pieces;
 pub mod rewrite;
+
+/// A guest as it is in its file.
+pub struct Content {
+    pub bytes: Vec<u8>,
+    /// The sum of the bytes, if it is known.
+    pub sum: Option<blake3::Hash>,
+}

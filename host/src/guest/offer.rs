@@ -8,8 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 use wasmtime::{Caller, ExternType, ImportType, Module, UnknownImportError, Val};
 
-use crate::sandbox::imports::{gateway, timers};
-use crate::sandbox::state::State;
+use crate::contract::{GATEWAY, TIMERS, TIMERS_MODULE};
 
 /// So many missing imports are looked for: the linker begins anew for each, and a guest may
 /// have thousands.
@@ -23,7 +22,7 @@ pub struct Missing {
 }
 
 /// The imports of `component` for which `linker` has nothing that fits.
-pub fn missing(linker: &Linker<State>, component: &Component) -> Vec<Missing> {
+pub fn missing<T: Send>(linker: &Linker<T>, component: &Component) -> Vec<Missing> {
     let (engine, ty) = (component.engine(), component.component_type());
     let mut completed = linker.clone();
     completed.allow_shadowing(true);
@@ -56,7 +55,7 @@ pub fn missing(linker: &Linker<State>, component: &Component) -> Vec<Missing> {
 }
 
 /// The imports of a core module for which `linker` has nothing that fits.
-pub fn missing_of_module(linker: &wasmtime::Linker<State>, module: &Module) -> Vec<Missing> {
+pub fn missing_of_module<T: 'static>(linker: &wasmtime::Linker<T>, module: &Module) -> Vec<Missing> {
     let mut completed = linker.clone();
     let mut missing = Vec::new();
     // As above.
@@ -78,7 +77,7 @@ pub fn missing_of_module(linker: &wasmtime::Linker<State>, module: &Module) -> V
         if missing.len() == MISSING_MAX {
             break;
         }
-        let trap = |_: Caller<'_, State>, _: &[Val], _: &mut [Val]| Ok(());
+        let trap = |_: Caller<'_, T>, _: &[Val], _: &mut [Val]| Ok(());
         if completed.func_new(unknown.module(), unknown.name(), ty, trap).is_err() {
             break;
         }
@@ -104,9 +103,9 @@ pub fn refusal(missing: &[Missing]) -> Option<String> {
     Some(format!(
         "needs what this server does not offer: {}{more}. It offers components WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
         each.join(", "),
-        timers::INTERFACE,
-        gateway::INTERFACE,
-        timers::MODULE
+        TIMERS,
+        GATEWAY,
+        TIMERS_MODULE
     ))
 }
 
@@ -128,8 +127,8 @@ fn what(error: &wasmtime::Error) -> String {
 }
 
 /// Something that fits an import, in the place of what the server does not have.
-struct StandIn<'a> {
-    linker: &'a Linker<State>,
+struct StandIn<'a, T: 'static> {
+    linker: &'a Linker<T>,
     component: &'a Component,
     /// The resources of the imports before it.
     earlier: Vec<ResourceType>,
@@ -138,10 +137,10 @@ struct StandIn<'a> {
 /// The host's side of resources that the server does not have.
 struct Nothing;
 
-impl StandIn<'_> {
+impl<T: Send> StandIn<'_, T> {
     fn define(
         &self,
-        place: &mut LinkerInstance<'_, State>,
+        place: &mut LinkerInstance<'_, T>,
         interface: Option<&str>,
         name: &str,
         item: &ComponentItem,

@@ -26,6 +26,9 @@ const RESIDENT_BYTES_MAX: usize = 256 << 10;
 /// The same for memory with an image: an interpreter touches many pages in each call.
 const RESIDENT_IMAGE_BYTES_MAX: usize = 4 << 20;
 
+/// What wasmtime leaves inaccessible behind a memory.
+pub const GUARD_BYTES: u64 = 32 << 20;
+
 /// How the error begins of an instance for which the system has no addresses.
 pub const NO_ADDRESSES: &str = "no addresses for a memory";
 

@@ -10,11 +10,12 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::link::Entry;
 use crate::clock::Nanos;
+use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
 use crate::guest::compiling::{self, Settings};
 use crate::guest::face::Face;
 use crate::memory::image::{self, Image};
-use crate::memory::memories::Memories;
+use crate::memory::memories::{GUARD_BYTES, Memories};
 use crate::memory::stacks::Stacks;
 use crate::sandbox::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
 use crate::telemetry::log::Log;
@@ -24,8 +25,6 @@ use crate::telemetry::log::Log;
 const RESERVATION_BYTES: u64 = 4 << 30;
 /// Half of what a process of this architecture can address.
 pub const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
-/// What wasmtime leaves inaccessible behind a memory.
-pub const GUARD_BYTES: u64 = 32 << 20;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
 
@@ -192,13 +191,6 @@ struct Code {
     needs: ResourcesRequired,
     /// Bytes of address space for each memory.
     reservation_bytes: u64,
-}
-
-/// A guest as it is in its file.
-pub struct Content {
-    pub bytes: Vec<u8>,
-    /// The sum of the bytes, if it is known.
-    pub sum: Option<blake3::Hash>,
 }
 
 /// What code is made of.

@@ -11,6 +11,7 @@ use wasmtime_wasi_http::{p2, p3};
 
 use super::cgi::Command;
 use super::instance::DeferredCall;
+use crate::contract::GATEWAY;
 use crate::guest::compiled::Loaded;
 use crate::guest::face::{self, CommandVersion, Face};
 use crate::guest::offer;
@@ -90,7 +91,7 @@ fn link_component(component: &Component, face: &Face) -> Result<Entry> {
         let run = exports.function::<(DeferredCall,), (Result<(), String>,)>(callback, "run")?;
         anyhow::Ok(Callback { run, is_async: face::is_async_callback(callback) })
     });
-    let is_gateway = face.imports_a(gateway::INTERFACE);
+    let is_gateway = face.imports_a(GATEWAY);
     Ok(Entry::Proxy(Proxy { pre, handler, callback: callback.transpose()?, is_gateway }))
 }
 

@@ -3,23 +3,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::guest::{Content, Guest, Program, Room};
+use super::guest::{Guest, Program, Room};
 use super::link::Entry;
 use crate::config::{Folder, Options, Source};
-use crate::guest::face;
+use crate::guest::{Content, face};
 use crate::memory::account;
 use crate::python::{self, variables};
 use crate::sandbox::meta_variables;
 use crate::sandbox::state::Host;
 use crate::system::file;
 use crate::telemetry::log::Log;
-
-/// A guest's file is not waited for longer.
-pub const READ_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What programs are made of.
 pub struct Loader {
@@ -94,7 +90,7 @@ impl Loader {
         match &self.source {
             Source::Component(file) => {
                 let file = file.clone();
-                let bytes = file::within(READ_TIME_MAX, move || face::content(&file));
+                let bytes = file::within(file::TIME_MAX, move || face::content(&file));
                 Ok(Content { bytes: bytes.with_context(|| self.source.option())?, sum: None })
             }
             Source::Python(application, tools) => {

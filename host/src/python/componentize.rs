@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 use super::Application;
 use super::variables::{self, Asked};
 use crate::cache::{ANOTHER, Folder};
+use crate::contract::WIT;
 use crate::system::child;
 use crate::system::confined;
 use crate::system::file;
@@ -27,7 +28,6 @@ pub(super) const CLOUDPICKLE: &str = "cloudpickle==3.1.3";
 
 /// The Python side of this server, which calls the application.
 pub(super) static ADAPTER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guests/python/adapter");
-pub(super) static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
 pub(super) static PYTHON_WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guests/python/wit");
 /// The adapter's module that has the exports.
 const MODULE: &str = "wasm_serve_application";

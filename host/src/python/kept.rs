@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Application;
-use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT, WIT};
+use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT};
 use super::variables::Asked;
 use crate::cache::{Cache, Unfit};
-use crate::program::guest::Content;
+use crate::contract::WIT;
+use crate::guest::Content;
 use crate::system::file;
 
 /// Applications whose components are kept.

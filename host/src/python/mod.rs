@@ -18,8 +18,7 @@ use anyhow::{Context, Result};
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::config::{Folder, Guarded};
-use crate::program::guest::Content;
-use crate::program::load::READ_TIME_MAX;
+use crate::guest::Content;
 use crate::system::file;
 use crate::terminal::say_while;
 use crate::{cache, config};
@@ -51,7 +50,7 @@ pub fn component(
     let Known { source, mut sources, key, kept, unfit, component } = {
         let (application, cache) = (application.clone(), cache.map(Path::to_owned));
         let looked = move || Known::look(&application, cache.as_deref());
-        file::within(READ_TIME_MAX, looked).with_context(named)?
+        file::within(file::TIME_MAX, looked).with_context(named)?
     };
     unfit.iter().for_each(|unfit| tell(unfit));
     if let Some(component) = component {

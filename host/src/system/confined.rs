@@ -1,6 +1,7 @@
 //! A program that can write nowhere but in one folder, whatever it is told by those whose
 //! code it runs.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -12,34 +13,37 @@ use landlock::{
 };
 
 use super::child;
-use crate::config::{Confined, TASK_CONFINED};
+
+/// The task's name on the command line.
+pub const TASK: &str = "own-task-confined";
 
 /// Programs open it to write what nobody wants.
 const NOWHERE: &str = "/dev/null";
 
 /// A program that can write only in `folder`, and has no network.
 pub fn command(program: &str, folder: &Path) -> Command {
-    let mut command = child::own_program(TASK_CONFINED);
+    let mut command = child::own_program(TASK);
     command.arg("--writable").arg(folder).arg("--").arg(program);
     command
 }
 
 /// The same program without these bounds. It ends with this one.
 pub fn unconfined(program: &str) -> Command {
-    let mut command = child::own_program(TASK_CONFINED);
+    let mut command = child::own_program(TASK);
     command.arg("--").arg(program);
     command
 }
 
-/// What the process does: it becomes the program.
-pub fn run(options: &Confined) -> Result<ExitCode> {
-    child::begin(options.parent)?;
-    if let Some(folder) = &options.writable {
+/// What the process does, which `parent` has started: it becomes the program, which is
+/// named with its arguments.
+pub fn run(parent: u32, writable: Option<&Path>, program: &[OsString]) -> Result<ExitCode> {
+    child::begin(parent)?;
+    if let Some(folder) = writable {
         confine(folder).context(
             "the system cannot keep what is built from writing elsewhere, for which Linux 5.13 or later with Landlock is needed; build it with `wasm-serve build` where that is there, or trust all modules with --unconfined-build",
         )?;
     }
-    let (program, arguments) = options.program.split_first().context("a program must be named")?;
+    let (program, arguments) = program.split_first().context("a program must be named")?;
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("`{}` cannot be run", program.display()))
 }

@@ -17,6 +17,9 @@ use rustix::fs::OFlags;
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 const WAITING_MAX: usize = 8;
 
+/// What the user names is not waited for longer.
+pub const TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Opens a file to read it, wherever symbolic links lead.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::empty())

@@ -14,13 +14,11 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 use super::http::{LeftOut, is_of_the_connection};
 use super::timers::{self, ScheduleError, When};
 use crate::clock;
+use crate::contract::GATEWAY;
 use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
 use crate::sandbox::state::State;
-
-/// The name under which guests import it.
-pub const INTERFACE: &str = "wasm-serve:gateway/host@0.2.0";
 
 /// A larger body is written in pieces, by which a client that is slow holds up the
 /// guest, and not the host's memory.
@@ -31,7 +29,7 @@ const FIELDS_BYTES_MAX: usize = 128 << 10;
 type Store<'a> = StoreContextMut<'a, State>;
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    let mut gateway = linker.instance(INTERFACE)?;
+    let mut gateway = linker.instance(GATEWAY)?;
     gateway.func_wrap("request", |store: Store<'_>, ()| Ok((store.data().request.variables.clone(),)))?;
     gateway.func_wrap("respond", |store, (to, head, body)| Ok((respond(store, to, head, body)?,)))?;
     gateway.func_wrap("make-fields", |store, (text,)| Ok((fields(store, text)?,)))?;

@@ -5,12 +5,10 @@ use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
 use wasmtime::{AsContextMut, Caller, StoreContextMut};
 
 use crate::clock::Nanos;
+use crate::contract::{CALL_LATER, TIMERS, TIMERS_MODULE};
 use crate::deferred::{self, TimerId};
 use crate::memory::account::OnNoAccount;
 use crate::sandbox::state::State;
-
-/// The name under which guests import it.
-pub const INTERFACE: &str = "wasm-serve:deferred/timers@0.1.0";
 
 /// `schedule-error` of the contract.
 #[derive(ComponentType, Lower)]
@@ -38,7 +36,7 @@ impl From<deferred::ScheduleError> for ScheduleError {
 }
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    let mut timers = linker.instance(INTERFACE)?;
+    let mut timers = linker.instance(TIMERS)?;
     timers.func_wrap("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
         let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
         Ok((schedule(&mut store, When::After(delay), payload.len(), copy),))
@@ -47,15 +45,11 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The module from which core modules import the same.
-pub const MODULE: &str = "wasm_serve";
-pub const CALL_LATER: &str = "call_later";
-
 /// `call_later(delay_ns: i64, payload: i32, payload_bytes: i32) -> i64` gives the id, or
 /// an error below zero. `cancel(id: i64) -> i32` gives 1 if the call will never run.
 pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap(
-        MODULE,
+        TIMERS_MODULE,
         CALL_LATER,
         |mut caller: Caller<'_, State>, delay: u64, at: u32, bytes: u32| {
             let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
@@ -70,7 +64,7 @@ pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::R
             Ok(scheduled.map_or_else(|error| error.number(), |id| id as i64))
         },
     )?;
-    linker.func_wrap(MODULE, "cancel", |mut caller: Caller<'_, State>, id: u64| {
+    linker.func_wrap(TIMERS_MODULE, "cancel", |mut caller: Caller<'_, State>, id: u64| {
         i32::from(cancel(caller.as_context_mut(), id))
     })?;
     Ok(())
