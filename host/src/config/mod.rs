@@ -20,17 +20,19 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use self::paths::{check_file, check_folder, check_folder_of};
 
-pub use self::grants::{Guarded, check as check_grants};
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
 pub use self::tasks::{Compiling, Confined};
-pub use self::values::{Address, Bytes, Folder, Mode, Seconds, TrustedProxy};
+pub use self::values::{Bytes, Seconds};
+use crate::connection::address::{Address, Mode};
+use crate::connection::client::TrustedProxy;
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
 use crate::program::guest;
 use crate::python::{Application, Tools};
 use crate::system::confined;
+use crate::system::folders::{self, Folder};
 use crate::telemetry::log::GuestLines;
 
 /// Unless another one is given.
@@ -483,7 +485,7 @@ impl Options {
         if let Some(file) = &self.guest {
             check_file("--guest ", file)?;
         }
-        check_grants(&self.dir, &[self.guarded_guest(), self.guarded()].concat())
+        folders::check(&self.dir, &[self.guarded_guest(), self.guarded()].concat())
     }
 
     /// The same, but for what the guest could write to.

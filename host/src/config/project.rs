@@ -7,9 +7,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use super::paths::{check_file, check_folder, check_folder_of};
-use super::{
-    Application, CacheOptions, CommandLine, Guarded, Options, PythonOptions, Tools, check_grants, values,
-};
+use super::{Application, CacheOptions, CommandLine, Options, PythonOptions, Tools, values};
+use crate::system::folders::{self, Guarded};
 
 /// A language for which there is a starting project.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +177,7 @@ impl Dev {
         check_folder("", &self.dir)?;
         let serve = self.server()?;
         serve.check_values()?;
-        check_grants(&serve.dir, &[self.guarded(), serve.guarded()].concat())
+        folders::check(&serve.dir, &[self.guarded(), serve.guarded()].concat())
     }
 
     /// What is executed to build the project: what its script leaves for later builds may

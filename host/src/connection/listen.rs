@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::address::{Address, Mode};
 use super::socket::Stream;
-use crate::config::{Address, Mode};
 use crate::telemetry::log::Log;
 
 /// How long accepting pauses when the system has no more to give.

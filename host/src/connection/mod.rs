@@ -2,6 +2,8 @@
 //! time that its client may take.
 
 pub mod activity;
+pub mod address;
+pub mod client;
 pub mod frames;
 pub mod framing;
 pub mod head;
@@ -28,8 +30,8 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use self::activity::{Activity, Patience};
+use self::client::ClientAddress;
 use self::framing::Fault;
-use self::head::ClientAddress;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};

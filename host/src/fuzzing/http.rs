@@ -24,8 +24,9 @@ use tokio::sync::oneshot;
 
 use super::wait_for;
 
+use crate::connection::client::{CLIENT_HEADER, ClientAddress};
 use crate::connection::framing::Framing;
-use crate::connection::head::{self, CLIENT_HEADER, ClientAddress};
+use crate::connection::head;
 use crate::program::cgi;
 use crate::program::cgi::output::Answer;
 use crate::program::instance::{self, Head};

@@ -17,7 +17,7 @@ use super::cgi;
 use super::guest::Program;
 use super::link::{Callback, Entry, Handler, Proxy};
 use crate::clock::{self, Nanos};
-use crate::connection::head;
+use crate::connection::client;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::memory::account::Account;
@@ -255,7 +255,7 @@ impl Instance {
             Exports::P2(proxy) => {
                 use p2::bindings::http::types::Scheme;
                 let mut http = self.store.data_mut().http();
-                let scheme = if head::is_https(&request) { Scheme::Https } else { Scheme::Http };
+                let scheme = if client::is_https(&request) { Scheme::Https } else { Scheme::Http };
                 let request = http.new_incoming_request(scheme, request)?;
                 let out = http.new_response_outparam_from_callback(|response| {
                     let _ = head.send(response.map_err(|code| format!("{code:?}")));
@@ -335,7 +335,7 @@ pub(crate) fn with_whole_target<B>(mut request: Request<B>) -> Request<B> {
     let mut target = std::mem::take(request.uri_mut()).into_parts();
     target.authority = target.authority.or(authority);
     if target.authority.is_some() {
-        target.scheme = Some(if head::is_https(&request) { Scheme::HTTPS } else { Scheme::HTTP });
+        target.scheme = Some(if client::is_https(&request) { Scheme::HTTPS } else { Scheme::HTTP });
     }
     // The parts were valid before, and an authority with a scheme is, too.
     *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();

@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 
 use super::guest::{Guest, Program, Room};
 use super::link::Entry;
-use crate::config::{Folder, Options, Source};
+use crate::config::{Options, Source};
 use crate::guest::{Content, face};
 use crate::memory::account;
 use crate::python::{self, variables};
 use crate::sandbox::meta_variables;
 use crate::sandbox::state::Host;
 use crate::system::file;
+use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 
 /// What programs are made of.

@@ -17,11 +17,11 @@ use anyhow::{Context, Result};
 
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
-use crate::config::{Folder, Guarded};
+use crate::cache;
 use crate::guest::Content;
 use crate::system::file;
+use crate::system::folders::{self, Folder, Guarded};
 use crate::terminal::say_while;
-use crate::{cache, config};
 
 /// What a component is made of.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub fn component(
         None => cache::temporary_folder(),
     };
     let stage = stage.context("no folder to build in can be made")?;
-    config::check_grants(granted, &[Guarded::place("the folder to build in", stage.path())])?;
+    folders::check(granted, &[Guarded::place("the folder to build in", stage.path())])?;
     let built = say_while(
         format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
         || componentize::build(&tool, application, &source, stage.path()).with_context(named),

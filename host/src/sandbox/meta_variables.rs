@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, Request, header};
 
-use crate::connection::head::{self, CLIENT_HEADER};
+use crate::connection::client::{self, CLIENT_HEADER};
 
 /// Where the server listens, as far as that has an address and a port.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
         }
     };
     each(request, server, &mut add);
-    if head::is_https(request) {
+    if client::is_https(request) {
         add("wsgi.url_scheme", b"https");
     }
     joined
@@ -57,11 +57,11 @@ pub fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut
     match server.port {
         Some(port) => add("SERVER_PORT", port.to_string().as_bytes()),
         None => {
-            let usual = if head::is_https(request) { "443" } else { "80" };
+            let usual = if client::is_https(request) { "443" } else { "80" };
             add("SERVER_PORT", host_port.unwrap_or(usual).as_bytes());
         }
     }
-    if head::is_https(request) {
+    if client::is_https(request) {
         add("HTTPS", b"on");
     }
     add("HTTP_HOST", host.as_bytes());

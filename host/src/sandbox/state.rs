@@ -18,11 +18,12 @@ use super::imports::random;
 use super::imports::stdio::Output;
 use super::meta_variables::{self, ServerAddress};
 use crate::clock;
-use crate::config::{Folder, Options};
+use crate::config::Options;
 use crate::deferred::Deferred;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
 use crate::memory::budget::{Budget, Share};
+use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::clock;
 use crate::connection;
-use crate::connection::head::ClientAddress;
+use crate::connection::client::ClientAddress;
 use crate::connection::listen::Listener;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;

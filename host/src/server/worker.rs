@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::config::TrustedProxy;
 use crate::connection;
-use crate::connection::head::ClientAddress;
+use crate::connection::client::ClientAddress;
+use crate::connection::client::TrustedProxy;
 use crate::connection::listen::{Accepted, Bound, Listener};
 use crate::dispatch::clients::{Claim, Clients};
 use crate::request::Service;

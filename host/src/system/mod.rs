@@ -3,5 +3,6 @@
 pub mod child;
 pub mod confined;
 pub mod file;
+pub mod folders;
 pub mod sealed;
 pub mod way;
