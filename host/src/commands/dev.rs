@@ -19,10 +19,10 @@ use tokio::signal::unix::{self, SignalKind};
 use super::build::script;
 use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
+use crate::connection::listen;
 use crate::contract::GATEWAY;
 use crate::guest::face::{self, Face};
-use crate::server;
-use crate::server::address_file::AddressFile;
+use crate::system::address_file::AddressFile;
 use crate::terminal::say;
 
 /// Longer than the time for which filesystems may give the same time.
@@ -67,7 +67,7 @@ impl Session<'_> {
         let server = options.server()?;
         // Says what is wrong with the folder.
         script(&options.dir, Path::new("app.wasm"), &server.cache)?;
-        server::check_addresses(&server)?;
+        check_addresses(&server)?;
         // The first build may take long.
         drop(server.print_address.as_deref().map(AddressFile::begin).transpose()?);
         Ok(Session {
@@ -118,7 +118,7 @@ impl Session<'_> {
                             self.serve()?;
                         } else {
                             // No change of the project would give it an address that others have.
-                            server::check_addresses(&self.server_options)?;
+                            check_addresses(&self.server_options)?;
                             say(format_args!("The server ended: {status}; waiting for a change"));
                         }
                     }
@@ -254,6 +254,10 @@ impl Drop for Group {
 fn is_python(guest: &Path) -> bool {
     let face = face::content(guest).and_then(|content| Face::read(&content));
     face.is_ok_and(|face| face.imports.iter().any(|import| import == GATEWAY))
+}
+
+fn check_addresses(options: &Options) -> Result<()> {
+    listen::check(&options.http_socket, options.stats.as_ref(), options.listen, options.chmod_socket)
 }
 
 /// Waits for the end of the server; without one, there is none to wait for.

@@ -132,6 +132,16 @@ enum Sharing {
     Port,
 }
 
+/// That another server has an address is told before a guest is built, which can take long.
+pub fn check(http: &Address, stats: Option<&Address>, backlog: u32, mode: Option<Mode>) -> Result<()> {
+    // Held until the second is bound: it may be the same.
+    let _http = Bound::one(http, backlog, mode).context("--http-socket")?;
+    if let Some(stats) = stats {
+        Bound::one(stats, backlog, mode).context("--stats")?;
+    }
+    Ok(())
+}
+
 fn cannot_listen(address: &Address) -> String {
     format!("cannot listen on {address}; choose another address")
 }

@@ -16,19 +16,20 @@ use crate::commands::componentize;
 use crate::commands::inspect;
 use crate::config::CommandLine;
 use crate::deferred::Deferred;
+use crate::error;
 use crate::guest::Content;
 use crate::guest::compiling;
 use crate::guest::face::Face;
+use crate::guest::initial_data;
 use crate::guest::pieces;
 use crate::guest::rewrite;
 use crate::memory::budget::Budget;
-use crate::memory::image;
 use crate::program::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Room};
 use crate::program::instance::Place;
-use crate::request::response::Link;
 use crate::sandbox::deadline::{Deadline, Epoch};
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::state::Host;
+use crate::sandbox::transfer::Link;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
@@ -43,14 +44,14 @@ pub fn guest(bytes: &[u8]) {
     assert!(report.ends_with('\n'));
     let is_valid =
         |bytes: &[u8]| Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
-    let data = image::find(bytes);
+    let data = initial_data::find(bytes);
     let outline = rewrite::outline(bytes);
     if is_valid(bytes) {
         assert!(is_valid(&outline.expect("a valid one can be read")));
         if let Some(data) = data.expect("a valid one can be read") {
             // There is none of a memory without a byte.
             let _image = data.image();
-            assert!(is_valid(&image::without_data(bytes).expect("a valid one can be read")));
+            assert!(is_valid(&initial_data::without_data(bytes).expect("a valid one can be read")));
         }
     }
     let in_pieces = pieces::in_pieces(bytes);
@@ -83,7 +84,8 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let deferred = Arc::new(Deferred::new(options.deferred_limits()));
     let budget = Budget::new(1 << 30);
     let places = Arc::new(Places::new(options.open_files, 1000));
-    let host = Host::new(&options, LOG.clone(), Arc::new(Stats::new()), deferred, budget, places);
+    let host =
+        Host::new(&options, LOG.clone(), Arc::new(Stats::new(&error::METRICS)), deferred, budget, places);
     Arc::new(host.expect("a host"))
 });
 

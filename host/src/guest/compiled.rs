@@ -11,9 +11,9 @@ use wasmparser::{Encoding, Parser};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
+use super::initial_data;
 use super::pieces;
 use crate::cache::{self, Cache};
-use crate::memory::image;
 use crate::system::sealed::Sealed;
 use crate::telemetry::log::Log;
 use crate::terminal::say_while;
@@ -142,7 +142,7 @@ pub fn load(
 fn name(engine: &Engine, sum: blake3::Hash) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
-    (pieces::VERSION, image::VERSION).hash(&mut settings);
+    (pieces::VERSION, initial_data::VERSION).hash(&mut settings);
     format!("{}-{:016x}.cwasm", sum, settings.finish())
 }
 

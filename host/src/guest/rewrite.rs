@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use wasm_encoder::Encode;
-use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
-
-use crate::memory::image;
+use wasmparser::{BinaryReaderError, DataKind, DataSectionReader, Encoding, Parser, Payload};
 
 const CORE_MODULE_SECTION: u8 = 1;
 const COMPONENT_SECTION: u8 = 4;
@@ -59,7 +57,7 @@ pub fn outline(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     sections(component, |payload, content| {
         Ok(match payload {
             Payload::CustomSection(_) => None,
-            Payload::DataSection(data) => Some(image::emptied(data.clone())?.into()),
+            Payload::DataSection(data) => Some(emptied(data.clone())?.into()),
             Payload::CodeSectionStart { count, .. } => Some(traps(*count).into()),
             _ => Some(content.into()),
         })
@@ -72,4 +70,23 @@ fn traps(count: u32) -> Vec<u8> {
     count.encode(&mut content);
     content.extend((0..count).flat_map(|_| TRAP));
     content
+}
+
+const PASSIVE: u8 = 1;
+
+/// A data section's content. Segments keep their numbers, and passive ones their bytes.
+pub fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
+    let mut content = Vec::new();
+    data.count().encode(&mut content);
+    for segment in data {
+        let segment = segment?;
+        let kept = match segment.kind {
+            DataKind::Passive => segment.data,
+            // Empty is what an active one is once its module is instantiated.
+            DataKind::Active { .. } => &[],
+        };
+        content.push(PASSIVE);
+        kept.encode(&mut content);
+    }
+    Ok(content)
 }

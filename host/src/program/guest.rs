@@ -14,7 +14,8 @@ use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
 use crate::guest::compiling::{self, Settings};
 use crate::guest::face::Face;
-use crate::memory::image::{self, Image};
+use crate::guest::initial_data;
+use crate::memory::image::Image;
 use crate::memory::memories::{GUARD_BYTES, Memories};
 use crate::memory::stacks::Stacks;
 use crate::sandbox::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
@@ -111,7 +112,7 @@ impl Guest {
         let made = || -> Result<_> {
             let mut face = Face::read(&content.bytes)?;
             face.check()?;
-            let data = if face.is_small() { None } else { image::find(&content.bytes)? };
+            let data = if face.is_small() { None } else { initial_data::find(&content.bytes)? };
             if data.is_some() {
                 face.data_bytes = 0;
             }
@@ -241,7 +242,7 @@ impl Code {
         let settings = settings(source.face, reservation_bytes);
         let Content { bytes, sum } = source.content;
         let compile = |name: &str| match source.has_image {
-            true => settings.compile(name, &image::without_data(bytes)?, room.compiling),
+            true => settings.compile(name, &initial_data::without_data(bytes)?, room.compiling),
             false => settings.compile(name, bytes, room.compiling),
         };
         let sum = sum.unwrap_or_else(|| blake3::hash(bytes));

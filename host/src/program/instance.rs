@@ -22,11 +22,11 @@ use crate::deferred::Call;
 use crate::error::Failure;
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
-use crate::request::response::Link;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports;
 use crate::sandbox::meta_variables;
 use crate::sandbox::state::{self, HOST_STEP_BYTES, RequestHead, State};
+use crate::sandbox::transfer::Link;
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.

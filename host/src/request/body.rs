@@ -13,9 +13,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
-use super::response::Link;
 use crate::connection::activity::Activity;
 use crate::error::Failure;
+use crate::sandbox::transfer::Link;
 
 /// What a body may be.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::Service;
 use super::body::{RequestBody, Verdict};
-use super::response::{BodyState, Link, ResponseBody, poll_frame_now};
+use super::response::{ResponseBody, poll_frame_now};
 use super::unsent::{Taken, Unsent};
 use crate::clock;
 use crate::connection::Client;
@@ -33,6 +33,7 @@ use crate::program::guest::Program;
 use crate::program::instance::{Ended, Head, Instance, Place};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::sandbox::transfer::{BodyState, Link};
 use crate::terminal::escape::Target;
 
 /// Frames of a response that are collected before its head is sent, if the guest

@@ -5,6 +5,7 @@ pub mod access_log;
 pub mod body;
 pub mod call;
 pub mod callback;
+pub mod current;
 pub mod response;
 pub mod unsent;
 
@@ -18,6 +19,7 @@ use hyper::body::Incoming;
 
 use self::access_log::{Book, Record};
 use self::call::{Begun, Call, RequestName};
+use self::current::Current;
 use self::response::ResponseBody;
 use self::unsent::Room;
 use crate::clock;
@@ -30,7 +32,6 @@ use crate::error::{Failure, Level};
 use crate::memory::budget::{Budget, Share};
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};
-use crate::server::swap::Current;
 
 /// A call that waits for room looks so often whether an idle core has kept an instance.
 const ROOM_TURN: Duration = Duration::from_millis(5);

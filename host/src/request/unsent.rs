@@ -12,7 +12,8 @@ use http_body::Frame;
 use parking_lot::Mutex;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::response::{Link, poll_frame_now};
+use super::response::poll_frame_now;
+use crate::sandbox::transfer::Link;
 
 /// How much may be taken ahead, by all calls of a server.
 pub struct Room {

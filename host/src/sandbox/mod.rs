@@ -4,3 +4,4 @@ pub mod deadline;
 pub mod imports;
 pub mod meta_variables;
 pub mod state;
+pub mod transfer;

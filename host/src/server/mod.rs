@@ -1,7 +1,6 @@
 //! A server: its parts put together, started in the order in which one needs the
 //! other, and stopped.
 
-pub mod address_file;
 pub mod figures;
 pub mod open_files;
 pub mod shutdown;
@@ -16,19 +15,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 
-use self::address_file::AddressFile;
 use self::figures::Figures;
 use self::shutdown::{Changes, Drain, Signals};
-use self::swap::{Current, Swapper, Swaps};
+use self::swap::{Swapper, Swaps};
 use self::worker::{Connections, Worker};
 use crate::clock;
 use crate::config::Options;
 use crate::connection;
 use crate::connection::activity::Patience;
-use crate::connection::listen::Bound;
+use crate::connection::listen::{self, Bound};
 use crate::deferred::Deferred;
 use crate::dispatch::clients::Clients;
 use crate::dispatch::{self, Dispatch};
+use crate::error;
 use crate::memory::budget::Budget;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
@@ -36,11 +35,13 @@ use crate::program::load::Loader;
 use crate::request::access_log::Book;
 use crate::request::body;
 use crate::request::callback;
+use crate::request::current::Current;
 use crate::request::unsent::Room;
 use crate::request::{self, Service};
 use crate::sandbox::deadline::Epoch;
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::state::Host;
+use crate::system::address_file::AddressFile;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 use crate::terminal::say;
@@ -67,7 +68,7 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
     let places = Places::new(options.open_files, open_files::share(options));
     let shared = Shared {
         log: log.clone(),
-        stats: Arc::new(Stats::new()),
+        stats: Arc::new(Stats::new(&error::METRICS)),
         deferred: Arc::new(Deferred::new(options.deferred_limits())),
         budget: Budget::new(options.memory_total_bytes()?),
         places: Arc::new(places),
@@ -80,7 +81,7 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         let _entered = runtime.enter();
         Changes::listen().context(NO_SIGNALS)?
     };
-    check_addresses(options)?;
+    listen::check(&options.http_socket, options.stats.as_ref(), options.listen, options.chmod_socket)?;
     // After that: a second server by mistake leaves the first one's in its place.
     let address_file = options.print_address.as_deref().map(AddressFile::begin).transpose()?;
     let loader = Loader::new(options, log.clone());
@@ -91,17 +92,6 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         server.announce(options, address_file.as_ref())?;
         server.serve_until_stopped(options, address_file).await
     })
-}
-
-/// That another server has an address is told before a guest is built, which can take long.
-pub fn check_addresses(options: &Options) -> Result<()> {
-    // Held until the second is bound: it may be the same.
-    let _http =
-        Bound::one(&options.http_socket, options.listen, options.chmod_socket).context("--http-socket")?;
-    if let Some(stats) = &options.stats {
-        Bound::one(stats, options.listen, options.chmod_socket).context("--stats")?;
-    }
-    Ok(())
 }
 
 /// What all workers use.

@@ -14,7 +14,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::deferred::Deferred;
@@ -22,8 +21,8 @@ use crate::dispatch::Dispatch;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
+use crate::request::current::Current;
 use crate::sandbox::deadline::Epoch;
-use crate::sandbox::state::Host;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
@@ -32,48 +31,6 @@ use crate::telemetry::stats::Stats;
 const OLD_MAX: usize = 8;
 /// How often idle cores are looked at, as long as something old is left.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// The program in which a worker's calls begin. The lock is the worker's own: it
-/// meets nobody there but a swap. The alignment keeps it from sharing a cache line
-/// with that of another worker.
-#[repr(align(128))]
-pub struct Current(Mutex<Programs>);
-
-struct Programs {
-    requests: Arc<Program>,
-    /// The newest that has a callback.
-    deferred: Option<Arc<Program>>,
-}
-
-impl Current {
-    pub fn new(program: Program) -> Current {
-        let requests = Arc::new(program);
-        let deferred = requests.runs_deferred_calls.then(|| requests.clone());
-        Current(Mutex::new(Programs { requests, deferred }))
-    }
-
-    /// What the next request runs in.
-    pub fn for_request(&self) -> Arc<Program> {
-        self.0.lock().requests.clone()
-    }
-
-    /// What the next deferred call runs in.
-    pub fn for_deferred(&self) -> Arc<Program> {
-        let deferred = self.0.lock().deferred.clone();
-        deferred.expect("a guest that schedules calls was checked to have a callback")
-    }
-
-    /// Of the guests that new calls run in.
-    fn generations(&self) -> impl Iterator<Item = u64> + use<> {
-        let programs = self.0.lock();
-        let deferred = programs.deferred.as_ref().map(|program| program.generation);
-        [Some(programs.requests.generation), deferred].into_iter().flatten()
-    }
-
-    fn host(&self) -> Arc<Host> {
-        self.0.lock().requests.host.clone()
-    }
-}
 
 /// Asks for swaps.
 pub struct Swaps(SyncSender<()>);
@@ -215,11 +172,11 @@ fn hand_over(workers: &[Arc<Current>], programs: Vec<Program>) -> Vec<Arc<Progra
     let mut replaced = Vec::new();
     for (current, program) in workers.iter().zip(&programs) {
         if program.runs_deferred_calls {
-            replaced.extend(current.0.lock().deferred.replace(program.clone()));
+            replaced.extend(current.take_for_deferred(program.clone()));
         }
     }
     for (current, program) in workers.iter().zip(programs) {
-        replaced.push(std::mem::replace(&mut current.0.lock().requests, program));
+        replaced.push(current.take_for_requests(program));
     }
     replaced
 }

@@ -1,5 +1,6 @@
 //! What the operating system gives: files, processes and memory that others cannot change.
 
+pub mod address_file;
 pub mod child;
 pub mod confined;
 pub mod file;

@@ -77,6 +77,8 @@ impl Atomic<u64> for Sharded<AtomicU64> {
 /// All figures. What a count means stands beside its name in `registry`.
 #[derive(Default)]
 pub struct Stats {
+    /// Every reason for which a request fails.
+    reasons: &'static [&'static str],
     requests: Family<Status, Counter>,
     /// The members of `requests` in the order of `CLASSES`, so that counting a
     /// request looks nothing up.
@@ -136,10 +138,11 @@ pub struct Now {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Stats {
-    pub fn new() -> Stats {
+    /// `reasons` are all that `count_failure` is told.
+    pub fn new(reasons: &'static [&'static str]) -> Stats {
         let requests = Family::<Status, Counter>::default();
         let requests_by_class = CLASSES.map(|class| requests.get_or_create_owned(&Status { class }));
-        Stats { requests, requests_by_class, ..Stats::default() }
+        Stats { reasons, requests, requests_by_class, ..Stats::default() }
     }
 
     /// Counts an answered request.
@@ -165,7 +168,8 @@ impl Stats {
 
     /// The figures as JSON.
     pub fn json(&self, now: Now) -> Value {
-        let failures: serde_json::Map<String, Value> = crate::error::METRICS
+        let failures: serde_json::Map<String, Value> = self
+            .reasons
             .iter()
             .map(|reason| {
                 (reason.to_string(), json!(self.failures.get(&Reason { reason }).map_or(0, |c| c.get())))
@@ -366,7 +370,7 @@ mod tests {
 
     #[test]
     fn both_forms_show_the_same_figures() {
-        let stats = Stats::new();
+        let stats = Stats::new(&["trap"]);
         stats.count_request(http::StatusCode::OK, Duration::from_millis(3));
         stats.count_failure("trap");
         stats.deferred_lateness_seconds.observe(Duration::from_secs(60));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::system::file;
+use super::file;
 
 /// Longer than any of ours, of which a path of a socket has at most 108 bytes.
 const BYTES_MAX: u64 = 4096;
