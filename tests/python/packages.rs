@@ -64,6 +64,38 @@ fn bottle_answers_forms_uploads_and_json() {
 }
 
 #[test]
+fn bottle_reads_bodies_in_chunks_to_their_end() {
+    let folder = Folder::new();
+    let server = serve(&folder, "--cores 2");
+    let mut connection = Connection::open(server.address);
+    for (path, kind, body) in [
+        ("/raw", "application/octet-stream", Vec::new()),
+        ("/raw", "application/octet-stream", b"a".to_vec()),
+        ("/raw", "application/octet-stream", (0..3 << 20).map(|n: u32| (n >> 3) as u8).collect()),
+        ("/form", "application/x-www-form-urlencoded", b"name=caf%C3%A9".to_vec()),
+        ("/json", "application/json", b"{\"numbers\": [1, 2, 3]}".to_vec()),
+    ] {
+        connection.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ));
+        for chunk in body.chunks(70_000) {
+            connection.send([format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        }
+        connection.send("0\r\n\r\n");
+        let reply = connection.reply();
+        let sum: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = match path {
+            "/form" => r#"{"name": "caf\u00e9", "cookie": null}"#.to_owned(),
+            "/json" => r#"{"sum": 6}"#.to_owned(),
+            _ => format!("{} {sum}", body.len()),
+        };
+        assert_eq!(reply.text(), expected, "{path}, {} bytes", body.len());
+    }
+    assert_eq!(server.figure("/connections/accepted"), 1);
+    assert_silent(server);
+}
+
+#[test]
 fn whitenoise_serves_files_and_ranges_of_them() {
     let folder = Folder::new();
     let server = serve(&folder, "--cores 1");

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, Request, header};
+use http_body::Body;
 
 use crate::connection::client::{self, CLIENT_HEADER};
 
@@ -16,8 +17,8 @@ pub struct ServerAddress {
 
 /// Names and values in turn, each after a separator: a character that is in none of them.
 /// The characters of a value are its bytes. WSGI's own name for a scheme is there if that is
-/// not the usual one.
-pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
+/// not the usual one, and a name of ours if there is a body whose length nobody has said.
+pub fn joined<B: Body>(request: &Request<B>, server: &ServerAddress) -> String {
     // A path can have any byte, since it is decoded; nothing else can have a zero. The
     // other one is no byte, but makes the text a wider one in Python.
     let separator = if request.uri().path().contains("%00") { '\u{2028}' } else { '\0' };
@@ -34,6 +35,9 @@ pub fn joined<B>(request: &Request<B>, server: &ServerAddress) -> String {
     each(request, server, &mut add);
     if client::is_https(request) {
         add("wsgi.url_scheme", b"https");
+    }
+    if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        add("wasm_serve.length_unknown", b"1");
     }
     joined
 }
@@ -194,7 +198,8 @@ mod tests {
     use super::*;
 
     fn variables(request: &Request<()>, server: &ServerAddress) -> BTreeMap<String, String> {
-        let joined = joined(request, server);
+        let request = request.clone().map(|()| http_body_util::Empty::<bytes::Bytes>::new());
+        let joined = joined(&request, server);
         let separator = joined.chars().next().unwrap();
         let texts: Vec<&str> = joined.split(separator).skip(1).collect();
         assert!(texts.len().is_multiple_of(2));

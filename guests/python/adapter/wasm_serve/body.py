@@ -6,6 +6,9 @@ from wasm_serve import host
 
 BUFFER_BYTES = 65536
 
+# A body in chunks has no length until it is read: so much of it is read before the application starts.
+AHEAD_BYTES = 8 << 20
+
 
 class Body(io.RawIOBase):
     """The host's stream of a body; `io.BufferedReader` makes lines of it."""
@@ -14,6 +17,8 @@ class Body(io.RawIOBase):
         consumed = host.call_import(host.CONSUME, [request])
         self.body = consumed.value
         self.stream = host.call_import(host.BODY_STREAM, [self.body]).value
+        # What was read before the application started.
+        self.ahead = b""
         self.ended = False
         self.broken = False
 
@@ -27,6 +32,11 @@ class Body(io.RawIOBase):
     def readinto(self, buffer):
         if self.stream is None:
             raise ValueError("wsgi.input is read after its request has ended")
+        if self.ahead:
+            size = min(len(buffer), len(self.ahead))
+            buffer[:size] = self.ahead[:size]
+            self.ahead = self.ahead[size:]
+            return size
         if self.ended or not len(buffer):
             return 0
         result = host.call_import(host.READ, [self.stream, min(len(buffer), BUFFER_BYTES)])
@@ -40,6 +50,15 @@ class Body(io.RawIOBase):
         data = result.value
         buffer[: len(data)] = data
         return len(data)
+
+    def read_ahead(self):
+        """True if that is all."""
+        ahead = io.BytesIO()
+        while ahead.tell() < AHEAD_BYTES and (piece := self.read(BUFFER_BYTES)):
+            ahead.write(piece)
+        # Its pieces are not copied.
+        self.ahead = memoryview(ahead.getvalue())
+        return self.ended
 
     def drop(self):
         host.drop(self.stream)
@@ -61,6 +80,12 @@ class Input:
             self.raw = Body(self.request)
             self.reader = io.BufferedReader(self.raw, BUFFER_BYTES)
         return self.reader
+
+    def measure(self, environ):
+        """Many applications read as many bytes as `CONTENT_LENGTH` says, and none without it."""
+        self._open()
+        if self.raw.read_ahead():
+            environ["CONTENT_LENGTH"] = str(len(self.raw.ahead))
 
     def read(self, size=-1):
         reader = self._open()

@@ -27,6 +27,8 @@ def answer(request, outparam):
     given = environ["wsgi.input"] = Input(request)
     response = Response(outparam, environ["REQUEST_METHOD"] == "HEAD")
     try:
+        if environ.pop("wasm_serve.length_unknown", None):
+            given.measure(environ)
         respond(environ, response)
     except ClientGone:
         response.break_off()
