@@ -63,16 +63,22 @@ fn a_client_is_told_when_its_connection_ends_with_the_answer() {
     for (setup, path, status) in inattentive() {
         let server = setup.start();
         for (rest, closes) in [
-            ("Content-Length: 9999\r\n\r\nbegun", true),
+            ("Content-Length: 999999\r\n\r\nbegun", true),
+            ("Content-Length: 10\r\nExpect: 100-continue\r\n\r\n", true),
             ("Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n", true),
-            ("Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n5\r\nended\r\n0\r\n\r\n", true),
+            // All of it is there.
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n5\r\nended\r\n0\r\n\r\n", false),
             ("Content-Length: 5\r\n\r\nwhole", false),
             ("\r\n", false),
         ] {
+            if path == "/pieces/1" && rest.ends_with("begun\r\n") {
+                // The gateway of Python waits for the length of such a body.
+                continue;
+            }
             let mut connection = Connection::open(server.address);
             connection.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\n{rest}"));
             let reply = connection.reply();
-            assert_eq!(reply.status, status);
+            assert_eq!(reply.status, status, "{path} {rest:?}");
             assert_eq!(reply.field("connection"), closes.then_some("close"), "{path} {rest:?}");
             if closes {
                 assert_eq!(connection.socket.read(&mut [0]).unwrap(), 0);
@@ -80,6 +86,44 @@ fn a_client_is_told_when_its_connection_ends_with_the_answer() {
                 assert_eq!(connection.post(path, b"again").status, status);
             }
         }
+    }
+}
+
+#[test]
+fn a_little_that_is_still_to_come_does_not_end_the_connection() {
+    for (setup, path, status) in inattentive() {
+        let server = setup.start();
+        let mut connection = Connection::open(server.address);
+        for _ in 0..2 {
+            connection
+                .send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nbegun"));
+            let reply = connection.reply();
+            assert_eq!((reply.status, reply.field("connection")), (status, None), "{path}");
+            connection.send("x".repeat(100_000 - 5));
+        }
+        assert_eq!(connection.get(path).status, status, "{path}");
+        assert_eq!(server.figure("/connections/accepted"), 1, "{path}");
+    }
+}
+
+#[test]
+fn a_guest_that_answers_first_and_reads_later_keeps_its_connection() {
+    for guest in [guest("echo"), guest("echo-0.3")] {
+        let server = setup(guest).start();
+        let mut connection = Connection::open(server.address);
+        for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+            connection.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+            // The head is here before any of the body has left.
+            let mut reply = connection.head().unwrap();
+            assert_eq!((reply.status, reply.field("connection")), (200, None), "{framing}");
+            if framing.starts_with("Transfer") {
+                connection.send("0\r\n\r\n");
+            } else {
+                connection.send("x".repeat(1_000_000));
+            }
+            connection.body(&mut reply).expect("the body comes back");
+        }
+        assert_eq!(server.figure("/connections/accepted"), 1);
     }
 }
 

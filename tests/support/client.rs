@@ -109,7 +109,8 @@ impl<S: Read + Write> Connection<S> {
         Ok(Reply { status, fields, body: Vec::new(), trailers: Vec::new(), complete: false })
     }
 
-    fn body(&mut self, reply: &mut Reply) -> io::Result<()> {
+    /// Reads the body that follows a head.
+    pub fn body(&mut self, reply: &mut Reply) -> io::Result<()> {
         if reply.status == 204 || reply.status == 304 {
             return Ok(());
         }

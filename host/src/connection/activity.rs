@@ -31,10 +31,11 @@ pub struct Activity {
     /// Which of them is malformed, from 1, and how. Nothing that follows it is read.
     malformed: AtomicU64,
     fault: AtomicU8,
-    /// Of HTTP/1: the request whose body has not come in whole, and the one whose body someone
-    /// reads, or has read.
+    /// Of HTTP/1: the request whose body has not come in whole, the one whose body someone reads,
+    /// may read or has read, and the one whose response has its head.
     incomplete: AtomicU64,
-    read: AtomicU64,
+    wanted: AtomicU64,
+    answered: AtomicU64,
     /// Bytes of its response have left.
     response_has_begun: AtomicBool,
     /// Its client knows interim responses (HTTP/1.1).
@@ -71,7 +72,8 @@ impl Activity {
             begun: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             incomplete: AtomicU64::new(0),
-            read: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             fault: AtomicU8::new(0),
             response_has_begun: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
@@ -96,22 +98,33 @@ impl Activity {
         self.incomplete.store(number, Relaxed);
     }
 
-    /// Someone reads the body of the request with this number.
-    pub fn note_body_is_read(&self, number: u64) {
-        self.read.store(number, Relaxed);
+    pub fn is_incomplete(&self, number: u64) -> bool {
+        self.incomplete.load(Relaxed) == number
+    }
+
+    /// Someone has the body of the request with this number, and may read it to its end.
+    pub fn note_body_is_wanted(&self, number: u64) {
+        self.wanted.store(number, Relaxed);
     }
 
     /// Nobody will read the rest of it.
     pub fn note_body_is_left(&self, number: u64) {
-        let _ = self.read.compare_exchange(number, 0, Relaxed, Relaxed);
+        let _ = self.wanted.compare_exchange(number, 0, Relaxed, Relaxed);
     }
 
-    /// The HTTP library is about to close the connection behind the response to the request
-    /// with this number, because nobody reads its body: it throws away no more than it finds
-    /// in one look, which is one chunk or what has come of a body with a length.
+    /// The response to the request with this number is about to begin. True if the HTTP library
+    /// will close the connection behind it, because nobody reads the request's body: it throws
+    /// away no more than it finds in one look, which is one chunk or what has come of a body
+    /// with a length.
     pub fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
-        let is_left = self.is_http1 && self.read.load(Relaxed) != number;
-        is_left && (is_chunked || self.incomplete.load(Relaxed) == number)
+        self.answered.store(number, Relaxed);
+        let is_left = self.is_http1 && self.wanted.load(Relaxed) != number;
+        is_left && (is_chunked || self.is_incomplete(number))
+    }
+
+    /// It is too late to say that the connection ends with this request.
+    pub fn is_answered(&self, number: u64) -> bool {
+        self.answered.load(Relaxed) == number
     }
 
     /// The request with this number is malformed.

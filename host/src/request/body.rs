@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
 use crate::connection::activity::Activity;
 use crate::error::Failure;
+use crate::memory::account::OnNoAccount;
 use crate::sandbox::transfer::Link;
 
 /// What a body may be.
@@ -24,6 +26,10 @@ pub struct Limits {
     /// Time between two pieces that the guest waits for.
     pub wait_max: Duration,
 }
+
+/// So much of a body that its guest has left is read after it, so that the connection can be
+/// used again.
+const REST_BYTES_MAX: u64 = 256 << 10;
 
 const NOT_WHOLE: &str = "the body is malformed or was cut short (RFC 9112, 7 and 8)";
 
@@ -54,8 +60,11 @@ impl Verdict {
 
 /// The body of a request under its limits.
 pub struct RequestBody {
-    body: Incoming,
+    /// None once it is dropped.
+    body: Option<Incoming>,
     is_http2: bool,
+    /// The client sends it when it is told to.
+    is_awaited: bool,
     limits: Limits,
     bytes: u64,
     /// Set while the guest waits.
@@ -72,14 +81,28 @@ impl RequestBody {
     pub fn new(
         body: Incoming,
         is_http2: bool,
+        is_awaited: bool,
         limits: Limits,
         verdict: Verdict,
         activity: Arc<Activity>,
         number: u64,
         link: Arc<Link>,
     ) -> RequestBody {
-        let (bytes, waiting, is_over) = (0, None, false);
-        RequestBody { body, is_http2, limits, bytes, waiting, verdict, activity, number, is_over, link }
+        activity.note_body_is_wanted(number);
+        let (body, bytes, waiting, is_over) = (Some(body), 0, None, false);
+        RequestBody {
+            body,
+            is_http2,
+            is_awaited,
+            limits,
+            bytes,
+            waiting,
+            verdict,
+            activity,
+            number,
+            is_over,
+            link,
+        }
     }
 
     fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -97,8 +120,10 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.link.note_request_is_read();
-        self.activity.note_body_is_read(self.number);
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = Pin::new(&mut *body).poll_frame(cx);
+        let is_end_stream = body.is_end_stream();
+        let Poll::Ready(frame) = frame else {
             let wait_max = self.limits.wait_max;
             let waiting = self
                 .waiting
@@ -115,15 +140,13 @@ impl Body for RequestBody {
                 if self.bytes > self.limits.bytes_max {
                     return self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
                 }
-                self.is_over = self.body.is_end_stream();
+                self.is_over = is_end_stream;
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => self.fail(BROKEN, Error::Hyper(error)),
             // The HTTP library takes a stream of HTTP/2 that was reset without an error for
             // one that ended.
-            None if self.is_http2 && !self.body.is_end_stream() => {
-                self.fail(BROKEN, Error::HttpRequestBodySize(None))
-            }
+            None if self.is_http2 && !is_end_stream => self.fail(BROKEN, Error::HttpRequestBodySize(None)),
             None => {
                 self.is_over = true;
                 Poll::Ready(None)
@@ -132,18 +155,48 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Drop for RequestBody {
+    /// The guest has read it, or never will. By HTTP/2, what is left of it is the HTTP library's
+    /// affair; by HTTP/1, it stands before the next request.
     fn drop(&mut self) {
-        if !self.is_over {
-            self.activity.note_body_is_left(self.number);
+        let Some(body) = self.body.take() else { return };
+        if self.is_over || self.is_http2 || body.is_end_stream() {
+            return;
         }
+        let length = body.size_hint().exact();
+        let is_whole = !self.activity.is_incomplete(self.number);
+        if is_whole && length.is_some() {
+            // The HTTP library throws it away by itself.
+            return;
+        }
+        let is_little = is_whole || length.is_some_and(|length| length <= REST_BYTES_MAX);
+        let is_worth_it = is_little || self.activity.is_answered(self.number);
+        // Where there is no runtime, the server is about to end.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if is_worth_it && !self.is_awaited && self.verdict.failure().is_none() => {
+                let _for_the_server = OnNoAccount::begin();
+                runtime.spawn(throw_away(body));
+            }
+            _ => self.activity.note_body_is_left(self.number),
+        }
+    }
+}
+
+/// Reads what nobody wants, as long as it is not too much. How long the client may take for it
+/// is its connection's affair, and with the connection this ends.
+async fn throw_away(mut body: Incoming) {
+    let mut bytes = 0;
+    while bytes <= REST_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
     }
 }

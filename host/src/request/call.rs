@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -172,10 +172,12 @@ impl Call {
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;
         let is_http2 = request.version() == Version::HTTP_2;
+        let is_awaited = !request.body().is_end_stream() && request.headers().contains_key(header::EXPECT);
         let body = |body| {
             let (activity, link) = (client.activity.clone(), link.clone());
             let (verdict, number) = (verdict.clone(), client.number);
-            RequestBody::new(body, is_http2, limits, verdict, activity, number, link).boxed_unsync()
+            RequestBody::new(body, is_http2, is_awaited, limits, verdict, activity, number, link)
+                .boxed_unsync()
         };
         let request = request.map(body);
         let closes = program.closes;
