@@ -45,25 +45,37 @@ fn computing_guests_leave_time_for_others() {
     server.wait_for_figure("/cores/busy", 0);
 }
 
-#[test]
-fn guests_that_copy_and_fill_much_memory_leave_time_for_others() {
-    let server = faults("--cores 40 --threads 1 --harakiri 2 --cores-per-client 0");
+/// 30 guests at these paths, which never end by themselves, on the thread of a client's.
+fn leave_time_for_others(guest: &str, paths: &[&str], other: (&str, u16)) {
+    let options = "--cores 40 --threads 1 --harakiri 2 --cores-per-client 0 --memory-total 8G";
+    let server = setup(fault_guests::component(guest)).options(options).start();
     let address = server.address;
     std::thread::scope(|scope| {
-        let copying: Vec<_> = (0..30)
-            .map(|number| {
-                let path = ["/fill", "/copy"][number % 2];
-                scope.spawn(move || client::get(address, path).status)
-            })
+        let working: Vec<_> = (0..30)
+            .map(|number| scope.spawn(move || client::get(address, paths[number % paths.len()]).status))
             .collect();
-        while copying.iter().any(|copying| !copying.is_finished()) {
+        while working.iter().any(|working| !working.is_finished()) {
             let start = Instant::now();
-            assert_eq!(server.get("/hello").status, 200);
+            assert_eq!(server.get(other.0).status, other.1);
             // With what is in the way of a test on a busy machine.
             assert!(start.elapsed() < Duration::from_secs(30));
         }
-        assert!(copying.into_iter().all(|copying| copying.join().unwrap() == 504));
+        assert!(working.into_iter().all(|working| working.join().unwrap() == 504));
     });
+}
+
+#[test]
+fn guests_that_copy_and_fill_much_memory_leave_time_for_others() {
+    leave_time_for_others("faults", &["/copy", "/fill"], ("/hello", 200));
+}
+
+#[test]
+fn guests_that_make_fill_and_copy_large_arrays_leave_time_for_others() {
+    let bytes = ["/fill", "/copy", "/new"];
+    let references = ["/fill-references", "/copy-references", "/new-references"];
+    for paths in [bytes, references] {
+        leave_time_for_others("arrays", &paths, ("/none", 404));
+    }
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn source(name: &str) -> (&'static str, Option<&'static str>) {
         "deferred-faults" => (include_str!("../fixtures/deferred-faults.wat"), Some(DEFERRED)),
         "spin-in-start" => (include_str!("../fixtures/spin-in-start.wat"), Some(PROXY)),
         "async-inside" => (include_str!("../fixtures/async-inside.wat"), Some(PROXY)),
+        "arrays" => (include_str!("../fixtures/arrays.wat"), Some(PROXY)),
         "huge-table" => (include_str!("../fixtures/huge-table.wat"), Some(PROXY)),
         "big-memory" => (include_str!("../fixtures/big-memory.wat"), Some(PROXY)),
         "timers-without-callback" => (

@@ -1,20 +1,15 @@
 //! The function that is added to a module for an instruction: it does the same in pieces.
 
-use std::ops::Range;
-
 use wasm_encoder::{BlockType, Function, InstructionSink, ValType};
 
 use super::Work;
 
-/// The locals of an added function: what the instruction takes.
-const TO: u32 = 0;
-const FROM: u32 = 1;
-const COUNT: u32 = 2;
-
-/// A function that does the same as the instruction.
-pub fn function(work: Work, piece: u32, params: [ValType; 3]) -> Function {
+/// A function that does the same as the instruction, which takes `params`. Its locals are
+/// these. `step` says how far the place that is read from moves with each element.
+pub fn function(work: Work, piece: u32, params: &[ValType], step: u32) -> Function {
     let mut function = Function::new([]);
-    let mut writer = Writer { sink: function.instructions(), work, piece, params };
+    let count = params.len() as u32 - 1;
+    let mut writer = Writer { sink: function.instructions(), work, piece, params, count, step };
     writer.sink.block(BlockType::Empty);
     writer.leave_if_it_is_one_piece();
     writer.trap_if_it_does();
@@ -23,9 +18,8 @@ pub fn function(work: Work, piece: u32, params: [ValType; 3]) -> Function {
     }
     writer.first_piece_first();
     writer.sink.end();
-    for local in [TO, FROM, COUNT] {
-        writer.sink.local_get(local);
-    }
+    writer.operands();
+    writer.sink.local_get(count);
     work.write(&mut writer.sink);
     writer.sink.end();
     function
@@ -35,7 +29,10 @@ struct Writer<'a> {
     sink: InstructionSink<'a>,
     work: Work,
     piece: u32,
-    params: [ValType; 3],
+    params: &'a [ValType],
+    /// The local that says how many.
+    count: u32,
+    step: u32,
 }
 
 /// A label of the block that encloses all but the end.
@@ -45,12 +42,16 @@ impl Writer<'_> {
     /// What wraps around is left to the instruction itself, which traps, unless the
     /// memory is as large as can be.
     fn leave_if_it_is_one_piece(&mut self) {
-        self.is_more_than_a_piece();
+        self.is_more_than(self.piece);
         self.sink.i32_eqz().br_if(OUT);
-        for place in self.places() {
+        if self.step > 1 {
+            self.is_more_than(u32::MAX / self.step);
+            self.sink.br_if(OUT);
+        }
+        for &place in self.work.places() {
             self.place_after(place, None);
             self.sink.local_get(place);
-            match self.params[place as usize] {
+            match self.type_of(place) {
                 ValType::I64 => self.sink.i64_lt_u(),
                 _ => self.sink.i32_lt_u(),
             };
@@ -61,49 +62,56 @@ impl Writer<'_> {
     /// Nothing at all, at the end: it is within bounds if all is.
     fn trap_if_it_does(&mut self) {
         self.operands_after_all();
-        self.number(self.params[COUNT as usize], 0);
+        self.number(self.type_of(self.count), 0);
         self.work.write(&mut self.sink);
     }
 
     /// What is read must not be overwritten before.
     fn last_piece_first(&mut self) {
-        self.sink.local_get(TO).local_get(FROM);
-        match self.params[TO as usize] {
+        let &[to, from] = self.work.places() else { return };
+        self.sink.local_get(to).local_get(from);
+        match self.type_of(to) {
             ValType::I64 => self.sink.i64_gt_u(),
             _ => self.sink.i32_gt_u(),
         };
         self.sink.if_(BlockType::Empty).loop_(BlockType::Empty);
         self.one_piece_less();
         self.operands_after_all();
-        self.number(self.params[COUNT as usize], self.piece);
+        self.number(self.type_of(self.count), self.piece);
         self.work.write(&mut self.sink);
-        self.is_more_than_a_piece();
+        self.is_more_than(self.piece);
         self.sink.br_if(0).end().br(OUT + 1).end();
     }
 
     fn first_piece_first(&mut self) {
         self.sink.loop_(BlockType::Empty);
-        self.sink.local_get(TO).local_get(FROM);
-        self.number(self.params[COUNT as usize], self.piece);
+        self.operands();
+        self.number(self.type_of(self.count), self.piece);
         self.work.write(&mut self.sink);
-        for place in self.places() {
+        for &place in self.work.places() {
             self.place_after(place, Some(self.piece));
             self.sink.local_set(place);
         }
         self.one_piece_less();
-        self.is_more_than_a_piece();
+        self.is_more_than(self.piece);
         self.sink.br_if(0).end();
     }
 
-    /// Locals that say where.
-    fn places(&self) -> Range<u32> {
-        TO..if self.work.has_source() { COUNT } else { FROM }
+    fn type_of(&self, local: u32) -> ValType {
+        self.params[local as usize]
     }
 
-    /// Puts the first two operands on the stack, of the work that comes after this one.
+    /// Puts all but the count on the stack.
+    fn operands(&mut self) {
+        for local in 0..self.count {
+            self.sink.local_get(local);
+        }
+    }
+
+    /// Puts the same on the stack, of the work that comes after this one.
     fn operands_after_all(&mut self) {
-        for local in [TO, FROM] {
-            if self.places().contains(&local) {
+        for local in 0..self.count {
+            if self.work.places().contains(&local) {
                 self.place_after(local, None);
             } else {
                 self.sink.local_get(local);
@@ -113,14 +121,18 @@ impl Writer<'_> {
 
     /// Puts the place on the stack that is so much after this one, or after all.
     fn place_after(&mut self, place: u32, count: Option<u32>) {
-        let of = self.params[place as usize];
+        let of = self.type_of(place);
+        let step = if self.work.places().first() == Some(&place) { 1 } else { self.step };
         self.sink.local_get(place);
         match count {
-            Some(count) => self.number(of, count),
+            Some(count) => self.number(of, count * step),
             None => {
-                self.sink.local_get(COUNT);
-                if of == ValType::I64 && self.params[COUNT as usize] == ValType::I32 {
+                self.sink.local_get(self.count);
+                if of == ValType::I64 && self.type_of(self.count) == ValType::I32 {
                     self.sink.i64_extend_i32_u();
+                }
+                if step > 1 {
+                    self.sink.i32_const(step as i32).i32_mul();
                 }
             }
         }
@@ -131,20 +143,20 @@ impl Writer<'_> {
     }
 
     fn one_piece_less(&mut self) {
-        let of = self.params[COUNT as usize];
-        self.sink.local_get(COUNT);
+        let of = self.type_of(self.count);
+        self.sink.local_get(self.count);
         self.number(of, self.piece);
         match of {
             ValType::I64 => self.sink.i64_sub(),
             _ => self.sink.i32_sub(),
         };
-        self.sink.local_set(COUNT);
+        self.sink.local_set(self.count);
     }
 
-    fn is_more_than_a_piece(&mut self) {
-        let of = self.params[COUNT as usize];
-        self.sink.local_get(COUNT);
-        self.number(of, self.piece);
+    fn is_more_than(&mut self, number: u32) {
+        let of = self.type_of(self.count);
+        self.sink.local_get(self.count);
+        self.number(of, number);
         match of {
             ValType::I64 => self.sink.i64_gt_u(),
             _ => self.sink.i32_gt_u(),

@@ -9,22 +9,23 @@
 mod function;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
-use wasm_encoder::{Encode, FuncType, Instruction, InstructionSink, ValType};
+use wasm_encoder::{Encode, FuncType, HeapType, Instruction, InstructionSink, RefType, ValType};
 use wasmparser::{
-    BinaryReader, BinaryReaderError, CodeSectionReader, Encoding, FunctionBody, MemoryType, Operator, Parser,
-    Payload, TableType, TypeRef,
+    BinaryReader, BinaryReaderError, CodeSectionReader, CompositeInnerType, Encoding, FunctionBody,
+    MemoryType, Operator, Parser, Payload, StorageType, TableType, TypeRef,
 };
 
 use self::function::function;
 use crate::guest::rewrite;
 
 /// Changes with what is made of a guest.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// How much is done without a break: bytes of memory, and elements of tables.
+/// How much is done without a break: bytes of memory, and elements of tables and arrays.
 #[derive(Clone, Copy)]
 struct Sizes {
     bytes: u32,
@@ -57,12 +58,44 @@ fn in_pieces_of(sizes: Sizes, guest: &[u8]) -> Result<Vec<u8>, BinaryReaderError
 /// An instruction of this kind, with where it works.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Work {
-    Fill { memory: u32 },
-    Copy { to: u32, from: u32 },
-    Init { memory: u32, data: u32 },
-    TableFill { table: u32 },
-    TableCopy { to: u32, from: u32 },
-    TableInit { table: u32, elements: u32 },
+    Fill {
+        memory: u32,
+    },
+    Copy {
+        to: u32,
+        from: u32,
+    },
+    Init {
+        memory: u32,
+        data: u32,
+    },
+    TableFill {
+        table: u32,
+    },
+    TableCopy {
+        to: u32,
+        from: u32,
+    },
+    TableInit {
+        table: u32,
+        elements: u32,
+    },
+    /// Arrays are named by their types.
+    ArrayFill {
+        array: u32,
+    },
+    ArrayCopy {
+        to: u32,
+        from: u32,
+    },
+    ArrayInitData {
+        array: u32,
+        data: u32,
+    },
+    ArrayInitElements {
+        array: u32,
+        elements: u32,
+    },
 }
 
 impl Work {
@@ -76,6 +109,16 @@ impl Work {
                 Work::TableCopy { to: dst_table, from: src_table }
             }
             Operator::TableInit { elem_index, table } => Work::TableInit { table, elements: elem_index },
+            Operator::ArrayFill { array_type_index } => Work::ArrayFill { array: array_type_index },
+            Operator::ArrayCopy { array_type_index_dst, array_type_index_src } => {
+                Work::ArrayCopy { to: array_type_index_dst, from: array_type_index_src }
+            }
+            Operator::ArrayInitData { array_type_index, array_data_index } => {
+                Work::ArrayInitData { array: array_type_index, data: array_data_index }
+            }
+            Operator::ArrayInitElem { array_type_index, array_elem_index } => {
+                Work::ArrayInitElements { array: array_type_index, elements: array_elem_index }
+            }
             _ => return None,
         })
     }
@@ -88,6 +131,10 @@ impl Work {
             Work::TableFill { table } => sink.table_fill(table),
             Work::TableCopy { to, from } => sink.table_copy(to, from),
             Work::TableInit { table, elements } => sink.table_init(table, elements),
+            Work::ArrayFill { array } => sink.array_fill(array),
+            Work::ArrayCopy { to, from } => sink.array_copy(to, from),
+            Work::ArrayInitData { array, data } => sink.array_init_data(array, data),
+            Work::ArrayInitElements { array, elements } => sink.array_init_elem(array, elements),
         };
     }
 
@@ -95,18 +142,31 @@ impl Work {
     fn piece(self, sizes: Sizes) -> u32 {
         match self {
             Work::Fill { .. } | Work::Copy { .. } | Work::Init { .. } => sizes.bytes,
-            Work::TableFill { .. } | Work::TableCopy { .. } | Work::TableInit { .. } => sizes.elements,
+            _ => sizes.elements,
         }
     }
 
-    /// The second operand is a place, too, not the value to fill with.
-    fn has_source(self) -> bool {
-        !matches!(self, Work::Fill { .. } | Work::TableFill { .. })
+    /// Which operands are places: the one that is written to, and the one that is read from.
+    fn places(self) -> &'static [u32] {
+        match self {
+            Work::Fill { .. } | Work::TableFill { .. } => &[0],
+            Work::Copy { .. } | Work::Init { .. } | Work::TableCopy { .. } | Work::TableInit { .. } => {
+                &[0, 1]
+            }
+            // Those before them are arrays.
+            Work::ArrayFill { .. } => &[1],
+            Work::ArrayCopy { .. } => &[1, 3],
+            Work::ArrayInitData { .. } | Work::ArrayInitElements { .. } => &[1, 2],
+        }
     }
 
     /// What is read and what is written can be the same.
     fn may_overlap(self) -> bool {
-        matches!(self, Work::Copy { to, from } | Work::TableCopy { to, from } if to == from)
+        match self {
+            Work::Copy { to, from } | Work::TableCopy { to, from } => to == from,
+            Work::ArrayCopy { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -114,13 +174,16 @@ impl Work {
 #[derive(Default)]
 struct Module {
     range: Range<usize>,
-    types: u32,
+    /// What each type's arrays have in them, if it is an array's.
+    types: Vec<Option<StorageType>>,
     /// Imported ones first.
     functions: u32,
     memories: Vec<MemoryType>,
     tables: Vec<TableType>,
     /// For each of them one function is added.
     works: Vec<Work>,
+    /// Where they are in `works`.
+    numbers: HashMap<Work, u32>,
 }
 
 fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError> {
@@ -133,7 +196,11 @@ fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError>
             }
             Payload::TypeSection(types) => {
                 for group in types {
-                    current.types += group?.types().len() as u32;
+                    let content = |inner: &CompositeInnerType| match inner {
+                        CompositeInnerType::Array(array) => Some(array.0.element_type),
+                        _ => None,
+                    };
+                    current.types.extend(group?.types().map(|it| content(&it.composite_type.inner)));
                 }
             }
             Payload::ImportSection(imports) => {
@@ -159,7 +226,8 @@ fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError>
             }
             Payload::CodeSectionEntry(body) => {
                 works(sizes, &body, |work, _| {
-                    if !current.works.contains(&work) && current.params(work).is_some() {
+                    if !current.numbers.contains_key(&work) && current.params(work).is_some() {
+                        current.numbers.insert(work, current.works.len() as u32);
                         current.works.push(work);
                     }
                 })?;
@@ -203,24 +271,54 @@ fn works(
 }
 
 impl Module {
-    /// The types of what the instruction takes: places or a value, and how many. None if
-    /// there is no such memory or table, which is for the compiler to say.
-    fn params(&self, work: Work) -> Option<[ValType; 3]> {
+    /// The types of what the instruction takes: arrays, places or a value, and how many. None
+    /// if there is no such memory, table or array, which is for the compiler to say.
+    fn params(&self, work: Work) -> Option<Vec<ValType>> {
         let memory = |number: u32| Some(address(self.memories.get(number as usize)?.memory64));
         let table = |number: u32| Some(address(self.tables.get(number as usize)?.table64));
-        let copy = |to, from| [to, from, if to == from { to } else { ValType::I32 }];
+        let copy = |to, from| vec![to, from, if to == from { to } else { ValType::I32 }];
+        let array = |number: u32| {
+            self.content(number)?;
+            Some(ValType::Ref(RefType { nullable: true, heap_type: HeapType::Concrete(number) }))
+        };
         Some(match work {
-            Work::Fill { memory: it } => [memory(it)?, ValType::I32, memory(it)?],
+            Work::Fill { memory: it } => vec![memory(it)?, ValType::I32, memory(it)?],
             Work::Copy { to, from } => copy(memory(to)?, memory(from)?),
-            Work::Init { memory: it, .. } => [memory(it)?, ValType::I32, ValType::I32],
+            Work::Init { memory: it, .. } => vec![memory(it)?, ValType::I32, ValType::I32],
             Work::TableFill { table: it } => {
                 let element = self.tables.get(it as usize)?.element_type;
                 let element = RoundtripReencoder.ref_type(element).ok()?;
-                [table(it)?, ValType::Ref(element), table(it)?]
+                vec![table(it)?, ValType::Ref(element), table(it)?]
             }
             Work::TableCopy { to, from } => copy(table(to)?, table(from)?),
-            Work::TableInit { table: it, .. } => [table(it)?, ValType::I32, ValType::I32],
+            Work::TableInit { table: it, .. } => vec![table(it)?, ValType::I32, ValType::I32],
+            Work::ArrayFill { array: it } => {
+                let value = match self.content(it)? {
+                    StorageType::I8 | StorageType::I16 => ValType::I32,
+                    StorageType::Val(value) => RoundtripReencoder.val_type(value).ok()?,
+                };
+                vec![array(it)?, ValType::I32, value, ValType::I32]
+            }
+            Work::ArrayCopy { to, from } => {
+                vec![array(to)?, ValType::I32, array(from)?, ValType::I32, ValType::I32]
+            }
+            Work::ArrayInitData { array: it, .. } | Work::ArrayInitElements { array: it, .. } => {
+                vec![array(it)?, ValType::I32, ValType::I32, ValType::I32]
+            }
         })
+    }
+
+    /// None if that is no type of arrays.
+    fn content(&self, array: u32) -> Option<StorageType> {
+        *self.types.get(array as usize)?
+    }
+
+    /// How far the place that is read from moves with each element.
+    fn step(&self, work: Work) -> u32 {
+        match work {
+            Work::ArrayInitData { array, .. } => self.content(array).map_or(1, bytes_of),
+            _ => 1,
+        }
     }
 
     fn section<'a>(
@@ -235,7 +333,8 @@ impl Module {
                 Some(longer(content, params.map(|params| FunctionType(FuncType::new(params, []))))?.into())
             }
             Payload::FunctionSection(_) => {
-                Some(longer(content, (self.types..).take(self.works.len()))?.into())
+                let before = self.types.len() as u32;
+                Some(longer(content, (before..).take(self.works.len()))?.into())
             }
             Payload::CodeSectionStart { .. } => Some(self.code(sizes, content)?.into()),
             // The places in functions that it names are others now.
@@ -253,7 +352,7 @@ impl Module {
         }
         for work in &self.works {
             let Some(params) = self.params(*work) else { continue };
-            function(*work, work.piece(sizes), params).encode(&mut new);
+            function(*work, work.piece(sizes), &params, self.step(*work)).encode(&mut new);
         }
         Ok(new)
     }
@@ -263,9 +362,9 @@ impl Module {
         let mut new = Vec::new();
         let mut done = body.range().start;
         works(sizes, body, |work, place| {
-            let Some(index) = self.works.iter().position(|it| *it == work) else { return };
+            let Some(number) = self.numbers.get(&work) else { return };
             new.extend_from_slice(&code[done..place.start]);
-            Instruction::Call(self.functions + index as u32).encode(&mut new);
+            Instruction::Call(self.functions + number).encode(&mut new);
             done = place.end;
         })?;
         new.extend_from_slice(&code[done..body.range().end]);
@@ -275,6 +374,18 @@ impl Module {
 
 fn address(is_64: bool) -> ValType {
     if is_64 { ValType::I64 } else { ValType::I32 }
+}
+
+/// As they are in a data segment.
+fn bytes_of(content: StorageType) -> u32 {
+    match content {
+        StorageType::I8 => 1,
+        StorageType::I16 => 2,
+        StorageType::Val(wasmparser::ValType::I64 | wasmparser::ValType::F64) => 8,
+        StorageType::Val(wasmparser::ValType::V128) => 16,
+        // References cannot be in one, which is for the compiler to say.
+        StorageType::Val(_) => 4,
+    }
 }
 
 struct FunctionType(FuncType);
@@ -314,6 +425,56 @@ mod tests {
 
     const SMALL: Sizes = Sizes { bytes: 16, elements: 4 };
 
+    /// Arrays, and functions that change them and then show what is in them in a memory.
+    const ARRAYS: &str = r#"
+                (type $numbers (array (mut i16)))
+                (type $references (array (mut i31ref)))
+                (memory $s (export "shown") 1)
+                (elem $i i31ref (ref.i31 (i32.const 1)) (ref.i31 (i32.const 2)) (ref.i31 (i32.const 3))
+                    (ref.i31 (i32.const 4)) (ref.i31 (i32.const 5)) (ref.i31 (i32.const 6))
+                    (ref.i31 (i32.const 7)) (ref.i31 (i32.const 8)) (ref.i31 (i32.const 9)))
+                (global $one (ref $numbers) (array.new $numbers (i32.const 5) (i32.const 40)))
+                (global $other (ref $numbers) (array.new $numbers (i32.const 6) (i32.const 40)))
+                (global $r (ref $references) (array.new_default $references (i32.const 40)))
+                (global $none (ref null $numbers) (ref.null $numbers))
+                (func (export "array-fill") (param i32 i32 i32)
+                    (array.fill $numbers (global.get $one) (local.get 0) (local.get 1) (local.get 2))
+                    (array.fill $references
+                        (global.get $r) (local.get 0) (ref.i31 (local.get 1)) (local.get 2))
+                    (call $show))
+                (func (export "array-copy") (param i32 i32 i32)
+                    (array.copy $numbers $numbers
+                        (global.get $one) (local.get 0) (global.get $one) (local.get 1) (local.get 2))
+                    (array.copy $references $references
+                        (global.get $r) (local.get 0) (global.get $r) (local.get 1) (local.get 2))
+                    (call $show))
+                (func (export "array-copy-other") (param i32 i32 i32)
+                    (array.copy $numbers $numbers
+                        (global.get $other) (local.get 0) (global.get $one) (local.get 1) (local.get 2))
+                    (call $show))
+                (func (export "array-init-data") (param i32 i32 i32)
+                    (array.init_data $numbers $d
+                        (global.get $one) (local.get 0) (local.get 1) (local.get 2))
+                    (call $show))
+                (func (export "array-init-elements") (param i32 i32 i32)
+                    (array.init_elem $references $i
+                        (global.get $r) (local.get 0) (local.get 1) (local.get 2))
+                    (call $show))
+                (func (export "array-none") (param i32 i32 i32)
+                    (array.fill $numbers (global.get $none) (local.get 0) (local.get 1) (local.get 2)))
+                (func (export "drop-elements") (elem.drop $i))
+                (func $show (local $at i32)
+                    (loop $next
+                        (i32.store16 $s (i32.mul (local.get $at) (i32.const 2))
+                            (array.get_u $numbers (global.get $one) (local.get $at)))
+                        (i32.store16 $s offset=100 (i32.mul (local.get $at) (i32.const 2))
+                            (array.get_u $numbers (global.get $other) (local.get $at)))
+                        (if (i32.eqz (ref.is_null (array.get $references (global.get $r) (local.get $at))))
+                            (then (i32.store8 $s offset=200 (local.get $at)
+                                (i31.get_u (array.get $references (global.get $r) (local.get $at))))))
+                        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                        (br_if $next (i32.lt_u (local.get $at) (i32.const 40)))))"#;
+
     /// Functions `fill`, `copy` and so on, for memories and tables with addresses of these types.
     fn module(memory: &str, other_memory: &str, table: &str) -> String {
         let count = if memory == other_memory { memory } else { "i32" };
@@ -342,7 +503,7 @@ mod tests {
                     (table.copy $t $t (local.get 0) (local.get 1) (local.get 2)))
                 (func (export "table-init") (param {table} i32 i32)
                     (table.init $t $e (local.get 0) (local.get 1) (local.get 2)))
-            )"#
+                {ARRAYS})"#
         )
     }
 
@@ -361,6 +522,7 @@ mod tests {
         let instance = Instance::new(&mut store, &module, &[import.into()]).unwrap();
         let memory = instance.get_memory(&mut store, "memory").unwrap();
         let other = instance.get_memory(&mut store, "other").unwrap();
+        let shown = instance.get_memory(&mut store, "shown").unwrap();
         let table = instance.get_table(&mut store, "table").unwrap();
         let functions: Vec<_> =
             instance.exports(&mut store).filter_map(|export| export.into_func()).collect();
@@ -390,22 +552,39 @@ mod tests {
                 functions.iter().position(is).map_or('.', |index| char::from(b'a' + index as u8))
             });
             let elements: String = elements.collect();
-            results.push((ended, memory.data(&store).to_vec(), elements));
+            let bytes = [memory.data(&store), &shown.data(&store)[..300]].concat();
+            results.push((ended, bytes, elements));
         }
         results
     }
 
     fn call() -> impl Strategy<Value = (&'static str, [u64; 3])> {
-        const NAMES: [&str; 8] =
-            ["fill", "copy", "copy-other", "init", "table-fill", "table-copy", "table-init", "drop"];
+        const NAMES: [&str; 15] = [
+            "fill",
+            "copy",
+            "copy-other",
+            "init",
+            "table-fill",
+            "table-copy",
+            "table-init",
+            "drop",
+            "array-fill",
+            "array-copy",
+            "array-copy-other",
+            "array-init-data",
+            "array-init-elements",
+            "array-none",
+            "drop-elements",
+        ];
         let place = prop_oneof![
             4 => 0..100u64,
             1 => 0..41u64,
             2 => 65_400..65_540u64,
             1 => 0xffff_ff00..=0xffff_ffffu64,
+            1 => 0..10u64,
             1 => (u64::MAX - 200)..=u64::MAX,
         ];
-        let count = prop_oneof![4 => 0..200u64, 2 => 0..41u64, 1 => 65_400..65_540u64, 1 => any::<u64>()];
+        let count = prop_oneof![4 => 0..200u64, 1 => 0x7fff_ffe0..0x8000_0020u64, 2 => 0..41u64, 1 => 65_400..65_540u64, 1 => any::<u64>()];
         (prop::sample::select(&NAMES[..]), place.clone(), place, count)
             .prop_map(|(name, to, from, count)| (name, [to, from, count]))
     }
@@ -456,6 +635,13 @@ mod tests {
             ("table-fill", [0, 0, 40], 10),
             ("table-copy", [0, 1, 39], 9),
             ("table-init", [0, 0, 24], 6),
+            // Of numbers, and of references.
+            ("array-fill", [0, 0, 40], 60),
+            ("array-copy", [0, 1, 39], 58),
+            ("array-copy", [1, 0, 39], 58),
+            ("array-copy-other", [1, 0, 39], 49),
+            ("array-init-data", [0, 0, 31], 47),
+            ("array-init-elements", [0, 0, 9], 46),
         ] {
             let turns = [&module, &pieces].map(|module| turns(module, name, operands));
             assert!(turns[0] < pieces_min && turns[1] >= pieces_min, "{name}: {turns:?} of {pieces_min}");
