@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Options, Source, own_program, user_cache};
+use super::{Options, own_program, user_cache};
 use crate::connection::address::Address;
+use crate::program::load::Source;
 use crate::system::folders::Guarded;
 
 impl Options {

@@ -12,7 +12,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -30,7 +30,7 @@ use crate::deferred;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
 use crate::program::guest;
-use crate::python::{Application, Tools};
+use crate::program::load::Source;
 use crate::system::confined;
 use crate::system::folders::{self, Folder};
 use crate::telemetry::log::GuestLines;
@@ -106,29 +106,6 @@ pub struct Inspect {
 impl Inspect {
     pub fn check(&self) -> Result<()> {
         check_file("", &self.file)
-    }
-}
-
-/// What a guest is made of.
-pub enum Source {
-    Component(PathBuf),
-    Python(Application, Tools),
-}
-
-impl Source {
-    pub fn file(&self) -> &Path {
-        match self {
-            Source::Component(file) => file,
-            Source::Python(application, _) => &application.file,
-        }
-    }
-
-    /// The option that named it, for errors.
-    pub fn option(&self) -> String {
-        match self {
-            Source::Component(file) => format!("--guest {}", file.display()),
-            Source::Python(application, _) => format!("--wsgi-file {}", application.file.display()),
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use super::paths::{check_file, check_folder, check_folder_of};
-use super::{Application, CacheOptions, CommandLine, Options, PythonOptions, Tools, values};
+use super::{CacheOptions, CommandLine, Options, PythonOptions, values};
+use crate::python::{Application, Tools};
 use crate::system::folders::{self, Guarded};
 
 /// A language for which there is a starting project.

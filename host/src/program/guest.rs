@@ -18,7 +18,8 @@ use crate::guest::initial_data;
 use crate::memory::image::Image;
 use crate::memory::memories::{GUARD_BYTES, Memories};
 use crate::memory::stacks::Stacks;
-use crate::sandbox::state::{ELEMENT_BYTES, HOST_BYTES_MIN, Host};
+use crate::sandbox::host::Host;
+use crate::sandbox::state::{ELEMENT_BYTES, HOST_BYTES_MIN};
 use crate::telemetry::log::Log;
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach

@@ -1,22 +1,45 @@
 //! From what was named on the command line to a program for each worker: at the
 //! start, and anew at each swap.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use super::guest::{Guest, Program, Room};
 use super::link::Entry;
-use crate::config::{Options, Source};
+use crate::config::Options;
 use crate::guest::{Content, face};
 use crate::memory::account;
-use crate::python::{self, variables};
+use crate::python::{self, Application, Tools, variables};
+use crate::sandbox::host::Host;
 use crate::sandbox::meta_variables;
-use crate::sandbox::state::Host;
 use crate::system::file;
 use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
+
+/// What a guest is made of.
+pub enum Source {
+    Component(PathBuf),
+    Python(Application, Tools),
+}
+
+impl Source {
+    pub fn file(&self) -> &Path {
+        match self {
+            Source::Component(file) => file,
+            Source::Python(application, _) => &application.file,
+        }
+    }
+
+    /// The option that named it, for errors.
+    pub fn option(&self) -> String {
+        match self {
+            Source::Component(file) => format!("--guest {}", file.display()),
+            Source::Python(application, _) => format!("--wsgi-file {}", application.file.display()),
+        }
+    }
+}
 
 /// What programs are made of.
 pub struct Loader {

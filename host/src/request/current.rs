@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::program::guest::Program;
-use crate::sandbox::state::Host;
+use crate::sandbox::host::Host;
 
 /// The program in which a worker's calls begin. The lock is the worker's own: it
 /// meets nobody there but a swap. The alignment keeps it from sharing a cache line

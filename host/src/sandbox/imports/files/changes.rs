@@ -18,7 +18,8 @@ use super::places::Place;
 use super::threads::{in_a_thread, now, with};
 use super::written::{Position, Written};
 use super::{Store, folder_to_write, stands_for_lock, take_place, told};
-use crate::sandbox::state::{Host, State};
+use crate::sandbox::host::Host;
+use crate::sandbox::state::State;
 
 pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap("[method]descriptor.write-via-stream", |store, (file, offset)| {
