@@ -29,8 +29,9 @@ use crate::connection::client::TrustedProxy;
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
-use crate::program::guest;
+use crate::program::guest::{self, Room};
 use crate::program::load::Source;
+use crate::sandbox::host;
 use crate::system::confined;
 use crate::system::folders::{self, Folder};
 use crate::telemetry::log::GuestLines;
@@ -658,11 +659,37 @@ impl Options {
         }
     }
 
-    /// The guest's file name without its folder, as the guest's `argv[0]`.
-    pub fn guest_name(&self) -> String {
+    /// What guests are given. The file name without its folder is a program's name.
+    pub fn grants(&self) -> host::Grants {
         let source = self.source();
         let name = source.file().file_name().unwrap_or("guest".as_ref());
-        name.to_string_lossy().into_owned()
+        host::Grants {
+            folders: self.folders(),
+            environment: self.guest_environment(),
+            name: name.to_string_lossy().into_owned(),
+            blocking_files: self.blocking_files,
+        }
+    }
+
+    /// What one instance may take.
+    pub fn host_limits(&self) -> host::Limits {
+        host::Limits {
+            memory_bytes_max: self.memory_limit.0,
+            host_bytes_max: self.host_memory_limit.0 as u64,
+            deferred_per_call_max: self.deferred_per_call,
+            payload_bytes_max: self.deferred_payload.0 as u64,
+        }
+    }
+
+    /// How many instances there may be.
+    pub fn room(&self) -> Room {
+        Room {
+            cores: self.cores.get(),
+            programs: self.threads().get(),
+            memory_bytes_max: self.memory_limit.0,
+            address_space_bytes: self.address_space_bytes(),
+            compiling: self.compiling_limits(),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::memory::budget::Budget;
 use crate::program::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Room};
 use crate::program::instance::Place;
 use crate::sandbox::deadline::{Deadline, Epoch};
-use crate::sandbox::host::Host;
+use crate::sandbox::host::{Host, Shared};
 use crate::sandbox::imports::files::Places;
 use crate::sandbox::transfer::Link;
 use crate::telemetry::log::Log;
@@ -81,11 +81,14 @@ static LOG: LazyLock<Log> =
 static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let words = ["wasm-serve", "--guest", "guest.wasm", "--memory-limit", "64M"];
     let options = CommandLine::try_parse_from(words).expect("they are options").serve;
-    let deferred = Arc::new(Deferred::new(options.deferred_limits()));
-    let budget = Budget::new(1 << 30);
-    let places = Arc::new(Places::new(options.open_files, 1000));
-    let host =
-        Host::new(&options, LOG.clone(), Arc::new(Stats::new(&error::METRICS)), deferred, budget, places);
+    let shared = Shared {
+        log: LOG.clone(),
+        stats: Arc::new(Stats::new(&error::METRICS)),
+        deferred: Arc::new(Deferred::new(options.deferred_limits())),
+        budget: Budget::new(1 << 30),
+        places: Arc::new(Places::new(options.open_files, 1000)),
+    };
+    let host = Host::new(&options.grants(), options.host_limits(), shared);
     Arc::new(host.expect("a host"))
 });
 

@@ -34,7 +34,7 @@ pub fn options(bytes: &[u8]) {
             }
             // What is taken can be used.
             let _ = (serve.client_bounds(), serve.deferred_limits(), serve.guest_lines(), serve.folders());
-            let _ = (serve.guest_name(), serve.memory_total_bytes(), serve.address_space_bytes());
+            let _ = (serve.grants(), serve.memory_total_bytes(), serve.room());
             assert!(serve.request_time_max() >= serve.harakiri.0);
         }
     }

@@ -8,11 +8,10 @@ use anyhow::{Context, Result};
 
 use super::guest::{Guest, Program, Room};
 use super::link::Entry;
-use crate::config::Options;
 use crate::guest::{Content, face};
 use crate::memory::account;
 use crate::python::{self, Application, Tools, variables};
-use crate::sandbox::host::Host;
+use crate::sandbox::host::{Grants, Host};
 use crate::sandbox::meta_variables;
 use crate::system::file;
 use crate::system::folders::Folder;
@@ -54,22 +53,10 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub fn new(options: &Options, log: Log) -> Loader {
-        let room = Room {
-            cores: options.cores.get(),
-            programs: options.threads().get(),
-            memory_bytes_max: options.memory_limit.0,
-            address_space_bytes: options.address_space_bytes(),
-            compiling: options.compiling_limits(),
-        };
-        Loader {
-            source: options.source(),
-            cache: options.cache.folder(),
-            granted: options.folders(),
-            environment: options.guest_environment(),
-            room,
-            log,
-        }
+    /// Of guests that are given `grants`. What was made before is kept in the folder `cache`.
+    pub fn new(source: Source, cache: Option<PathBuf>, grants: &Grants, room: Room, log: Log) -> Loader {
+        let (granted, environment) = (grants.folders.clone(), grants.environment.clone());
+        Loader { source, cache, granted, environment, room, log }
     }
 
     /// Reads the guest as it is now, and makes a program for each of the hosts, side by

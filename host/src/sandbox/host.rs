@@ -9,77 +9,100 @@ use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
 use super::imports::files::{self, AtOnce, Places};
 use super::imports::http::LeftOut;
 use super::meta_variables::{self, ServerAddress};
-use crate::config::Options;
 use crate::deferred::Deferred;
 use crate::memory::budget::Budget;
 use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
-/// What all instances of a server share.
-pub struct Host {
-    pub log: Log,
-    pub stats: Arc<Stats>,
-    pub deferred: Arc<Deferred>,
+/// What guests are given.
+pub struct Grants {
+    pub folders: Vec<Folder>,
+    /// Variables of the environment.
+    pub environment: Vec<(String, String)>,
+    /// What a program is called by, as its first argument.
+    pub name: String,
+    /// The thread that runs a guest may wait for a disk.
+    pub blocking_files: bool,
+}
+
+/// What one instance may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub memory_bytes_max: usize,
+    /// What the server may hold for it.
+    pub host_bytes_max: u64,
     /// Deferred calls that one guest call may schedule.
     pub deferred_per_call_max: u64,
     /// Bytes of one deferred call's payload.
     pub payload_bytes_max: u64,
-    /// Memory of one instance.
-    pub memory_bytes_max: usize,
-    /// What the server may hold for one instance.
-    pub host_bytes_max: u64,
+}
+
+/// What the hosts of all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    pub log: Log,
+    pub stats: Arc<Stats>,
+    pub deferred: Arc<Deferred>,
     /// The memory of all instances.
     pub budget: Budget,
-    /// The thread that runs a guest may wait for a disk.
-    pub blocking_files: bool,
-    pub left_out: Arc<LeftOut>,
+    /// What guests may have open.
+    pub places: Arc<Places>,
+}
+
+/// What all instances of a worker share.
+pub struct Host {
+    pub(crate) log: Log,
+    pub(crate) stats: Arc<Stats>,
+    pub(super) deferred: Arc<Deferred>,
+    pub(super) deferred_per_call_max: u64,
+    pub(super) payload_bytes_max: u64,
+    pub(super) memory_bytes_max: usize,
+    pub(crate) host_bytes_max: u64,
+    pub(crate) budget: Budget,
+    pub(super) blocking_files: bool,
+    pub(crate) left_out: Arc<LeftOut>,
     /// Where the server listens.
-    pub address: ServerAddress,
+    pub(crate) address: ServerAddress,
     /// What guests see of the environment.
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     /// The same without what could be taken for a request's own.
-    pub environment_of_programs: Vec<(String, String)>,
+    pub(crate) environment_of_programs: Vec<(String, String)>,
     pub(super) arguments: Vec<String>,
     /// The folders, opened once: a fresh instance needs no system call for them.
     pub(super) files: WasiFilesystemCtx,
     /// Those of them in which paths may be resolved at once.
-    pub local_folders: Vec<Arc<File>>,
-    pub at_once: AtOnce,
+    pub(super) local_folders: Vec<Arc<File>>,
+    pub(super) at_once: AtOnce,
     /// The same folders, in the order in which guests are given them.
-    pub folders: Vec<Dir>,
-    pub places: Arc<Places>,
+    pub(super) folders: Vec<Dir>,
+    pub(super) places: Arc<Places>,
 }
 
 impl Host {
-    pub fn new(
-        options: &Options,
-        log: Log,
-        stats: Arc<Stats>,
-        deferred: Arc<Deferred>,
-        budget: Budget,
-        places: Arc<Places>,
-    ) -> anyhow::Result<Host> {
-        let mut files = open_folders(&options.folders(), options.blocking_files)?;
-        let environment = options.guest_environment();
+    /// Opens the folders.
+    pub fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
+        let Grants { folders, environment, name, blocking_files } = grants;
+        let Shared { log, stats, deferred, budget, places } = shared;
+        let mut files = open_folders(folders, *blocking_files)?;
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
             left_out: Arc::new(LeftOut::new(log.clone())),
             log,
             stats,
             deferred,
-            deferred_per_call_max: options.deferred_per_call,
-            payload_bytes_max: options.deferred_payload.0 as u64,
-            memory_bytes_max: options.memory_limit.0,
-            host_bytes_max: options.host_memory_limit.0 as u64,
+            deferred_per_call_max: limits.deferred_per_call_max,
+            payload_bytes_max: limits.payload_bytes_max,
+            memory_bytes_max: limits.memory_bytes_max,
+            host_bytes_max: limits.host_bytes_max,
             budget,
-            blocking_files: options.blocking_files,
+            blocking_files: *blocking_files,
             address: ServerAddress::default(),
             environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),
-            environment,
-            arguments: vec![options.guest_name()],
+            environment: environment.clone(),
+            arguments: vec![name.clone()],
             local_folders: files::local_folders(&mut files)?,
-            at_once: AtOnce::new(options.blocking_files)?,
+            at_once: AtOnce::new(*blocking_files)?,
             folders: files::folders(&mut files)?,
             places,
             files,

@@ -39,7 +39,7 @@ use crate::request::current::Current;
 use crate::request::unsent::Room;
 use crate::request::{self, Service};
 use crate::sandbox::deadline::Epoch;
-use crate::sandbox::host::Host;
+use crate::sandbox::host::{Grants, Host, Shared};
 use crate::sandbox::imports::files::Places;
 use crate::system::address_file::AddressFile;
 use crate::telemetry::log::Log;
@@ -84,8 +84,9 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
     listen::check(&options.http_socket, options.stats.as_ref(), options.listen, options.chmod_socket)?;
     // After that: a second server by mistake leaves the first one's in its place.
     let address_file = options.print_address.as_deref().map(AddressFile::begin).transpose()?;
-    let loader = Loader::new(options, log.clone());
-    let programs = programs(options, &shared, &loader)?;
+    let grants = options.grants();
+    let loader = Loader::new(options.source(), options.cache.folder(), &grants, options.room(), log.clone());
+    let programs = programs(options, &shared, &grants, &loader)?;
     runtime.block_on(async {
         let signals = Signals::listen(changes).context(NO_SIGNALS)?;
         let server = Server::start(options, &shared, loader, programs, signals)?;
@@ -94,24 +95,9 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
     })
 }
 
-/// What all workers use.
-struct Shared {
-    log: Log,
-    stats: Arc<Stats>,
-    deferred: Arc<Deferred>,
-    budget: Budget,
-    /// What guests may have open.
-    places: Arc<Places>,
-}
-
 /// A program for each worker, with a host of its own.
-fn programs(options: &Options, shared: &Shared, loader: &Loader) -> Result<Vec<Program>> {
-    let Shared { log, stats, deferred, budget, places } = shared;
-    let host = |_| {
-        let (budget, places) = (budget.clone(), places.clone());
-        let host = Host::new(options, log.clone(), stats.clone(), deferred.clone(), budget, places);
-        host.map(Arc::new)
-    };
+fn programs(options: &Options, shared: &Shared, grants: &Grants, loader: &Loader) -> Result<Vec<Program>> {
+    let host = |_| Host::new(grants, options.host_limits(), shared.clone()).map(Arc::new);
     let hosts: Result<Vec<_>> = (0..options.threads().get()).map(host).collect();
     loader.load(0, hosts?)
 }
