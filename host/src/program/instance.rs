@@ -10,7 +10,6 @@ use http::{Method, Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::{Accessor, ComponentType, Lower};
-use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
 use super::cgi;
@@ -25,12 +24,8 @@ use crate::memory::budget::Share;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports;
 use crate::sandbox::meta_variables;
-use crate::sandbox::state::{self, HOST_STEP_BYTES, RequestHead, State};
+use crate::sandbox::state::{self, HOST_STEP_BYTES, RESOURCES_MAX, RequestHead, State};
 use crate::sandbox::transfer::Link;
-
-/// Resources of one kind of table (WASI's, the component model's) that one
-/// instance may hold at a time.
-const RESOURCES_MAX: usize = 10_000;
 
 /// One running copy of the guest.
 pub struct Instance {
@@ -156,9 +151,7 @@ impl Program {
         share: Share,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
-        let mut store = self.store(share, deadline, false, |wasi| {
-            wasi.envs(&self.host.environment);
-        });
+        let mut store = self.store(share, deadline);
         let account = store.data().account().clone();
         let instantiated = account
             .charge(pin!(async {
@@ -176,17 +169,10 @@ impl Program {
         Ok(Instance { program, store, exports, handler, callback, is_gateway, calls: 0, ended: 0 })
     }
 
-    /// A store for one instance, of a component or of a core module. `set` adds to what
-    /// all instances are given.
-    pub(crate) fn store(
-        &self,
-        share: Share,
-        deadline: Arc<Deadline>,
-        is_module: bool,
-        set: impl FnOnce(&mut WasiCtxBuilder),
-    ) -> Store<State> {
+    /// A store for one instance.
+    pub(crate) fn store(&self, share: Share, deadline: Arc<Deadline>) -> Store<State> {
         let account = Account::open(self.engine.weak(), HOST_STEP_BYTES);
-        let state = State::new(self.host.clone(), deadline, account, share, RESOURCES_MAX, is_module, set);
+        let state = State::new(self.host.clone(), deadline, account, share);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.epoch_deadline_callback(state::at_epoch);

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower, Resource,
+    Component, ComponentExportIndex, ComponentNamedList, HasData, InstancePre, Lift, Linker, Lower, Resource,
 };
 use wasmtime::{Engine, ExternType, Module};
-use wasmtime_wasi::{p2 as wasi_p2, p3 as wasi_p3};
+use wasmtime_wasi::p2::bindings::io::{error, poll, streams};
+use wasmtime_wasi::{ResourceTable, p2 as wasi_p2, p3 as wasi_p3};
 use wasmtime_wasi_http::{p2, p3};
 
 use super::cgi::Command;
@@ -154,6 +155,7 @@ fn refused(missing: Vec<offer::Missing>, error: wasmtime::Error) -> anyhow::Erro
 pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasi_p2::add_to_linker_async(&mut linker)?;
+    add_io_to_linker(&mut linker)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
     if is_concurrent {
         wasi_p3::add_to_linker(&mut linker)?;
@@ -165,6 +167,23 @@ pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<S
     gateway::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
     Ok(linker)
+}
+
+/// Takes the place of wasmtime's functions for streams, which ask for more than the table.
+fn add_io_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    error::add_to_linker::<_, Table>(linker, State::table)?;
+    poll::add_to_linker::<_, Table>(linker, State::table)?;
+    streams::add_to_linker::<_, Table>(linker, State::table)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// What functions for streams are given.
+struct Table;
+
+impl HasData for Table {
+    type Data<'a> = &'a mut ResourceTable;
 }
 
 pub fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<State>> {

@@ -18,9 +18,14 @@ use crate::clock;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
 use crate::memory::budget::Share;
+use crate::telemetry::log::Log;
 
 /// What one element of a table takes.
 pub const ELEMENT_BYTES: usize = 8;
+
+/// Resources of one kind of table (WASI's, the component model's) that one
+/// instance may hold at a time.
+pub const RESOURCES_MAX: usize = 10_000;
 
 /// What the server may hold for an instance grows in steps of so many bytes: each one is taken
 /// from the instance's share when it is needed.
@@ -37,25 +42,45 @@ const HOST_BYTES_LITTLE: u64 = 4 << 20;
 
 /// What an instance has of WASI.
 enum Wasi {
-    Component { wasi: WasiCtx, table: ResourceTable },
-    Module(WasiP1Ctx),
+    /// The context is made when it is first asked for: to answer a request, many guests need
+    /// the table alone.
+    Component { context: Option<Box<WasiCtx>>, table: ResourceTable },
+    Module(Box<WasiP1Ctx>),
 }
 
 impl Wasi {
-    fn new(builder: &mut WasiCtxBuilder, is_module: bool) -> Wasi {
-        if is_module {
-            Wasi::Module(builder.build_p1())
-        } else {
-            Wasi::Component { wasi: builder.build(), table: ResourceTable::new() }
+    fn table(&mut self) -> &mut ResourceTable {
+        match self {
+            Wasi::Component { table, .. } => table,
+            Wasi::Module(wasi) => wasi.ctx().table,
         }
+    }
+}
+
+/// What an instance writes to.
+struct Outputs {
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Outputs {
+    fn new(log: &Log) -> Outputs {
+        Outputs { stdout: Output::new(log.clone()), stderr: Output::new(log.clone()) }
     }
 
-    fn view(&mut self) -> WasiCtxView<'_> {
-        match self {
-            Wasi::Component { wasi, table } => WasiCtxView { ctx: wasi, table },
-            Wasi::Module(wasi) => wasi.ctx(),
-        }
+    fn finish_lines(&self) {
+        self.stdout.finish_line();
+        self.stderr.finish_line();
     }
+}
+
+/// What all instances are given.
+fn context(server: &Host, outputs: &Outputs) -> WasiCtxBuilder {
+    let mut builder = WasiCtx::builder();
+    builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    builder.stdout(outputs.stdout.clone()).stderr(outputs.stderr.clone()).args(&server.arguments);
+    builder.max_random_size(random::PIECE_BYTES);
+    builder
 }
 
 /// The head of a request in the form of `imports::gateway`.
@@ -81,8 +106,8 @@ pub struct State {
     files: Option<Box<Files>>,
     http: WasiHttpCtx,
     hooks: Hooks,
-    stdout: Output,
-    stderr: Output,
+    /// Made with the context of WASI.
+    outputs: Option<Outputs>,
     memory_bytes: usize,
     /// What the server holds for the instance.
     account: Account,
@@ -111,13 +136,24 @@ impl Drop for GivesBack {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.view()
+        match &mut self.wasi {
+            Wasi::Component { context: made, table } => {
+                let made = made.get_or_insert_with(|| {
+                    let outputs = self.outputs.insert(Outputs::new(&self.server.log));
+                    let mut wasi = context(&self.server, outputs).envs(&self.server.environment).build();
+                    *wasi.filesystem() = self.server.files.clone();
+                    Box::new(wasi)
+                });
+                WasiCtxView { ctx: made, table }
+            }
+            Wasi::Module(wasi) => wasi.ctx(),
+        }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: self.wasi.view().table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.hooks, table: self.wasi.table(), ctx: &mut self.http }
     }
 }
 
@@ -149,39 +185,21 @@ fn fits(desired: usize, maximum: Option<usize>) -> bool {
 }
 
 impl State {
-    /// The state of a fresh instance, which may hold `resources_max` resources, of a
-    /// component or of a core module. `set` adds to what all instances are given.
-    pub fn new(
-        server: Arc<Host>,
-        deadline: Arc<Deadline>,
-        account: Account,
-        share: Share,
-        resources_max: usize,
-        is_module: bool,
-        set: impl FnOnce(&mut WasiCtxBuilder),
-    ) -> State {
-        let (stdout, stderr) = (Output::new(server.log.clone()), Output::new(server.log.clone()));
-        let mut builder = WasiCtx::builder();
-        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-        builder.stdout(stdout.clone()).stderr(stderr.clone()).args(&server.arguments);
-        builder.max_random_size(random::PIECE_BYTES);
-        set(&mut builder);
-        let mut wasi = Wasi::new(&mut builder, is_module);
-        let view = wasi.view();
-        view.table.set_max_capacity(resources_max);
-        *view.ctx.filesystem() = server.files.clone();
+    /// The state of a fresh instance of a component.
+    pub fn new(server: Arc<Host>, deadline: Arc<Deadline>, account: Account, share: Share) -> State {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
         State {
             server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
             trailers: None,
             deadline,
-            wasi,
+            wasi: Wasi::Component { context: None, table },
             files: None,
             http: WasiHttpCtx::new(),
             hooks: Hooks,
-            stdout,
-            stderr,
+            outputs: None,
             memory_bytes: 0,
             account,
             host_bytes: HOST_STEP_BYTES,
@@ -189,6 +207,24 @@ impl State {
             lacks_room: false,
             gives_back: GivesBack::default(),
         }
+    }
+
+    /// Makes it that of a program, which is a component or a core module. `set` says what the
+    /// program is given.
+    pub fn begin_program(&mut self, is_module: bool, set: impl FnOnce(&mut WasiCtxBuilder)) {
+        let outputs = self.outputs.insert(Outputs::new(&self.server.log));
+        let mut builder = context(&self.server, outputs);
+        set(&mut builder);
+        match &mut self.wasi {
+            Wasi::Component { context, .. } if !is_module => {
+                *context = Some(Box::new(builder.build()));
+            }
+            wasi => *wasi = Wasi::Module(Box::new(builder.build_p1())),
+        }
+        let files = self.server.files.clone();
+        let view = self.ctx();
+        view.table.set_max_capacity(RESOURCES_MAX);
+        *view.ctx.filesystem() = files;
     }
 
     /// What a core module has of WASI.
@@ -201,6 +237,11 @@ impl State {
 
     pub(crate) fn files(&mut self) -> &mut Files {
         files_of(&mut self.files, &self.deadline)
+    }
+
+    /// The resources that the instance holds.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        self.wasi.table()
     }
 
     /// A place for one more open file. None if all are taken.
@@ -224,8 +265,7 @@ impl State {
     }
 
     pub fn end_call(&mut self) {
-        self.stdout.finish_line();
-        self.stderr.finish_line();
+        self.outputs.iter().for_each(Outputs::finish_lines);
         // What the call needed and gave back is for others.
         if self.account.bytes() + 2 * HOST_STEP_BYTES < self.host_bytes {
             self.host_bytes = self.account.bytes() + HOST_STEP_BYTES;

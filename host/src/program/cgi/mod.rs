@@ -147,9 +147,11 @@ fn store(
     input: Input,
     output: impl StdoutStream + 'static,
 ) -> Store<State> {
-    program.store(share, deadline, command.is_module(), |wasi| {
+    let mut store = program.store(share, deadline);
+    store.data_mut().begin_program(command.is_module(), |wasi| {
         wasi.envs(&environment).envs(&program.host.environment_of_programs).stdin(input).stdout(output);
-    })
+    });
+    store
 }
 
 /// The variables of a request (RFC 3875, 4.1).
