@@ -4,12 +4,16 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wasmparser::{Encoding, Parser};
-use wasmtime::component::Component;
-use wasmtime::{Engine, Module, ResourcesRequired};
+use wasmtime::component::types::{self, ComponentItem};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, Instance, Lift, Linker, Lower, TypedFunc,
+};
+use wasmtime::{AsContextMut, Engine, Module, ResourcesRequired};
 
 use super::initial_data;
 use super::pieces;
@@ -63,6 +67,65 @@ impl Code {
                 }
             })
         }
+    }
+}
+
+/// What a component exports, with the host's resources for those that it imports.
+pub struct Exports<'a> {
+    component: &'a Component,
+    ty: types::Component,
+}
+
+impl<'a> Exports<'a> {
+    pub fn of<T>(component: &'a Component, linker: &Linker<T>) -> wasmtime::Result<Exports<'a>> {
+        Ok(Exports { component, ty: linker.substituted_component_type(component)? })
+    }
+
+    /// A function that is called with these types. wasmtime itself would tell at the first
+    /// call that it has others.
+    pub fn function<P, R>(&self, interface: &str, name: &str) -> Result<Export<P, R>>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let found = || {
+            let index = self.component.get_export_index(None, interface)?;
+            let index = self.component.get_export_index(Some(&index), name)?;
+            let engine = self.component.engine();
+            let ComponentItem::ComponentInstance(exported) = self.ty.get_export(engine, interface)?.ty else {
+                return None;
+            };
+            let ComponentItem::ComponentFunc(function) = exported.get_export(engine, name)?.ty else {
+                return None;
+            };
+            Some((index, function))
+        };
+        let (index, function) =
+            found().with_context(|| format!("exports `{interface}` without the function `{name}`"))?;
+        let same = function.typecheck::<P, R>(&self.ty.instance_type()).map_err(anyhow::Error::from);
+        same.with_context(|| format!("exports `{interface}` with a function `{name}` that is of another type; build it with the interface that has this name"))?;
+        Ok(Export { index, types: PhantomData })
+    }
+}
+
+/// A function that a component exports. Its type was looked at when the component was linked,
+/// and is not again for each instance: those of `wasi:http` have many parts.
+pub struct Export<P, R> {
+    index: ComponentExportIndex,
+    types: PhantomData<fn(P) -> R>,
+}
+
+impl<P, R> Export<P, R>
+where
+    P: ComponentNamedList + Lower,
+    R: ComponentNamedList + Lift,
+{
+    /// The function of an instance of the component, which was linked as its type was looked at.
+    pub fn of(&self, store: impl AsContextMut, instance: &Instance) -> wasmtime::Result<TypedFunc<P, R>> {
+        let function = instance.get_func(store, self.index);
+        let function = function.ok_or_else(|| wasmtime::format_err!("an export of another component"))?;
+        // SAFETY: an index is that of one component, in which it was found to have these types.
+        Ok(unsafe { TypedFunc::new_unchecked(function) })
     }
 }
 

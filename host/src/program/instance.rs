@@ -9,12 +9,14 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::Store;
-use wasmtime::component::{Accessor, ComponentType, Lower};
-use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
+use wasmtime::component::{Accessor, ComponentType, Lower, Resource, TypedFunc};
+use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam, Scheme as P2Scheme};
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView, p3};
 
 use super::cgi;
 use super::guest::Program;
-use super::link::{Callback, Entry, Handler, Proxy};
+use super::link::{Entry, Handler, Proxy};
 use crate::clock::{self, Nanos};
 use crate::connection::client;
 use crate::deferred::Call;
@@ -34,9 +36,7 @@ pub struct Instance {
     program: Arc<Program>,
     store: Store<State>,
     exports: wasmtime::component::Instance,
-    handler: Exports,
-    callback: Option<Callback>,
-    is_gateway: bool,
+    handler: Handle,
     /// Guest calls that it has begun.
     pub calls: u32,
     /// When its last call ended.
@@ -60,10 +60,13 @@ impl Place {
     }
 }
 
-enum Exports {
-    P2(p2::bindings::Proxy),
-    P3(p3::bindings::Service),
+/// The export that answers requests, see `Handler`.
+enum Handle {
+    P2(TypedFunc<(Resource<IncomingRequest>, Resource<ResponseOutparam>), ()>),
+    P3(HandleP3),
 }
+
+type HandleP3 = TypedFunc<(Resource<p3::Request>,), (Result<Resource<p3::Response>, ErrorCode>,)>;
 
 /// The head of a response with the body that follows, or `wasi:http`'s name of
 /// an error.
@@ -128,6 +131,14 @@ impl Program {
         instance.ended(result)
     }
 
+    /// The component that answers requests itself, of which there are instances.
+    fn proxy(&self) -> &Proxy {
+        match &self.entry {
+            Entry::Proxy(proxy) => proxy,
+            Entry::Command(_) => unreachable!("an instance of a program is not kept"),
+        }
+    }
+
     async fn ready(
         self: &Arc<Self>,
         proxy: &Proxy,
@@ -157,16 +168,15 @@ impl Program {
             .charge(pin!(async {
                 let exports = proxy.pre.instantiate_async(&mut store).await?;
                 let handler = match &proxy.handler {
-                    Handler::P2(indices) => Exports::P2(indices.load(&mut store, &exports)?),
-                    Handler::P3(indices) => Exports::P3(indices.load(&mut store, &exports)?),
+                    Handler::P2(handle) => Handle::P2(handle.of(&mut store, &exports)?),
+                    Handler::P3(handle) => Handle::P3(handle.of(&mut store, &exports)?),
                 };
                 wasmtime::Result::Ok((exports, handler))
             }))
             .await;
         let (exports, handler) =
             instantiated.map_err(|error| store.data().cause(Failure::from_instantiation(error)))?;
-        let (&Proxy { callback, is_gateway, .. }, program) = (proxy, self.clone());
-        Ok(Instance { program, store, exports, handler, callback, is_gateway, calls: 0, ended: 0 })
+        Ok(Instance { program: self.clone(), store, exports, handler, calls: 0, ended: 0 })
     }
 
     /// A store for one instance.
@@ -231,27 +241,28 @@ impl Instance {
         head: oneshot::Sender<Head>,
         link: Arc<Link>,
     ) -> wasmtime::Result<()> {
-        if self.is_gateway {
+        if self.program.proxy().is_gateway {
             let state = self.store.data_mut();
             let variables = meta_variables::joined(&request, &state.server.address);
             let is_head = request.method() == Method::HEAD;
             state.request = RequestHead { variables, is_head };
         }
         match &self.handler {
-            Exports::P2(proxy) => {
-                use p2::bindings::http::types::Scheme;
+            Handle::P2(handle) => {
                 let mut http = self.store.data_mut().http();
-                let scheme = if client::is_https(&request) { Scheme::Https } else { Scheme::Http };
+                let scheme = if client::is_https(&request) { P2Scheme::Https } else { P2Scheme::Http };
                 let request = http.new_incoming_request(scheme, request)?;
                 let out = http.new_response_outparam_from_callback(|response| {
                     let _ = head.send(response.map_err(|code| format!("{code:?}")));
                 })?;
-                proxy.wasi_http_incoming_handler().call_handle(&mut self.store, request, out).await
+                handle.call_async(&mut self.store, (request, out)).await
             }
-            Exports::P3(service) => {
-                let call = async |accessor: &Accessor<State>| {
-                    handle_p3(accessor, service, request, head, link).await
-                };
+            Handle::P3(handle) => {
+                let http = self.store.data_mut().http();
+                let (request, _received) = p3::Request::from_http(http.hooks, with_whole_target(request));
+                let request = http.table.push(request)?;
+                let call =
+                    async |accessor: &Accessor<State>| handle_p3(accessor, handle, request, head, link).await;
                 // Boxed, since all calls would have its size.
                 Box::pin(self.store.run_concurrent(call)).await?
             }
@@ -259,10 +270,9 @@ impl Instance {
     }
 
     async fn run(&mut self, call: Call) -> wasmtime::Result<Result<(), String>> {
-        let callback = self.callback.expect("a guest that schedules calls was checked to have a callback");
-        let run = self
-            .exports
-            .get_typed_func::<(DeferredCall,), (Result<(), String>,)>(&mut self.store, callback.run)?;
+        let callback = self.program.proxy().callback.as_ref();
+        let callback = callback.expect("a guest that schedules calls was checked to have a callback");
+        let run = callback.run.of(&mut self.store, &self.exports)?;
         let call = DeferredCall::from(call);
         if !callback.is_async {
             return Ok(run.call_async(&mut self.store, (call,)).await?.0);
@@ -278,20 +288,18 @@ impl Instance {
 
 async fn handle_p3(
     accessor: &Accessor<State>,
-    service: &p3::bindings::Service,
-    request: Request<WasiBody>,
+    handle: &HandleP3,
+    request: Resource<p3::Request>,
     head: oneshot::Sender<Head>,
     link: Arc<Link>,
 ) -> wasmtime::Result<()> {
-    let request = accessor.with(|mut store| {
-        let request = with_whole_target(request);
-        let (request, _received) = p3::Request::from_http(store.get().http().hooks, request);
-        request
-    });
-    match service.handle(accessor, request).await? {
+    match handle.call_concurrent(accessor, (request,)).await?.0 {
         Ok(response) => {
             let sent = link.clone().sent();
-            let response = accessor.with(|mut store| response.into_http(&mut store, sent))?;
+            let response = accessor.with(|mut store| {
+                let response = store.get().http().table.delete(response)?;
+                response.into_http(&mut store, sent)
+            })?;
             let _ = head.send(Ok(response));
         }
         Err(code) => {

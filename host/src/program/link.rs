@@ -1,19 +1,18 @@
 //! How a guest is called, and what its imports are linked to.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use wasmtime::component::types::{self, ComponentItem};
-use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, HasData, InstancePre, Lift, Linker, Lower, Resource,
-};
+use wasmtime::component::{Component, HasData, InstancePre, Linker, Resource};
 use wasmtime::{Engine, ExternType, Module};
 use wasmtime_wasi::p2::bindings::io::{error, poll, streams};
 use wasmtime_wasi::{ResourceTable, p2 as wasi_p2, p3 as wasi_p3};
+use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam};
+use wasmtime_wasi_http::p3::bindings::http::types::{ErrorCode, Request, Response};
 use wasmtime_wasi_http::{p2, p3};
 
 use super::cgi::Command;
 use super::instance::DeferredCall;
 use crate::contract::GATEWAY;
-use crate::guest::compiled::Loaded;
+use crate::guest::compiled::{Export, Exports, Loaded};
 use crate::guest::face::{self, CommandVersion, Face};
 use crate::guest::offer;
 use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
@@ -37,15 +36,14 @@ pub(crate) struct Proxy {
 /// The export that answers requests.
 pub(crate) enum Handler {
     /// `wasi:http/incoming-handler` 0.2.
-    P2(p2::bindings::ProxyIndices),
+    P2(Export<(Resource<IncomingRequest>, Resource<ResponseOutparam>), ()>),
     /// `wasi:http/handler` 0.3.
-    P3(p3::bindings::ServiceIndices),
+    P3(Export<(Resource<Request>,), (Result<Resource<Response>, ErrorCode>,)>),
 }
 
 /// The export that runs deferred calls.
-#[derive(Clone, Copy)]
 pub(crate) struct Callback {
-    pub(crate) run: ComponentExportIndex,
+    pub(crate) run: Export<(DeferredCall,), (Result<(), String>,)>,
     pub(crate) is_async: bool,
 }
 
@@ -61,7 +59,7 @@ impl Entry {
 fn link_component(component: &Component, face: &Face) -> Result<Entry> {
     let linker = linker(component.engine(), face.is_concurrent())?;
     let pre = link_imports(&linker, component)?;
-    let exports = Exports { component, ty: linker.substituted_component_type(component)? };
+    let exports = Exports::of(component, &linker)?;
     let handler = match (face.command(), face.handler()) {
         (Some((CommandVersion::P2, run)), _) => {
             exports.function::<(), (Result<(), ()>,)>(run, "run")?;
@@ -73,61 +71,18 @@ fn link_component(component: &Component, face: &Face) -> Result<Entry> {
             let indices = wasi_p3::bindings::CommandIndices::new(&pre)?;
             return Ok(Entry::Command(Command::P3(pre, indices)));
         }
-        (None, Some(handler)) if face.is_p3() => {
-            use p3::bindings::http::types::{ErrorCode, Request, Response};
-            exports.function::<(Resource<Request>,), (Result<Resource<Response>, ErrorCode>,)>(
-                handler, "handle",
-            )?;
-            Handler::P3(p3::bindings::ServiceIndices::new(&pre)?)
-        }
+        (None, Some(handler)) if face.is_p3() => Handler::P3(exports.function(handler, "handle")?),
         (None, handler) => {
-            use p2::bindings::http::types::{IncomingRequest, ResponseOutparam};
             let handler = handler.context("exports no handler")?;
-            exports
-                .function::<(Resource<IncomingRequest>, Resource<ResponseOutparam>), ()>(handler, "handle")?;
-            Handler::P2(p2::bindings::ProxyIndices::new(&pre)?)
+            Handler::P2(exports.function(handler, "handle")?)
         }
     };
     let callback = face.callback().map(|callback| {
-        let run = exports.function::<(DeferredCall,), (Result<(), String>,)>(callback, "run")?;
+        let run = exports.function(callback, "run")?;
         anyhow::Ok(Callback { run, is_async: face::is_async_callback(callback) })
     });
     let is_gateway = face.imports_a(GATEWAY);
     Ok(Entry::Proxy(Proxy { pre, handler, callback: callback.transpose()?, is_gateway }))
-}
-
-/// What a component exports, with the host's resources for those that it imports.
-struct Exports<'a> {
-    component: &'a Component,
-    ty: types::Component,
-}
-
-impl Exports<'_> {
-    /// A function that is called with these types. wasmtime itself would tell at the first
-    /// call that it has others.
-    fn function<P, R>(&self, interface: &str, name: &str) -> Result<ComponentExportIndex>
-    where
-        P: ComponentNamedList + Lower,
-        R: ComponentNamedList + Lift,
-    {
-        let found = || {
-            let index = self.component.get_export_index(None, interface)?;
-            let index = self.component.get_export_index(Some(&index), name)?;
-            let engine = self.component.engine();
-            let ComponentItem::ComponentInstance(exported) = self.ty.get_export(engine, interface)?.ty else {
-                return None;
-            };
-            let ComponentItem::ComponentFunc(function) = exported.get_export(engine, name)?.ty else {
-                return None;
-            };
-            Some((index, function))
-        };
-        let (index, function) =
-            found().with_context(|| format!("exports `{interface}` without the function `{name}`"))?;
-        let same = function.typecheck::<P, R>(&self.ty.instance_type()).map_err(anyhow::Error::from);
-        same.with_context(|| format!("exports `{interface}` with a function `{name}` that is of another type; build it with the interface that has this name"))?;
-        Ok(index)
-    }
 }
 
 /// All that a component imports is there.

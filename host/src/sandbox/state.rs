@@ -44,7 +44,10 @@ const HOST_BYTES_LITTLE: u64 = 4 << 20;
 enum Wasi {
     /// The context is made when it is first asked for: to answer a request, many guests need
     /// the table alone.
-    Component { context: Option<Box<WasiCtx>>, table: ResourceTable },
+    Component {
+        context: Option<Box<WasiCtx>>,
+        table: ResourceTable,
+    },
     Module(Box<WasiP1Ctx>),
 }
 
