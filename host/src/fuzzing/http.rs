@@ -98,12 +98,12 @@ fn check_sent(response: Response<Bytes>, is_head_request: bool) {
             return Response::new(ResponseBody::from("second".to_owned()));
         }
         match call::check_head(&head) {
-            Ok(()) => {
+            Ok(length) => {
                 let body = match call::has_no_body(&head, is_head_request) {
                     true => ResponseBody::complete(VecDeque::new(), None),
                     false => {
                         let frames = VecDeque::from([Frame::data(body.clone())]);
-                        ResponseBody::complete(frames, call::content_length(&head))
+                        ResponseBody::complete(frames, length)
                     }
                 };
                 Response::from_parts(head.clone(), body)

@@ -131,6 +131,8 @@ pub struct Begun {
     /// What follows, unless all frames are ready.
     rest: Option<WasiBody>,
     failure: Option<Failure>,
+    /// The length that the head says.
+    length: Option<u64>,
     is_head_request: bool,
 }
 
@@ -141,7 +143,7 @@ impl Begun {
             return true;
         }
         let bytes = self.ready.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        content_length(&self.head) == Some(bytes)
+        self.length == Some(bytes)
     }
 
     /// As long as nothing of the body is there, an error tells the client more
@@ -239,9 +241,9 @@ impl Call {
             }
         };
         let (head, body) = head.map_err(Failure::GuestError)?.into_parts();
-        check_head(&head)?;
+        let length = check_head(&head)?;
         let (ready, is_head_request) = (VecDeque::new(), self.is_head_request);
-        let mut begun = Begun { head, ready, rest: Some(body), failure: None, is_head_request };
+        let mut begun = Begun { head, ready, rest: Some(body), failure: None, length, is_head_request };
         std::future::poll_fn(|cx| {
             self.collect(&mut begun, cx);
             Poll::Ready(())
@@ -323,7 +325,7 @@ impl Call {
 
     /// Makes the response that the client gets, and sees to the rest of the call.
     pub fn send(mut self, begun: Begun) -> Response<ResponseBody> {
-        let Begun { mut head, mut ready, rest, failure, .. } = begun;
+        let Begun { mut head, mut ready, rest, failure, length, .. } = begun;
         if let Some(failure) = failure {
             self.guest.drop_instance();
             self.service.report(&failure, &self.name, Some(self.core.number()));
@@ -339,7 +341,6 @@ impl Call {
             head.headers.remove(header::CONTENT_LENGTH);
         }
         let has_no_body = has_no_body(&head, self.is_head_request);
-        let length = content_length(&head);
         let held = self.service.unsent_room.hold(&mut ready);
         let (mut body, rest) = match rest {
             None if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::Nothing),
@@ -543,8 +544,8 @@ fn note_taken(taken: Taken, link: &Link) -> bool {
 }
 
 /// What HTTP demands of a response, and the HTTP library takes for granted: a status that is
-/// that of a response, and at most one length.
-pub(crate) fn check_head(head: &http::response::Parts) -> Result<(), Failure> {
+/// that of a response, and at most one length, which is given.
+pub(crate) fn check_head(head: &http::response::Parts) -> Result<Option<u64>, Failure> {
     check_status(head.status).and_then(|()| check_length(&head.headers, None)).map_err(Failure::GuestError)
 }
 
@@ -554,8 +555,4 @@ pub(crate) fn has_no_body(head: &http::response::Parts, is_head_request: bool) -
 
 fn status_has_no_body(status: StatusCode) -> bool {
     [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
-}
-
-pub(crate) fn content_length(head: &http::response::Parts) -> Option<u64> {
-    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

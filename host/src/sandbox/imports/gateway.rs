@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 use super::http::{LeftOut, is_of_the_connection};
 use super::timers::{self, ScheduleError, When};
 use crate::clock;
+use crate::connection::framing::number;
 use crate::contract::GATEWAY;
 use crate::deferred::TimerId;
 use crate::error::Failure;
@@ -128,7 +129,7 @@ pub(crate) fn response(
         return Err(format!("a body of over {BODY_BYTES_MAX} bytes must be written in pieces"));
     }
     let has_body = has_body && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
-    check_length(&headers, has_body.then_some(body.len()))?;
+    check_length(&headers, has_body.then_some(body.len() as u64))?;
     let mut response = Response::new(whole(body));
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
     Ok(response)
@@ -176,19 +177,18 @@ pub fn check_status(status: StatusCode) -> Result<(), String> {
     }
 }
 
-/// One length at most (RFC 9110, 8.6), that of the body. A response to HEAD, and one that
-/// says that nothing has changed, may have the length of a body that it does not have.
-pub fn check_length(headers: &HeaderMap, body_bytes: Option<usize>) -> Result<(), String> {
+/// The length that a head says: one at most (RFC 9110, 8.6), that of the body. A response to
+/// HEAD, and one that says that nothing has changed, may have the length of a body that it does
+/// not have.
+pub fn check_length(headers: &HeaderMap, body_bytes: Option<u64>) -> Result<Option<u64>, String> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return Ok(()) };
-    let digits = length.to_str().ok().filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));
-    let said: Option<usize> = digits.and_then(|digits| digits.parse().ok());
-    match (said, lengths.next(), body_bytes) {
+    let Some(length) = lengths.next() else { return Ok(None) };
+    match (number(length.as_bytes()), lengths.next(), body_bytes) {
         (None, _, _) | (_, Some(_), _) => Err("a malformed Content-Length".to_owned()),
         (Some(said), None, Some(bytes)) if said != bytes => {
             Err(format!("the body has {bytes} bytes, and its Content-Length says {said}"))
         }
-        _ => Ok(()),
+        (said, None, _) => Ok(said),
     }
 }
 
