@@ -116,7 +116,7 @@ impl Activity {
     /// will close the connection behind it, because nobody reads the request's body: it throws
     /// away no more than it finds in one look, which is one chunk or what has come of a body
     /// with a length.
-    pub fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
+    fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
         self.answered.store(number, Relaxed);
         let is_left = self.is_http1 && self.wanted.load(Relaxed) != number;
         is_left && (is_chunked || self.is_incomplete(number))
@@ -272,6 +272,11 @@ impl InFlight {
     /// Some of the response was taken.
     pub fn note_progress(&self) {
         self.activity.note_progress();
+    }
+
+    /// See `Activity::leaves_body`.
+    pub fn leaves_body(&self, is_chunked: bool) -> bool {
+        self.activity.leaves_body(self.number, is_chunked)
     }
 
     /// The request is malformed: what answers it must break off.

@@ -16,10 +16,13 @@ pub fn add_missing_path<B>(request: &mut Request<B>) {
     *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
 }
 
-/// The host of a request that names none, which HTTP/1.0 allows: `wasi:http`
-/// demands one.
+/// The host of a request that names none, which HTTP/1.0 allows, and HTTP/1.1 does not, see
+/// `check`: `wasi:http` demands one.
 pub fn add_missing_host<B>(request: &mut Request<B>) {
-    if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+    if request.version() != Version::HTTP_11
+        && request.uri().authority().is_none()
+        && !request.headers().contains_key(header::HOST)
+    {
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     }
 }

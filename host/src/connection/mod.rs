@@ -116,18 +116,17 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
         let has_body = !request.body().is_end_stream();
-        let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-        let (activity, number) = (client.activity.clone(), in_flight.number);
+        let is_chunked = has_body && request.headers().contains_key(header::TRANSFER_ENCODING);
         // Boxed: the HTTP library keeps the room for this future as long as the
         // connection.
         let response = Box::pin(respond(request, Client { number: in_flight.number, ..client.clone() }));
         async move {
             let mut response = response.await;
-            response.body_mut().set_in_flight(in_flight);
-            if has_body && activity.leaves_body(number, is_chunked) {
+            if has_body && in_flight.leaves_body(is_chunked) {
                 // A proxy that is not told may send its next request into the close.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            response.body_mut().set_in_flight(in_flight);
             Ok::<_, Infallible>(response)
         }
     });
