@@ -111,6 +111,7 @@ struct Row {
 
 impl Failure {
     /// What made the guest's code end early: a trap, or the deadline.
+    #[cold]
     pub fn from_trap(error: wasmtime::Error) -> Failure {
         if error.is::<DeadlinePassed>() {
             Failure::Deadline
@@ -122,6 +123,7 @@ impl Failure {
     }
 
     /// Why there is no instance.
+    #[cold]
     pub fn from_instantiation(error: wasmtime::Error) -> Failure {
         match Failure::from_trap(error) {
             Failure::Trap(error) if is_for_want_of_memory(&error) => Failure::NoRoom,
@@ -171,6 +173,7 @@ impl Failure {
     }
 
     /// The response to a request that failed before the head of one was sent.
+    #[cold]
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let status = self.status();
         let mut response = match self {

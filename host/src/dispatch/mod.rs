@@ -338,7 +338,7 @@ impl<I: Send + 'static> Worker<I> {
             let ticket = state.push_waiting(self.number, claim, sender);
             (Place { ticket, worker: self }, receiver)
         };
-        let core = tokio::time::timeout(self.dispatch.limits.queue_time_max, core).await;
+        let core = Box::pin(tokio::time::timeout(self.dispatch.limits.queue_time_max, core)).await;
         drop(place);
         match core {
             Ok(Ok(core)) => Ok(core.moved_to(self)),

@@ -150,7 +150,8 @@ impl Program {
                 instance.begin(deadline);
                 instance
             }
-            Place::Free(share) => self.instantiate(proxy, share, deadline).await?,
+            // Boxed, so that a call of an instance that was kept has not its size.
+            Place::Free(share) => Box::pin(self.instantiate(proxy, share, deadline)).await?,
         };
         instance.calls += 1;
         Ok(instance)

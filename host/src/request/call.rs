@@ -207,6 +207,7 @@ impl Call {
 
     /// What is to be told of a failure: a guest that fails over a body that broke
     /// a limit did not fail.
+    #[cold]
     pub fn verdict_on(&self, failure: Failure) -> Failure {
         self.request_failure().or_else(|| self.verdict.failure()).unwrap_or(failure)
     }
@@ -222,6 +223,7 @@ impl Call {
     }
 
     /// Ends a call whose answer is not sent.
+    #[cold]
     pub fn discard(mut self, begun: Begun) {
         if let (Guest::Ended(ended), None, None) = (self.guest, begun.rest, begun.failure) {
             self.service.keep(&mut self.core, ended.instance);
@@ -236,7 +238,8 @@ impl Call {
             Poll::Ready(head) => head?,
             Poll::Pending => {
                 let at = clock::instant(self.deadline.nanos());
-                let head = tokio::time::timeout_at(at, std::future::poll_fn(|cx| self.poll_head(cx)));
+                let head = std::future::poll_fn(|cx| self.poll_head(cx));
+                let head = Box::pin(tokio::time::timeout_at(at, head));
                 head.await.map_err(|_| Failure::Deadline)??
             }
         };

@@ -131,6 +131,7 @@ impl Service {
     }
 
     /// Counts a failure, and says it in the log if `error` wants that.
+    #[cold]
     pub(crate) fn report(&self, failure: &Failure, of: &dyn Display, core: Option<u32>) {
         self.book.stats.count_failure(failure.metric());
         if failure.level() == Level::Line {
@@ -157,7 +158,9 @@ impl Service {
         let share = match budget.try_share(bytes) {
             Some(share) => share,
             None => {
-                tokio::time::timeout(time_max, self.room(budget, bytes)).await.map_err(|_| Failure::NoRoom)?
+                // Boxed, here and where a core is waited for: all requests would have its size.
+                let room = Box::pin(tokio::time::timeout(time_max, self.room(budget, bytes)));
+                room.await.map_err(|_| Failure::NoRoom)?
             }
         };
         Ok(Place::Free(share))
