@@ -57,6 +57,9 @@ mod shutdown;
 /// SIGHUP: another guest, without dropping a request.
 mod swap;
 
+/// What a service manager is told.
+mod managed;
+
 /// What the server executes or reads as its own, which no guest, no build and no other user
 /// changes.
 mod guarded;

@@ -586,6 +586,11 @@ impl Options {
         })
     }
 
+    /// Where the service manager that started this process wants to be told of its state.
+    pub fn service_manager(&self) -> Option<OsString> {
+        std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty())
+    }
+
     /// The variables that the guest sees.
     pub fn guest_environment(&self) -> Vec<(String, String)> {
         values::variables(&self.env)

@@ -3,6 +3,7 @@
 
 pub mod figures;
 pub mod open_files;
+pub mod service_manager;
 pub mod shutdown;
 pub mod swap;
 pub mod worker;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 use tokio::sync::{Semaphore, watch};
 
 use self::figures::Figures;
+use self::service_manager::{ServiceManager, State};
 use self::shutdown::{Changes, Drain, Signals};
 use self::swap::{Swapper, Swaps};
 use self::worker::{Connections, Worker};
@@ -89,8 +91,10 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
     let programs = programs(options, &shared, &grants, &loader)?;
     runtime.block_on(async {
         let signals = Signals::listen(changes).context(NO_SIGNALS)?;
-        let server = Server::start(options, &shared, loader, programs, signals)?;
+        let manager = ServiceManager::new(options.service_manager().as_deref(), log.clone());
+        let server = Server::start(options, &shared, loader, programs, signals, Arc::new(manager))?;
         server.announce(options, address_file.as_ref())?;
+        server.service_manager.tell(State::Serves);
         server.serve_until_stopped(options, address_file).await
     })
 }
@@ -109,6 +113,7 @@ struct Server {
     drain: Drain,
     signals: Signals,
     swaps: Swaps,
+    service_manager: Arc<ServiceManager>,
     /// The workers end when this is dropped.
     _workers: watch::Sender<()>,
 }
@@ -120,6 +125,7 @@ impl Server {
         loader: Loader,
         mut programs: Vec<Program>,
         signals: Signals,
+        service_manager: Arc<ServiceManager>,
     ) -> Result<Server> {
         let Shared { log, stats, deferred, .. } = shared;
         let bound = Bound::many(&options.http_socket, options.listen, options.chmod_socket, programs.len())
@@ -158,6 +164,7 @@ impl Server {
             dispatch: dispatch.clone(),
             deferred: deferred.clone(),
             stopping: stop.clone(),
+            service_manager: service_manager.clone(),
             log: log.clone(),
             stats: stats.clone(),
         };
@@ -179,7 +186,16 @@ impl Server {
         };
         drop(connections);
         let memory_total_bytes = shared.budget.bytes();
-        Ok(Server { url, stats_url, memory_total_bytes, drain, signals, swaps, _workers: workers })
+        Ok(Server {
+            url,
+            stats_url,
+            memory_total_bytes,
+            drain,
+            signals,
+            swaps,
+            service_manager,
+            _workers: workers,
+        })
     }
 
     /// Says where it serves, now that it does: to scripts, and in the first lines on standard
@@ -225,6 +241,7 @@ impl Server {
     ) -> Result<ExitCode> {
         let log = &self.drain.log;
         self.signals.stop(log, || self.swaps.ask()).await;
+        self.service_manager.tell(State::Stops);
         drop(address_file);
         let drained = self.drain.run(options.grace.0);
         let ignored = || log.server("SIGHUP: ignored, since the server stops");

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use tokio::sync::watch;
 
+use super::service_manager::{ServiceManager, State};
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::program::guest::Program;
@@ -53,6 +54,7 @@ pub struct Swapper {
     pub dispatch: Arc<Dispatch<Instance>>,
     pub deferred: Arc<Deferred>,
     pub stopping: watch::Receiver<bool>,
+    pub service_manager: Arc<ServiceManager>,
     pub log: Log,
     pub stats: Arc<Stats>,
 }
@@ -83,7 +85,11 @@ impl Swapping {
                 false => asked.recv_timeout(SWEEP),
             };
             match asked {
-                Ok(()) => self.swap(),
+                Ok(()) => {
+                    self.swapper.service_manager.tell(State::Swaps);
+                    self.swap();
+                    self.swapper.service_manager.tell(State::Serves);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
