@@ -11,12 +11,11 @@ use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime::component::{Accessor, ComponentType, Lower, Resource, TypedFunc};
 use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam, Scheme as P2Scheme};
-use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p3};
 
 use super::cgi;
 use super::guest::Program;
-use super::link::{Entry, Handler, Proxy};
+use super::link::{AnswerP3, Entry, Handler, Proxy, RequestP3};
 use crate::clock::{self, Nanos};
 use crate::connection::client;
 use crate::deferred::Call;
@@ -66,7 +65,7 @@ enum Handle {
     P3(HandleP3),
 }
 
-type HandleP3 = TypedFunc<(Resource<p3::Request>,), (Result<Resource<p3::Response>, ErrorCode>,)>;
+type HandleP3 = TypedFunc<RequestP3, AnswerP3>;
 
 /// The head of a response with the body that follows, or `wasi:http`'s name of
 /// an error.

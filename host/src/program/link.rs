@@ -38,8 +38,12 @@ pub(crate) enum Handler {
     /// `wasi:http/incoming-handler` 0.2.
     P2(Export<(Resource<IncomingRequest>, Resource<ResponseOutparam>), ()>),
     /// `wasi:http/handler` 0.3.
-    P3(Export<(Resource<Request>,), (Result<Resource<Response>, ErrorCode>,)>),
+    P3(Export<RequestP3, AnswerP3>),
 }
+
+/// What `handle` of `wasi:http` 0.3 takes, and gives.
+pub(crate) type RequestP3 = (Resource<Request>,);
+pub(crate) type AnswerP3 = (Result<Resource<Response>, ErrorCode>,);
 
 /// The export that runs deferred calls.
 pub(crate) struct Callback {
