@@ -32,8 +32,8 @@ use crate::program::cgi::output::Answer;
 use crate::program::instance::{self, Head};
 use crate::request::call;
 use crate::request::response::ResponseBody;
+use crate::sandbox::http_hooks::LeftOut;
 use crate::sandbox::imports::gateway;
-use crate::sandbox::imports::http::LeftOut;
 use crate::sandbox::meta_variables::{self, ServerAddress};
 use crate::telemetry::log::Log;
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
 
-use super::imports::files::{self, AtOnce, Places};
-use super::imports::http::LeftOut;
+use super::files::disk::AtOnce;
+use super::files::lookup;
+use super::files::places::Places;
+use super::http_hooks::LeftOut;
 use super::meta_variables::{self, ServerAddress};
 use crate::deferred::Deferred;
 use crate::memory::budget::Budget;
@@ -101,9 +103,9 @@ impl Host {
             environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),
             environment: environment.clone(),
             arguments: vec![name.clone()],
-            local_folders: files::local_folders(&mut files)?,
+            local_folders: lookup::local_folders(&mut files)?,
             at_once: AtOnce::new(*blocking_files)?,
-            folders: files::folders(&mut files)?,
+            folders: lookup::folders(&mut files)?,
             places,
             files,
         })

@@ -9,11 +9,11 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiVie
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::deadline::Deadline;
+use super::files::Files;
+use super::files::places::Place;
 use super::host::Host;
-use super::imports::files::{self, Files};
-use super::imports::http::Hooks;
-use super::imports::random;
-use super::imports::stdio::Output;
+use super::http_hooks::Hooks;
+use super::output::Output;
 use crate::clock;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
@@ -26,6 +26,10 @@ pub const ELEMENT_BYTES: usize = 8;
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
 pub const RESOURCES_MAX: usize = 10_000;
+
+/// Random bytes that are made without a break. What WASI 0.3 gives at most at once, which may
+/// be less than was asked for.
+pub const RANDOM_PIECE_BYTES: u64 = 64 << 10;
 
 /// What the server may hold for an instance grows in steps of so many bytes: each one is taken
 /// from the instance's share when it is needed.
@@ -82,7 +86,7 @@ fn context(server: &Host, outputs: &Outputs) -> WasiCtxBuilder {
     let mut builder = WasiCtx::builder();
     builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
     builder.stdout(outputs.stdout.clone()).stderr(outputs.stderr.clone()).args(&server.arguments);
-    builder.max_random_size(random::PIECE_BYTES);
+    builder.max_random_size(RANDOM_PIECE_BYTES);
     builder
 }
 
@@ -248,7 +252,7 @@ impl State {
     }
 
     /// A place for one more open file. None if all are taken.
-    pub(crate) fn take_place(&mut self) -> Option<files::Place> {
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
         files_of(&mut self.files, &self.deadline).opened.take(&self.server.places, &self.server.log)
     }
 

@@ -23,7 +23,7 @@ use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
 use crate::request::current::Current;
-use crate::sandbox::deadline::Epoch;
+use crate::sandbox::epoch::Epoch;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 

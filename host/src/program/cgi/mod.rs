@@ -120,7 +120,7 @@ pub(crate) async fn run_callback(
         ("WASM_SERVE_DUE_AT".to_owned(), clock::unix_nanos(call.due).to_string()),
         ("WASM_SERVE_ATTEMPT".to_owned(), call.attempt.to_string()),
     ];
-    let output = crate::sandbox::imports::stdio::Output::new(program.host.log.clone());
+    let output = crate::sandbox::output::Output::new(program.host.log.clone());
     let input = Input::bytes(call.payload.into());
     let store = store(program, command, share, deadline, environment, input, output.clone());
     let result = run(program, command, store).await;

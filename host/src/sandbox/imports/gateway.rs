@@ -11,7 +11,6 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p2::types::HostResponseOutparam;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 
-use super::http::{LeftOut, is_of_the_connection};
 use super::timers::{self, ScheduleError, When};
 use crate::clock;
 use crate::connection::framing::number;
@@ -19,6 +18,7 @@ use crate::contract::GATEWAY;
 use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
+use crate::sandbox::http_hooks::{LeftOut, is_of_the_connection};
 use crate::sandbox::state::State;
 
 /// A larger body is written in pieces, by which a client that is slow holds up the

@@ -3,8 +3,6 @@
 pub mod files;
 pub mod gateway;
 pub mod http;
-mod module_paths;
 pub mod modules;
 pub mod random;
-pub mod stdio;
 pub mod timers;

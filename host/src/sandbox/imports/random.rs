@@ -7,11 +7,7 @@ use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p2::bindings::random::{insecure, random};
 use wasmtime_wasi::random::WasiRandomCtx;
 
-use crate::sandbox::state::{self, State};
-
-/// Bytes that are made without a break. What WASI 0.3 gives at most at once, which may be
-/// less than was asked for.
-pub const PIECE_BYTES: u64 = 64 << 10;
+use crate::sandbox::state::{self, RANDOM_PIECE_BYTES, State};
 
 const SECURE: &str = "wasi:random/random@0.2.12";
 const INSECURE: &str = "wasi:random/insecure@0.2.12";
@@ -44,7 +40,7 @@ async fn bytes(mut store: StoreContextMut<'_, State>, count: u64, make: Make) ->
         if !made.is_empty() {
             state::pause(store.data_mut())?.await;
         }
-        let piece = (count - made.len() as u64).min(PIECE_BYTES);
+        let piece = (count - made.len() as u64).min(RANDOM_PIECE_BYTES);
         made.extend(make(store.data_mut().ctx().ctx.random(), piece)?);
     }
     Ok(made)

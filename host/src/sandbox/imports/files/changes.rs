@@ -13,11 +13,12 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
-use super::locks::{self, Locks, Made};
-use super::places::Place;
-use super::threads::{in_a_thread, now, with};
-use super::written::{Position, Written};
-use super::{Store, folder_to_write, stands_for_lock, take_place, told};
+use super::descriptors::{Store, folder_to_write, stands_for_lock, take_place, told};
+use super::threads::{now, with};
+use crate::sandbox::files::disk::in_a_thread;
+use crate::sandbox::files::locks::{self, Locks, Made};
+use crate::sandbox::files::places::Place;
+use crate::sandbox::files::written::{Position, Written};
 use crate::sandbox::host::Host;
 use crate::sandbox::state::State;
 

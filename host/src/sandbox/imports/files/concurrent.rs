@@ -23,11 +23,12 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
-use super::listing::{self, Entry};
-use super::locks::{self, Made};
-use super::places::Place;
-use super::threads::in_a_thread;
-use super::{Store, changes, close, finds_lock};
+use super::changes;
+use super::descriptors::{Store, close, finds_lock, table};
+use crate::sandbox::files::disk::in_a_thread;
+use crate::sandbox::files::entries::{self, Entry};
+use crate::sandbox::files::locks::{self, Made};
+use crate::sandbox::files::places::Place;
 use crate::sandbox::state::State;
 
 const INTERFACE: &str = "wasi:filesystem/types@0.3.0";
@@ -256,7 +257,7 @@ type Listed = (StreamReader<DirectoryEntry>, FutureReader<Result<(), ErrorCode>>
 
 fn read_directory(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<Listed> {
     let (told, result) = oneshot::channel();
-    let folder = match super::table(store).get(&descriptor)? {
+    let folder = match table(store).get(&descriptor)? {
         Descriptor::Dir(folder) => Ok(folder.dir.clone()),
         Descriptor::File(_) => Err(ErrorCode::NotDirectory),
     };
@@ -355,11 +356,11 @@ impl StreamProducer<State> for Listing {
 
 fn read(at: Position) -> Piece {
     let folder = match at {
-        Position::Start(folder) => Arc::new(listing::open(&folder)?),
+        Position::Start(folder) => Arc::new(entries::open(&folder)?),
         Position::Next(folder) => folder,
     };
-    let entries = listing::read(&folder)?;
-    Ok((folder, entries))
+    let read = entries::read(&folder)?;
+    Ok((folder, read))
 }
 
 /// Up to the first name that WASI cannot tell, and whether there is none.

@@ -1,65 +1,23 @@
-//! WASI 0.1 of core modules, as far as it is ours: what a module has open is counted, and
-//! long calls are made in pieces. wasmtime does the rest, and keeps to itself which number
-//! of a module's stands for which file.
-
-use std::collections::HashMap;
-use std::fs::File;
-use std::sync::Weak;
+//! What a core module has open: it is counted, and folders are listed piece by piece.
 
 use wasmtime::component::{Resource, ResourceTable};
-use wasmtime::{AsContextMut, Caller, Extern, Linker};
+use wasmtime::{Caller, Linker};
 use wasmtime_wasi::WasiView;
-use wasmtime_wasi::filesystem::{Descriptor, Dir};
+use wasmtime_wasi::filesystem::Descriptor;
 use wasmtime_wasi::p1::types::{Errno, Filetype};
-use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as wasmtimes, WasiSnapshotPreview1};
+use wasmtime_wasi::p1::wasi_snapshot_preview1 as wasmtimes;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
-use wasmtime_wasi::p2::bindings::random::random;
-use wiggle::{GuestMemory, GuestPtr};
+use wiggle::GuestPtr;
 
-use super::files::listing::{self, Entry};
-use super::files::{self, Place};
-use super::module_paths;
-use super::random::PIECE_BYTES;
-use crate::sandbox::state::{self, State};
-
-pub const MODULE: &str = "wasi_snapshot_preview1";
-
-/// The numbers of standard input, output and error come first, then the folders.
-const FIRST_FOLDER: u32 = 3;
+use super::caller::{MODULE, numbers, parts};
+use crate::sandbox::files::disk::in_a_thread;
+use crate::sandbox::files::entries::{self, Entry};
+use crate::sandbox::state::State;
 
 /// `dirent`: `d_next` u64, `d_ino` u64, `d_namlen` u32, `d_type` u8, and the rest is room.
 const ENTRY_BYTES: usize = 24;
 
-/// What a module has open, by its numbers. None before it opens something.
-#[derive(Default)]
-pub struct Numbers(Option<HashMap<u32, Number>>);
-
-struct Number {
-    /// If it is a folder.
-    folder: Option<Dir>,
-    /// If it is a file.
-    file: Weak<File>,
-    /// The folders that it was given share theirs with all instances.
-    _place: Option<Place>,
-}
-
-impl Numbers {
-    /// See `Opened::under_way`.
-    pub fn under_way(&self) -> Vec<Weak<File>> {
-        let files = self.0.iter().flat_map(HashMap::values).map(|number| number.file.clone());
-        files.filter(|file| file.strong_count() > 0).collect()
-    }
-}
-
-/// Takes the place of wasmtime's functions.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
-    let defined = define(linker);
-    linker.allow_shadowing(false);
-    defined
-}
-
-fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "path_open", |mut caller: Caller<'_, State>, arguments: Open| {
         Box::new(async move { path_open(&mut caller, arguments).await })
     })?;
@@ -68,7 +26,7 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             let (mut memory, state) = parts(&mut caller)?;
             let errno = wasmtimes::fd_close(state.preview1(), &mut memory, fd).await?;
             if errno == Errno::Success as i32 {
-                numbers(state).remove(&(fd as u32));
+                numbers(state).remove(fd as u32);
             }
             Ok(errno)
         })
@@ -81,11 +39,7 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 let (mut memory, state) = parts(&mut caller)?;
                 let errno = wasmtimes::fd_renumber(state.preview1(), &mut memory, from, to).await?;
                 if errno == Errno::Success as i32 && from != to {
-                    // What was there is closed, whatever takes its number.
-                    numbers(state).remove(&(to as u32));
-                    if let Some(number) = numbers(state).remove(&(from as u32)) {
-                        numbers(state).insert(to as u32, number);
-                    }
+                    numbers(state).renumber(from as u32, to as u32);
                 }
                 Ok(errno)
             })
@@ -94,39 +48,7 @@ fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_readdir", |mut caller: Caller<'_, State>, arguments: Read| {
         Box::new(async move { fd_readdir(&mut caller, arguments).await })
     })?;
-    linker.func_wrap_async(
-        MODULE,
-        "random_get",
-        |mut caller: Caller<'_, State>, (at, bytes): (i32, i32)| {
-            Box::new(async move { random_get(&mut caller, at as u32, bytes as u32).await })
-        },
-    )?;
-    module_paths::define(linker)
-}
-
-/// The module's memory, and the state; as wasmtime finds them.
-pub fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMemory<'a>, &'a mut State)> {
-    let fuel = caller.as_context_mut().hostcall_fuel();
-    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-        wasmtime::bail!("missing required memory export");
-    };
-    let (memory, state) = memory.data_and_store_mut(caller);
-    state.preview1().set_hostcall_fuel(fuel);
-    Ok((GuestMemory::Unshared(memory), state))
-}
-
-fn numbers(state: &mut State) -> &mut HashMap<u32, Number> {
-    let server = state.server.clone();
-    let folders = &server.folders;
-    state.files().numbers.0.get_or_insert_with(|| {
-        let given = |folder: &Dir| Number { folder: Some(folder.clone()), file: Weak::new(), _place: None };
-        (FIRST_FOLDER..).zip(folders.iter().map(given)).collect()
-    })
-}
-
-/// If the number stands for a folder.
-pub fn folder(state: &mut State, fd: i32) -> Option<Dir> {
-    numbers(state).get(&(fd as u32)).and_then(|number| number.folder.clone())
+    Ok(())
 }
 
 type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
@@ -155,12 +77,8 @@ async fn path_open(caller: &mut Caller<'_, State>, arguments: Open) -> wasmtime:
     let errno = errno.await?;
     if errno == Errno::Success as i32 {
         let fd: u32 = memory.read(GuestPtr::new(out as u32))?;
-        let (folder, file) = match wasi.ctx().table.get(&Resource::<Descriptor>::new_borrow(next)) {
-            Ok(Descriptor::Dir(folder)) => (Some(folder.clone()), Weak::new()),
-            Ok(opened) => (None, files::file(opened)),
-            Err(_) => (None, Weak::new()),
-        };
-        numbers(state).insert(fd, Number { folder, file, _place: Some(place) });
+        let opened = wasi.ctx().table.get(&Resource::<Descriptor>::new_borrow(next)).ok().cloned();
+        numbers(state).add(fd, opened.as_ref(), place);
     }
     Ok(errno)
 }
@@ -177,14 +95,14 @@ type Read = (i32, i32, i32, i64, i32);
 async fn fd_readdir(caller: &mut Caller<'_, State>, arguments: Read) -> wasmtime::Result<i32> {
     let (fd, buffer, buffer_bytes, cookie, out) = arguments;
     let (mut memory, state) = parts(caller)?;
-    let Some(folder) = folder(state, fd) else {
+    let Some(folder) = numbers(state).folder(fd as u32) else {
         // It tells what is wrong with it.
         let wasi = state.preview1();
         return wasmtimes::fd_readdir(wasi, &mut memory, fd, buffer, buffer_bytes, cookie, out).await;
     };
     let may_block = state.server.blocking_files;
-    let read = move || listing::read_from(&folder.dir, cookie as u64);
-    let (entries, numbers) = match files::in_a_thread(may_block, read).await {
+    let read = move || entries::read_from(&folder.dir, cookie as u64);
+    let (entries, numbers) = match in_a_thread(may_block, read).await {
         Ok(read) => read,
         Err(error) => return Ok(Errno::from(ErrorCode::from(error)) as i32),
     };
@@ -225,20 +143,4 @@ fn pack(packed: &mut Vec<u8>, entry: &Entry, number: u64, name: &str) {
     packed.push(kind as u8);
     packed.resize(end, 0);
     packed.extend_from_slice(name.as_bytes());
-}
-
-async fn random_get(caller: &mut Caller<'_, State>, at: u32, bytes: u32) -> wasmtime::Result<i32> {
-    let mut done = 0;
-    while done < bytes {
-        if done > 0 {
-            state::pause(caller.data_mut())?.await;
-        }
-        let (mut memory, state) = parts(caller)?;
-        let piece = (bytes - done).min(PIECE_BYTES as u32);
-        let made = random::Host::get_random_bytes(state.preview1().ctx().ctx.random(), piece.into())?;
-        let into = GuestPtr::<u8>::new(at).add(done)?.as_array(piece);
-        memory.copy_from_slice(&made, into)?;
-        done += piece;
-    }
-    Ok(Errno::Success as i32)
 }

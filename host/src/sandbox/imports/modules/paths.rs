@@ -12,8 +12,9 @@ use wasmtime_wasi::p2::FsResult;
 use wasmtime_wasi::p2::bindings::filesystem::types::{ErrorCode, NewTimestamp, PathFlags};
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::files;
-use super::modules::{MODULE, folder, parts};
+use super::caller::{MODULE, numbers, parts};
+use crate::sandbox::files::locks;
+use crate::sandbox::imports::files;
 use crate::sandbox::state::State;
 
 /// Longer paths the system does not know.
@@ -86,7 +87,7 @@ impl At {
             return Ok(None);
         }
         let path = path.into_owned();
-        let Some(folder) = folder(state, fd) else { return Ok(None) };
+        let Some(folder) = numbers(state).folder(fd as u32) else { return Ok(None) };
         let pushed = state.preview1().ctx().table.push(Descriptor::Dir(folder));
         Ok(pushed.ok().map(|folder| At { folder, path }))
     }
@@ -117,7 +118,7 @@ async fn create_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtim
     if is_too_long(path.2) {
         return Ok(TOO_LONG);
     }
-    let Some(at) = At::find(caller, path, files::database)? else {
+    let Some(at) = At::find(caller, path, locks::database)? else {
         let (mut memory, state) = parts(caller)?;
         return wasmtimes::path_create_directory(state.preview1(), &mut memory, path.0, path.1, path.2).await;
     };
@@ -130,7 +131,7 @@ async fn remove_directory(caller: &mut Caller<'_, State>, path: Path) -> wasmtim
     if is_too_long(path.2) {
         return Ok(TOO_LONG);
     }
-    let Some(at) = At::find(caller, path, files::database)? else {
+    let Some(at) = At::find(caller, path, locks::database)? else {
         let (mut memory, state) = parts(caller)?;
         return wasmtimes::path_remove_directory(state.preview1(), &mut memory, path.0, path.1, path.2).await;
     };
@@ -192,7 +193,7 @@ async fn filestat_get(caller: &mut Caller<'_, State>, stat: Stat) -> wasmtime::R
     if errno != Errno::Noent as i32 {
         return Ok(errno);
     }
-    let Some(at) = At::find(caller, (fd, path, bytes), files::database)? else { return Ok(errno) };
+    let Some(at) = At::find(caller, (fd, path, bytes), locks::database)? else { return Ok(errno) };
     let (folder, path) = (at.folder(), at.path.clone());
     let stat = files::stat_at(&mut caller.as_context_mut(), folder, PathFlags::empty(), path).await;
     if stat.is_ok() {
@@ -217,7 +218,7 @@ async fn filestat_set_times(caller: &mut Caller<'_, State>, times: Times) -> was
         return Ok(TOO_LONG);
     }
     let at = match flags & GIVEN_TIMES {
-        0 => At::find(caller, (fd, path, bytes), files::database)?,
+        0 => At::find(caller, (fd, path, bytes), locks::database)?,
         _ => None,
     };
     let Some(at) = at else {
