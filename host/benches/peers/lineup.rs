@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench::Bench;
 use crate::options::{Bare, Peer};
 use crate::peers::{bounded, itself, wasm_serve};
 use crate::running::{Ground, Server};
-use crate::scenarios::Bench;
 
 /// Connections of a closed loop: enough for two CPUs to be always busy.
 const CONNECTIONS: usize = 64;

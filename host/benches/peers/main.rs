@@ -13,6 +13,9 @@ mod lineup;
 /// The other servers and the load generators: that they are installed, and where.
 mod peers;
 
+/// What everything that is measured is given.
+mod bench;
+
 /// What the kernel says of processes: CPU time and memory.
 mod accounting;
 /// The load generators, and what they say.
@@ -22,6 +25,8 @@ mod rounds;
 /// A server that runs: how it is started, asked, and stopped.
 mod running;
 
+/// What a scenario leaves.
+mod outcome;
 /// Every scenario, by name.
 mod scenarios;
 
@@ -39,9 +44,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use crate::bench::Bench;
 use crate::options::Options;
 use crate::peers::Peers;
-use crate::scenarios::{Bench, SCENARIOS, Scenario};
+use crate::scenarios::{SCENARIOS, Scenario};
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use crate::rounds::{Row, Sample};
-use crate::scenarios::Bench;
+use crate::bench::Bench;
+use crate::rounds::{Row, Sample, row};
 
 /// A figure over several rounds.
 #[derive(Clone, Copy)]
@@ -142,6 +142,11 @@ pub fn rate_ratio(row: &Row, other: &Row) -> Spread {
 
 pub fn cpu_ratio(row: &Row, other: &Row) -> Spread {
     Spread::of_ratios(&row.values(Sample::cpu_micros), &other.values(Sample::cpu_micros))
+}
+
+/// A ratio of two rows of these names.
+pub fn ratio(rows: &[Row], name: &str, other: &str, of: fn(&Row, &Row) -> Spread) -> Option<Spread> {
+    Some(of(row(rows, name)?, row(rows, other)?))
 }
 
 /// The end of the report.

@@ -4,9 +4,9 @@
 
 use anyhow::{Context, Result};
 
+use crate::bench::Bench;
 use crate::load::{self, Load};
 use crate::running::{Ask, Running, Server};
-use crate::scenarios::Bench;
 
 const WARM_UP_SECONDS: u32 = 1;
 
@@ -44,6 +44,11 @@ impl Row {
     }
 }
 
+/// The row of this name, unless its peer was left out.
+pub fn row<'a>(rows: &'a [Row], name: &str) -> Option<&'a Row> {
+    rows.iter().find(|row| row.name == name)
+}
+
 /// Measures each server once in each round.
 pub fn rotate(bench: &Bench, servers: &[Server], ask: &Ask) -> Result<Vec<Row>> {
     let asked: Vec<(&Server, Ask)> = servers.iter().map(|server| (server, ask.clone())).collect();
@@ -52,7 +57,7 @@ pub fn rotate(bench: &Bench, servers: &[Server], ask: &Ask) -> Result<Vec<Row>> 
 
 /// The same, with a request of its own for each server.
 pub fn rotate_asking(bench: &Bench, asked: &[(&Server, Ask)]) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = asked.iter().map(|(server, _)| row(server)).collect();
+    let mut rows: Vec<Row> = asked.iter().map(|(server, _)| empty_row(server)).collect();
     let rounds = bench.options.rounds as usize;
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
@@ -66,7 +71,7 @@ pub fn rotate_asking(bench: &Bench, asked: &[(&Server, Ask)]) -> Result<Vec<Row>
     Ok(rows)
 }
 
-fn row(server: &Server) -> Row {
+fn empty_row(server: &Server) -> Row {
     let connections = server.connections;
     Row { name: server.name.clone(), connections, head: String::new(), samples: Vec::new() }
 }

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::{self, wasm_serve_tcp};
 use crate::load;
+use crate::outcome::Outcome;
 use crate::report::{Bar, Limit, Spread};
 use crate::running::{Ask, Server};
 use crate::support::{guest, root};

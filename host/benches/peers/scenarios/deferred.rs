@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use wasm_serve::deferred::{Deferred, Limits};
 
-use super::{Bench, Outcome, ratio};
+use crate::bench::Bench;
 use crate::lineup::wasm_serve_tcp;
 use crate::load;
-use crate::report::{self, Bar, Limit, Spread, cpu_ratio};
+use crate::outcome::Outcome;
+use crate::report::{self, Bar, Limit, Spread, cpu_ratio, ratio};
 use crate::rounds::{Row, rotate_asking};
 use crate::running::{Ask, Running};
 use crate::support::fault_guests;

@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::{self, bare, endless_reuse, wasm_serve_tcp, wasmtime};
 use crate::options::Bare;
+use crate::outcome::Outcome;
 use crate::report;
 use crate::rounds::rotate;
 use crate::running::{Ask, Server};

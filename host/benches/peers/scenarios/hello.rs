@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{Bench, Outcome, ratio};
+use crate::bench::Bench;
 use crate::lineup::{self, Behind, bare, endless_reuse, wasm_serve_tcp, wasmtime};
 use crate::options::Bare;
+use crate::outcome::Outcome;
 use crate::picture::Chart;
-use crate::report::{self, Bar, Limit, cpu_ratio, rate_ratio};
+use crate::report::{self, Bar, Limit, cpu_ratio, rate_ratio, ratio};
 use crate::rounds::{Row, rotate};
 use crate::running::{Ask, Server};
 use crate::support::{guest, root, scripts};

@@ -4,9 +4,10 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::{self, bare, wasm_serve_tcp};
 use crate::options::Bare;
+use crate::outcome::Outcome;
 use crate::report::{self, Bar, Limit, Spread};
 use crate::rounds::{Row, Sample, measure};
 use crate::running::{Ask, Running, head};

@@ -2,11 +2,8 @@
 
 use anyhow::Result;
 
-use crate::options::Options;
-use crate::peers::Peers;
-use crate::picture::Chart;
-use crate::report::Bar;
-use crate::rounds::Row;
+use crate::bench::Bench;
+use crate::outcome::Outcome;
 
 /// The article's run beside uWSGI.
 mod article;
@@ -25,23 +22,10 @@ mod start;
 /// A guest that waits in a host call.
 mod waiting;
 
-/// What every scenario is given.
-pub struct Bench {
-    pub options: Options,
-    pub peers: Peers,
-}
-
 pub struct Scenario {
     pub name: &'static str,
     pub question: &'static str,
     pub run: fn(&Bench) -> Result<Outcome>,
-}
-
-/// What a scenario leaves for the end of the report. It prints its tables itself.
-#[derive(Default)]
-pub struct Outcome {
-    pub bars: Vec<Bar>,
-    pub charts: Vec<Chart>,
 }
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -97,18 +81,3 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "start", question: "the first answer after the start", run: start::first_answer },
 ];
-
-/// The row of this name, unless its peer was left out.
-fn row<'a>(rows: &'a [Row], name: &str) -> Option<&'a Row> {
-    rows.iter().find(|row| row.name == name)
-}
-
-/// A ratio of two rows of these names.
-fn ratio(
-    rows: &[Row],
-    name: &str,
-    other: &str,
-    of: fn(&Row, &Row) -> crate::report::Spread,
-) -> Option<crate::report::Spread> {
-    Some(of(row(rows, name)?, row(rows, other)?))
-}

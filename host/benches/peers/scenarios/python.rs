@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use super::article::{self, UWSGI_BLOCKING, UWSGI_DEFERRED, numbers, uwsgi_blocking, uwsgi_deferred};
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::{self, granian, gunicorn, wasm_serve_python};
+use crate::outcome::Outcome;
 use crate::picture::Chart;
 use crate::report::{self, Bar, Limit, Spread};
-use crate::rounds::{Sample, rotate};
+use crate::rounds::{Sample, rotate, row};
 use crate::running::{Ask, Server};
 use crate::support::root;
 
@@ -65,7 +66,7 @@ pub fn hello(bench: &Bench) -> Result<Outcome> {
     let rows = rotate(bench, &servers, &Ask::get("/", "Hello World"))?;
     report::rows(&rows);
     report::ratios(&rows);
-    let fresh = super::row(&rows, FRESH).map(|row| Spread::of(&row.values(Sample::requests_per_second)));
+    let fresh = row(&rows, FRESH).map(|row| Spread::of(&row.values(Sample::requests_per_second)));
     let bars = vec![Bar::new("Python hello, fresh: requests/s", Limit::AtLeast(900.0), fresh)];
     Ok(Outcome { bars, charts: Chart::both("Python", &rows) })
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::{self, wasm_serve_python, wasm_serve_tcp, wasmtime};
+use crate::outcome::Outcome;
 use crate::report::{Bar, Limit, Spread};
 use crate::running::{Ask, Server};
 use crate::support::{Folder, guest, root};

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 
-use super::{Bench, Outcome};
+use crate::bench::Bench;
 use crate::lineup::wasm_serve_tcp;
+use crate::outcome::Outcome;
 use crate::report;
 use crate::rounds::rotate;
 use crate::running::{Ask, Server};
