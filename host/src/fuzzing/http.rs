@@ -29,11 +29,12 @@ use crate::connection::framing::Framing;
 use crate::connection::head;
 use crate::program::cgi;
 use crate::program::cgi::output::Answer;
-use crate::program::instance::{self, Head};
+use crate::program::instance;
 use crate::request::call;
 use crate::request::response::ResponseBody;
 use crate::sandbox::http_hooks::LeftOut;
 use crate::sandbox::imports::gateway;
+use crate::sandbox::imports::http::Head;
 use crate::sandbox::meta_variables::{self, ServerAddress};
 use crate::telemetry::log::Log;
 

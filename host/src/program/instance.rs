@@ -6,26 +6,29 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Uri};
 use tokio::sync::oneshot;
 use wasmtime::Store;
-use wasmtime::component::{Accessor, ComponentType, Lower, Resource, TypedFunc};
+use wasmtime::component::{Accessor, Resource, TypedFunc};
 use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam, Scheme as P2Scheme};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p3};
 
 use super::cgi;
 use super::guest::Program;
 use super::link::{AnswerP3, Entry, Handler, Proxy, RequestP3};
-use crate::clock::{self, Nanos};
+use crate::clock::Nanos;
 use crate::connection::client;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
 use crate::sandbox::deadline::Deadline;
+use crate::sandbox::deferred_call::DeferredCall;
 use crate::sandbox::imports;
+use crate::sandbox::imports::http::Head;
 use crate::sandbox::meta_variables;
-use crate::sandbox::state::{self, HOST_STEP_BYTES, RESOURCES_MAX, RequestHead, State};
+use crate::sandbox::state::{RequestHead, State};
+use crate::sandbox::store::Ground;
 use crate::sandbox::transfer::Link;
 
 /// One running copy of the guest.
@@ -67,10 +70,6 @@ enum Handle {
 
 type HandleP3 = TypedFunc<RequestP3, AnswerP3>;
 
-/// The head of a response with the body that follows, or `wasi:http`'s name of
-/// an error.
-pub type Head = Result<Response<WasiBody>, String>;
-
 /// A guest call after its end. The instance may serve another call only if the
 /// call ended well; it is still there after a failure so that whoever waits for
 /// the response learns of the failure before the instance goes.
@@ -93,8 +92,9 @@ impl Program {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
-                let share = place.for_program();
-                let result = Box::pin(cgi::handle(&self, command, share, deadline, request, head)).await;
+                let ground = self.ground(place.for_program(), deadline);
+                let run = cgi::handle(command, ground, request, head, |bytes| self.note_bytes(bytes));
+                let result = Box::pin(run).await;
                 return Ended { instance: None, result };
             }
         };
@@ -112,8 +112,9 @@ impl Program {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
-                let share = place.for_program();
-                let result = cgi::run_callback(&self, command, share, deadline, call).await;
+                let ground = self.ground(place.for_program(), deadline);
+                let run = cgi::run_callback(command, ground, call, |bytes| self.note_bytes(bytes));
+                let result = run.await;
                 return Ended { instance: None, result };
             }
         };
@@ -162,7 +163,7 @@ impl Program {
         share: Share,
         deadline: Arc<Deadline>,
     ) -> Result<Instance, Failure> {
-        let mut store = self.store(share, deadline);
+        let mut store = self.ground(share, deadline).store();
         let account = store.data().account().clone();
         let instantiated = account
             .charge(pin!(async {
@@ -179,21 +180,8 @@ impl Program {
         Ok(Instance { program: self.clone(), store, exports, handler, calls: 0, ended: 0 })
     }
 
-    /// A store for one instance.
-    pub(crate) fn store(&self, share: Share, deadline: Arc<Deadline>) -> Store<State> {
-        let account = Account::open(self.engine.weak(), HOST_STEP_BYTES);
-        let state = State::new(self.host.clone(), deadline, account, share);
-        let mut store = Store::new(&self.engine, state);
-        store.limiter(|state| state);
-        store.epoch_deadline_callback(state::at_epoch);
-        store.set_epoch_deadline(1);
-        store.set_max_component_handles(RESOURCES_MAX);
-        store.set_hostcall_fuel(self.host.host_bytes_max as usize);
-        if let Some(table) = store.concurrent_resource_table() {
-            table.set_max_capacity(RESOURCES_MAX);
-        }
-        self.host.stats.instances_created.inc();
-        store
+    fn ground(&self, share: Share, deadline: Arc<Deadline>) -> Ground<'_> {
+        Ground { engine: &self.engine, host: &self.host, share, deadline }
     }
 }
 
@@ -338,29 +326,4 @@ pub(crate) fn with_whole_target<B>(mut request: Request<B>) -> Request<B> {
 
 async fn no_task_left(accessor: &Accessor<State>) {
     std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-}
-
-/// `deferred-call` of the contract.
-#[derive(ComponentType, Lower)]
-#[component(record)]
-pub(crate) struct DeferredCall {
-    id: u64,
-    payload: Box<[u8]>,
-    #[component(name = "scheduled-at")]
-    scheduled_at: u64,
-    #[component(name = "due-at")]
-    due_at: u64,
-    attempt: u32,
-}
-
-impl From<Call> for DeferredCall {
-    fn from(call: Call) -> DeferredCall {
-        DeferredCall {
-            id: call.id,
-            payload: call.payload,
-            scheduled_at: clock::unix_nanos(call.scheduled),
-            due_at: clock::unix_nanos(call.due),
-            attempt: call.attempt,
-        }
-    }
 }

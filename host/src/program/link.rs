@@ -10,11 +10,11 @@ use wasmtime_wasi_http::p3::bindings::http::types::{ErrorCode, Request, Response
 use wasmtime_wasi_http::{p2, p3};
 
 use super::cgi::Command;
-use super::instance::DeferredCall;
 use crate::contract::GATEWAY;
 use crate::guest::compiled::{Export, Exports, Loaded};
 use crate::guest::face::{self, CommandVersion, Face};
 use crate::guest::offer;
+use crate::sandbox::deferred_call::DeferredCall;
 use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
 use crate::sandbox::state::State;
 

@@ -30,9 +30,10 @@ use crate::connection::activity::Activity;
 use crate::dispatch::cores::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
-use crate::program::instance::{Ended, Head, Instance, Place};
+use crate::program::instance::{Ended, Instance, Place};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::sandbox::imports::http::Head;
 use crate::sandbox::transfer::{BodyState, Link};
 use crate::terminal::escape::Target;
 

@@ -7,7 +7,6 @@ mod input;
 pub(crate) mod output;
 
 use std::pin::pin;
-use std::sync::Arc;
 
 use http::Request;
 use tokio::sync::oneshot;
@@ -22,12 +21,11 @@ use self::output::Answer;
 use crate::clock;
 use crate::deferred::Call;
 use crate::error::Failure;
-use crate::memory::budget::Share;
-use crate::program::guest::Program;
-use crate::program::instance::Head;
-use crate::sandbox::deadline::Deadline;
+use crate::sandbox::imports::http::Head;
 use crate::sandbox::meta_variables::{self, ServerAddress};
+use crate::sandbox::output::Output;
 use crate::sandbox::state::State;
+use crate::sandbox::store::Ground;
 
 /// The id of the deferred call that a run is for. Requests do not have it.
 const DEFERRED: &str = "WASM_SERVE_DEFERRED";
@@ -43,7 +41,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub fn is_module(&self) -> bool {
+    fn is_module(&self) -> bool {
         matches!(self, Command::Module(_))
     }
 
@@ -89,30 +87,28 @@ impl Command {
 }
 
 /// Runs the program for a request. The head of the response goes to `head`, its body
-/// belongs to the head.
+/// belongs to the head. `note_bytes` is told what the instance took.
 pub(crate) async fn handle(
-    program: &Program,
     command: &Command,
-    share: Share,
-    deadline: Arc<Deadline>,
+    ground: Ground<'_>,
     request: Request<WasiBody>,
     head: oneshot::Sender<Head>,
+    note_bytes: impl FnOnce(u64),
 ) -> Result<(), Failure> {
-    let environment = environment(&request, &program.host.address)?;
-    let answer = Answer::new(head, program.host.left_out.clone());
+    let environment = environment(&request, &ground.host.address)?;
+    let answer = Answer::new(head, ground.host.left_out.clone());
     let input = Input::body(request.into_body());
-    let store = store(program, command, share, deadline, environment, input, answer.output());
-    run(program, command, store).await?;
+    let store = store(command, ground, environment, input, answer.output());
+    run(command, store, note_bytes).await?;
     answer.finish()
 }
 
 /// Runs the program for a deferred call. What it writes goes to the log.
 pub(crate) async fn run_callback(
-    program: &Program,
     command: &Command,
-    share: Share,
-    deadline: Arc<Deadline>,
+    ground: Ground<'_>,
     call: Call,
+    note_bytes: impl FnOnce(u64),
 ) -> Result<(), Failure> {
     let environment = vec![
         (DEFERRED.to_owned(), call.id.to_string()),
@@ -120,36 +116,39 @@ pub(crate) async fn run_callback(
         ("WASM_SERVE_DUE_AT".to_owned(), clock::unix_nanos(call.due).to_string()),
         ("WASM_SERVE_ATTEMPT".to_owned(), call.attempt.to_string()),
     ];
-    let output = crate::sandbox::output::Output::new(program.host.log.clone());
+    let output = Output::new(ground.host.log.clone());
     let input = Input::bytes(call.payload.into());
-    let store = store(program, command, share, deadline, environment, input, output.clone());
-    let result = run(program, command, store).await;
+    let store = store(command, ground, environment, input, output.clone());
+    let result = run(command, store, note_bytes).await;
     output.finish_line();
     result
 }
 
 /// Runs the program to its end, and with it that of its instance.
-async fn run(program: &Program, command: &Command, mut store: Store<State>) -> Result<(), Failure> {
+async fn run(
+    command: &Command,
+    mut store: Store<State>,
+    note_bytes: impl FnOnce(u64),
+) -> Result<(), Failure> {
     let account = store.data().account().clone();
     let result = account.charge(pin!(command.run(&mut store))).await;
     let state = store.data_mut();
-    program.note_bytes(state.bytes());
+    note_bytes(state.bytes());
     state.end_call();
     result.map_err(|failure| state.cause(failure))
 }
 
 fn store(
-    program: &Program,
     command: &Command,
-    share: Share,
-    deadline: Arc<Deadline>,
+    ground: Ground<'_>,
     environment: Vec<(String, String)>,
     input: Input,
     output: impl StdoutStream + 'static,
 ) -> Store<State> {
-    let mut store = program.store(share, deadline);
+    let host = ground.host;
+    let mut store = ground.store();
     store.data_mut().begin_program(command.is_module(), |wasi| {
-        wasi.envs(&environment).envs(&program.host.environment_of_programs).stdin(input).stdout(output);
+        wasi.envs(&environment).envs(&host.environment_of_programs).stdin(input).stdout(output);
     });
     store
 }

@@ -20,9 +20,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi_http::Error;
 
 use crate::error::Failure;
-use crate::program::instance::Head;
 use crate::sandbox::http_hooks::{LeftOut, is_of_the_connection};
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::sandbox::imports::http::Head;
 
 /// Bytes of a response's head, as many as `wasi:http` takes.
 const HEAD_BYTES_MAX: usize = 128 << 10;

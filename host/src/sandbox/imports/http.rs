@@ -1,11 +1,16 @@
 //! `wasi:http`, as far as it is ours: a response of 0.3 is whole when its body is.
 
+use http::Response;
 use wasmtime::component::{Access, FutureAny, FutureReader, Linker, Resource, StreamReader};
 use wasmtime::{AsContextMut, StoreContextMut};
 use wasmtime_wasi_http::p3::bindings::http::types::{ErrorCode, Fields, HostResponseWithStore};
-use wasmtime_wasi_http::{WasiHttp, WasiHttpView, p3};
+use wasmtime_wasi_http::{WasiBody, WasiHttp, WasiHttpView, p3};
 
 use crate::sandbox::state::State;
+
+/// The head of a response with the body that follows, or `wasi:http`'s name of
+/// an error.
+pub type Head = Result<Response<WasiBody>, String>;
 
 /// Takes the place of wasmtime's function.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
