@@ -27,7 +27,7 @@ use super::unsent::{Taken, Unsent};
 use crate::clock;
 use crate::connection::Client;
 use crate::connection::activity::Activity;
-use crate::dispatch::cores::CoreGuard;
+use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
 use crate::program::instance::{Ended, Instance, Place};

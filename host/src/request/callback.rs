@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Service;
 use crate::clock::{self, Nanos};
 use crate::deferred::{Call, TimerId};
-use crate::dispatch::cores::CoreGuard;
+use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};

@@ -28,7 +28,7 @@ use crate::connection::activity::Patience;
 use crate::connection::listen::{self, Bound};
 use crate::deferred::Deferred;
 use crate::dispatch::clients::Clients;
-use crate::dispatch::{self, Dispatch};
+use crate::dispatch::{self, Dispatch, timer};
 use crate::error;
 use crate::memory::budget::Budget;
 use crate::program::guest::Program;
@@ -154,7 +154,7 @@ impl Server {
         let (workers, server) = watch::channel(());
         let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
         start_workers(options, shared, &dispatch, &current, bound, &connections, &server)?;
-        start_timer(dispatch.clone(), deferred.clone())
+        timer::start(dispatch.clone(), deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
         tokio::spawn(end_idle(dispatch.clone(), current.clone(), options.kept_time.0));
         let swapper = Swapper {
@@ -333,19 +333,6 @@ async fn end_idle(dispatch: Arc<Dispatch<Instance>>, workers: Vec<Arc<Current>>,
         drop(dispatch.take_kept(|instance| instance.ended < time));
         workers.iter().for_each(|worker| worker.for_request().trim(time));
     }
-}
-
-/// The timer of deferred calls, a thread that ends with the process.
-fn start_timer(dispatch: Arc<Dispatch<Instance>>, deferred: Arc<Deferred>) -> std::io::Result<()> {
-    let timer = move || {
-        loop {
-            let seen = deferred.now();
-            dispatch.calls_are_due();
-            deferred.wait_until_due(seen);
-        }
-    };
-    std::thread::Builder::new().name("timer".into()).spawn(timer)?;
-    Ok(())
 }
 
 fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {

@@ -1,0 +1,192 @@
+//! What the dispatch has in mind: idle cores, requests that wait, and whose turn it is. It is
+//! plain data: nobody is woken here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clients::Claim;
+use crate::clock::{self, Nanos};
+
+/// A worker prefers its own requests over older ones of another for this long.
+pub(super) const OWN_FIRST: Duration = Duration::from_millis(5);
+
+/// The idle cores of all workers, and the requests that wait. `I` is what a core keeps between
+/// calls, `R` what a request waits with.
+pub struct Queues<I, R> {
+    pub(super) workers: Vec<Mine<I, R>>,
+    idle: u32,
+    waiting: usize,
+    last_ticket: u64,
+    pub share: Share,
+}
+
+/// What one worker has to itself.
+pub(super) struct Mine<I, R> {
+    /// A stack: the core that was used last has the warmest instance and caches.
+    idle: VecDeque<Core<I>>,
+    /// Requests in order of arrival, which is also the order of their tickets.
+    pub(super) waiting: VecDeque<Waiting<R>>,
+}
+
+/// A request that waits.
+pub struct Waiting<R> {
+    ticket: u64,
+    pub(super) since: Nanos,
+    /// Whose request it is, if that is counted.
+    pub claim: Option<Arc<Claim>>,
+    /// Where the core is sent that it gets.
+    pub core: R,
+}
+
+impl<R> Waiting<R> {
+    fn may_start(&self) -> bool {
+        self.claim.as_ref().is_none_or(|claim| claim.may_take_core())
+    }
+}
+
+impl<I, R> Queues<I, R> {
+    /// All cores are idle. `deferred_share` is in percent.
+    pub fn new(cores: u32, workers: usize, deferred_share: u32) -> Queues<I, R> {
+        let mine = |_| Mine { idle: VecDeque::new(), waiting: VecDeque::new() };
+        let mut mine: Vec<Mine<I, R>> = (0..workers).map(mine).collect();
+        for number in (0..cores).rev() {
+            mine[number as usize % workers].idle.push_back(Core { number, instance: None });
+        }
+        let share = Share { percent: deferred_share, credit: 0 };
+        Queues { workers: mine, idle: cores, waiting: 0, last_ticket: 0, share }
+    }
+
+    /// Idle cores.
+    pub fn idle(&self) -> u32 {
+        self.idle
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The idle cores, of each worker the one first that has been idle for the longest.
+    pub fn idle_cores(&mut self) -> impl Iterator<Item = &mut Core<I>> {
+        self.workers.iter_mut().flat_map(|worker| &mut worker.idle)
+    }
+
+    /// An idle core: the worker's own, or else one of another worker, its coldest.
+    pub fn take_idle(&mut self, worker: usize) -> Option<Core<I>> {
+        if self.idle == 0 {
+            return None;
+        }
+        self.idle -= 1;
+        if let Some(core) = self.workers[worker].idle.pop_back() {
+            return Some(core);
+        }
+        let most = self.workers.iter_mut().max_by_key(|mine| mine.idle.len());
+        most.expect("there is a worker").idle.pop_front()
+    }
+
+    pub fn put_idle(&mut self, worker: usize, core: Core<I>) {
+        self.idle += 1;
+        self.workers[worker].idle.push_back(core);
+    }
+
+    /// The request that a worker serves next: its own first, unless another
+    /// worker's has waited for longer than is fair. Its client holds a core from now on.
+    pub fn pop_waiting(&mut self, worker: usize) -> Option<Waiting<R>> {
+        if self.waiting == 0 {
+            return None;
+        }
+        // Nearly always the first one. How many of one client stand before it is bounded.
+        let first = |mine: &Mine<I, R>| {
+            let index = mine.waiting.iter().position(Waiting::may_start)?;
+            Some((mine.waiting[index].ticket, mine.waiting[index].since, index))
+        };
+        let firsts = self.workers.iter().enumerate().filter_map(|(at, mine)| Some((first(mine)?, at)));
+        let ((_, since, index), oldest) = firsts.min()?;
+        let own = first(&self.workers[worker])
+            .filter(|(_, own, _)| own.saturating_sub(since) <= OWN_FIRST.as_nanos() as Nanos);
+        let (worker, index) = own.map_or((oldest, index), |(_, _, index)| (worker, index));
+        let waiting = self.take_waiting(worker, index)?;
+        if let Some(claim) = &waiting.claim {
+            claim.take_core();
+        }
+        Some(waiting)
+    }
+
+    /// The ticket names its place.
+    pub fn push_waiting(&mut self, worker: usize, claim: Option<Arc<Claim>>, core: R) -> u64 {
+        self.last_ticket += 1;
+        self.waiting += 1;
+        if let Some(claim) = &claim {
+            claim.wait();
+        }
+        let ticket = self.last_ticket;
+        self.workers[worker].waiting.push_back(Waiting { ticket, since: clock::now(), claim, core });
+        ticket
+    }
+
+    /// Gives the request back, to be dropped without the lock.
+    pub fn remove_waiting(&mut self, worker: usize, ticket: u64) -> Option<Waiting<R>> {
+        let waiting = &self.workers[worker].waiting;
+        let index = waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
+        self.take_waiting(worker, index)
+    }
+
+    fn take_waiting(&mut self, worker: usize, index: usize) -> Option<Waiting<R>> {
+        let waiting = self.workers[worker].waiting.remove(index)?;
+        self.waiting -= 1;
+        if let Some(claim) = &waiting.claim {
+            claim.wait_no_more();
+        }
+        Some(waiting)
+    }
+}
+
+/// One core while no call holds it.
+#[derive(Debug)]
+pub struct Core<I> {
+    /// Counts from 0; it names the core in the log.
+    pub number: u32,
+    /// Left here by the last call, to be used again.
+    pub instance: Option<I>,
+}
+
+/// Whose turn it is when a core becomes free while deferred calls are due:
+/// `percent` of the turns, evenly spread, belong to them.
+pub struct Share {
+    percent: u32,
+    pub(super) credit: u32,
+}
+
+impl Share {
+    pub fn is_turn_of_deferred(&mut self) -> bool {
+        self.credit += self.percent;
+        let turn = self.credit >= 100;
+        if turn {
+            self.credit -= 100;
+        }
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// While both wait, neither is passed over for longer than its share
+        /// says, and over a hundred turns the share is exact.
+        #[test]
+        fn turns_follow_the_share(percent in 1..=99u32) {
+            let mut share = Share { percent, credit: 0 };
+            let turns: Vec<bool> = (0..100).map(|_| share.is_turn_of_deferred()).collect();
+            prop_assert_eq!(turns.iter().filter(|turn| **turn).count() as u32, percent);
+            let gap_max = 100u32.div_ceil(percent) as usize;
+            for window in turns.windows(gap_max) {
+                prop_assert!(window.contains(&true));
+            }
+        }
+    }
+}
