@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use include_dir::{Dir, include_dir};
 use walkdir::WalkDir;
 
-use super::Application;
+use super::application::Application;
 use super::variables::{self, Asked};
 use crate::cache::{ANOTHER, Folder};
 use crate::contract::WIT;

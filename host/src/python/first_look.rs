@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::Application;
+use super::application::Application;
 use crate::system::child;
 use crate::system::confined;
 use crate::system::sealed::Sealed;

@@ -9,7 +9,7 @@ use include_dir::Dir;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Application;
+use super::application::Application;
 use super::componentize::{ADAPTER, CLOUDPICKLE, COMPONENTIZE, PYTHON_WIT};
 use super::variables::Asked;
 use crate::cache::{Cache, Unfit};

@@ -1,6 +1,8 @@
 //! A Python application (WSGI, PEP 3333) as a guest: it becomes a component once,
 //! which is kept as long as what it was made of stays the same.
 
+/// The application, as it was named.
+mod application;
 /// The tool that makes a component of Python code: found, or installed.
 mod componentize;
 /// What is told of an application before that.
@@ -11,10 +13,11 @@ mod kept;
 pub mod variables;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use self::application::Application;
 pub use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::cache;
@@ -22,19 +25,6 @@ use crate::guest::Content;
 use crate::system::file;
 use crate::system::folders::{self, Folder, Guarded};
 use crate::terminal::say_while;
-
-/// What a component is made of.
-#[derive(Clone, Debug)]
-pub struct Application {
-    /// The file with the application, as the user named it.
-    pub file: PathBuf,
-    /// The name in it.
-    pub callable: String,
-    /// Folders in which its imports are looked for, the first one first.
-    pub folders: Vec<PathBuf>,
-    /// The variables that it sees.
-    pub environment: Vec<(String, String)>,
-}
 
 /// The component of an application: the one that is kept in `cache`, or one that is
 /// made now, which takes some seconds, where the guest cannot write into what is `granted`.
