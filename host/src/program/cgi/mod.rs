@@ -3,6 +3,7 @@
 //! input, and the response is what it writes to its standard output. For a deferred call
 //! the payload is on its standard input.
 
+mod head;
 mod input;
 pub(crate) mod output;
 
