@@ -98,5 +98,8 @@ mod log;
 /// What the documents are to be: short, true about options, with links that lead somewhere.
 mod documents;
 
+/// What users install: a wheel, a package of Debian's, an image.
+mod packages;
+
 /// What is in the repository: guests that match their source, the map of the host.
 mod repository;

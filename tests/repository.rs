@@ -46,20 +46,22 @@ fn the_map_names_every_file_of_the_host_and_no_other() {
 #[test]
 fn downloads_are_announced_with_their_size() {
     let mut downloads = 0;
-    for language in ["assemblyscript", "c", "go", "javascript", "javascript-quickjs", "rust/example"] {
-        let script = std::fs::read_to_string(root().join("guests").join(language).join("build")).unwrap();
+    let languages = ["assemblyscript", "c", "go", "javascript", "javascript-quickjs", "rust/example"];
+    let scripts = languages.map(|language| format!("guests/{language}/build"));
+    for name in scripts.iter().map(String::as_str).chain([".ci/packages"]) {
+        let script = std::fs::read_to_string(root().join(name)).unwrap();
         let mut is_announced = false;
         for line in script.lines() {
             is_announced |= line.trim_start().starts_with("echo ") && line.contains(" MB");
             let begins = [" -m pip install ", "\"${npm[@]}\" ", "rustup target add \""];
             if begins.iter().any(|begin| line.contains(begin)) {
-                assert!(is_announced, "{language}: {line}");
+                assert!(is_announced, "{name}: {line}");
                 is_announced = false;
                 downloads += 1;
             }
         }
     }
-    assert_eq!(downloads, 9);
+    assert_eq!(downloads, 10);
 }
 
 fn list(folder: &Path, base: &Path, files: &mut BTreeSet<String>) {

@@ -101,6 +101,13 @@ pub fn setup_dev(project: &Path) -> Setup {
     setup_with(command)
 }
 
+/// A server of an installed program, with these options.
+pub fn setup_installed(program: &Path, options: &[String]) -> Setup {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).args(options);
+    setup_with(command)
+}
+
 fn setup_for(option: &str, file: &Path) -> Setup {
     let mut command = program();
     command.arg(option).arg(file);
