@@ -1,7 +1,8 @@
 //! Whether a head is coming in over HTTP/2, which the HTTP library does not say: the frames
 //! of a connection, followed by their first nine bytes (RFC 9113, 4.1).
 
-use super::PREFACE;
+/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;

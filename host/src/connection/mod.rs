@@ -31,14 +31,12 @@ use tokio::time::Sleep;
 
 use self::activity::{Activity, Patience};
 use self::client::ClientAddress;
+use self::frames::PREFACE;
 use self::framing::Fault;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};
 use crate::request::response::ResponseBody;
-
-/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// HTTP/2 streams of one connection that are open at once.
 const STREAMS_MAX: u32 = 200;
