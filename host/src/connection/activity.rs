@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::fault::Fault;
 use super::frames::Coming;
-use super::framing::Fault;
 use crate::clock::{self, Nanos};
 
 /// What happens on one connection, told between its socket, its requests and

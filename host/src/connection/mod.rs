@@ -3,7 +3,9 @@
 
 pub mod activity;
 pub mod address;
+mod chunks;
 pub mod client;
+pub mod fault;
 pub mod frames;
 pub mod framing;
 pub mod head;
@@ -31,8 +33,8 @@ use tokio::time::Sleep;
 
 use self::activity::{Activity, Patience};
 use self::client::ClientAddress;
+use self::fault::Fault;
 use self::frames::PREFACE;
-use self::framing::Fault;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};

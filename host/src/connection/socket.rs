@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::activity::Activity;
+use super::fault::Fault;
 use super::frames::Frames;
-use super::framing::{Fault, Framing};
+use super::framing::Framing;
 
 /// What is read at once of what nobody wants.
 const LINGER_PIECE_BYTES: usize = 16 << 10;
