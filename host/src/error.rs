@@ -3,6 +3,7 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::connection::answer;
 use crate::dispatch::NoCore;
 use crate::memory::memories::NO_ADDRESSES;
 use crate::terminal::escape;
@@ -176,15 +177,14 @@ impl Failure {
     #[cold]
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let status = self.status();
-        let mut response = match self {
+        let text = match self {
             // Only this one concerns what the client sent; how a guest failed is
             // for the log.
-            Failure::BadRequest(rule) => Response::new(B::from(format!("{status}: {rule}\n"))),
-            _ => Response::new(B::from(format!("{status}\n"))),
+            Failure::BadRequest(rule) => format!("{status}: {rule}\n"),
+            _ => format!("{status}\n"),
         };
-        *response.status_mut() = status;
+        let mut response = answer::text(status, "text/plain", text);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         match self {
             Failure::NoCore(_) | Failure::NoRoom => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -81,8 +81,8 @@ impl Activity {
         })
     }
 
-    /// Notes that a head was read; the guard stands for its request.
-    pub fn begin(self: &Arc<Self>, takes_interim: bool) -> InFlight {
+    /// Notes that a head was read. Gives the number of its request, from 1.
+    pub(super) fn begin(&self, takes_interim: bool) -> u64 {
         if self.is_http1 {
             self.head_since.store(0, Relaxed);
         }
@@ -90,7 +90,16 @@ impl Activity {
         self.takes_interim.store(takes_interim, Relaxed);
         self.note_progress();
         self.requests.fetch_add(1, Relaxed);
-        InFlight { activity: self.clone(), number: self.begun.fetch_add(1, Relaxed) + 1 }
+        self.begun.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Notes that a response is complete, or never will be.
+    pub(super) fn end(&self) {
+        self.note_progress();
+        if self.requests.fetch_sub(1, Relaxed) == 1 {
+            self.idle_since.store(clock::coarse(), Relaxed);
+            self.wake_reader();
+        }
     }
 
     /// The body of the request with this number has not come in whole; 0 is none.
@@ -116,7 +125,7 @@ impl Activity {
     /// will close the connection behind it, because nobody reads the request's body: it throws
     /// away no more than it finds in one look, which is one chunk or what has come of a body
     /// with a length.
-    fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
+    pub(super) fn leaves_body(&self, number: u64, is_chunked: bool) -> bool {
         self.answered.store(number, Relaxed);
         let is_left = self.is_http1 && self.wanted.load(Relaxed) != number;
         is_left && (is_chunked || self.is_incomplete(number))
@@ -247,40 +256,5 @@ impl Activity {
             && self.has_request()
             && !self.response_has_begun.load(Relaxed)
             && self.blocked_since.load(Relaxed) == 0
-    }
-}
-
-/// One request of a connection, from its head until its response is complete.
-#[derive(Debug)]
-pub struct InFlight {
-    activity: Arc<Activity>,
-    /// Which of its connection it is, from 1.
-    pub number: u64,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.activity.note_progress();
-        if self.activity.requests.fetch_sub(1, Relaxed) == 1 {
-            self.activity.idle_since.store(clock::coarse(), Relaxed);
-            self.activity.wake_reader();
-        }
-    }
-}
-
-impl InFlight {
-    /// Some of the response was taken.
-    pub fn note_progress(&self) {
-        self.activity.note_progress();
-    }
-
-    /// See `Activity::leaves_body`.
-    pub fn leaves_body(&self, is_chunked: bool) -> bool {
-        self.activity.leaves_body(self.number, is_chunked)
-    }
-
-    /// The request is malformed: what answers it must break off.
-    pub fn is_malformed(&self) -> bool {
-        self.activity.fault_of(self.number).is_some()
     }
 }

@@ -3,8 +3,10 @@
 
 pub mod activity;
 pub mod address;
+pub mod answer;
 mod chunks;
 pub mod client;
+pub mod exchange;
 pub mod fault;
 pub mod frames;
 pub mod framing;
@@ -32,18 +34,20 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use self::activity::{Activity, Patience};
+use self::answer::Answer;
 use self::client::ClientAddress;
-use self::fault::Fault;
+use self::exchange::{Exchange, InFlight};
 use self::frames::PREFACE;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};
-use crate::request::response::ResponseBody;
 
 /// HTTP/2 streams of one connection that are open at once.
 const STREAMS_MAX: u32 = 200;
 /// Bytes of responses that one HTTP/2 stream buffers.
 const STREAM_SEND_BYTES_MAX: usize = 64 << 10;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What one connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -56,24 +60,14 @@ pub struct Limits {
 }
 
 /// Who sends a request, and on which connection.
-#[derive(Clone)]
 pub struct Client {
     pub address: ClientAddress,
-    pub activity: Arc<Activity>,
-    /// Which request of the connection it is about, from 1.
-    pub number: u64,
-}
-
-impl Client {
-    /// What is malformed in the request, as far as it has come.
-    pub fn fault(&self) -> Option<Fault> {
-        self.activity.fault_of(self.number)
-    }
+    pub exchange: Exchange,
 }
 
 /// Serves a connection until it is closed: by the client, by one of the limits,
 /// or, once `stopping` is true, when no request is under way.
-pub async fn serve<F, R>(
+pub async fn serve<F, R, B>(
     mut stream: Stream,
     address: ClientAddress,
     limits: Limits,
@@ -81,7 +75,8 @@ pub async fn serve<F, R>(
     respond: F,
 ) where
     F: Fn(Request<Incoming>, Client) -> R + Clone + Send + 'static,
-    R: Future<Output = Response<ResponseBody>> + Send + 'static,
+    R: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let mut stop = stopping.clone();
     let first = tokio::select! {
@@ -95,7 +90,7 @@ pub async fn serve<F, R>(
 /// The connection once it is known which HTTP it speaks. It is boxed, so that the
 /// task has neither the size of HTTP/2 nor that of what led here: most connections
 /// are idle most of the time.
-fn begin<F, R>(
+fn begin<F, R, B>(
     stream: Stream,
     first: Bytes,
     since: Nanos,
@@ -106,28 +101,29 @@ fn begin<F, R>(
 ) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     F: Fn(Request<Incoming>, Client) -> R + Clone + Send + 'static,
-    R: Future<Output = Response<ResponseBody>> + Send + 'static,
+    R: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let is_http2 = first.starts_with(PREFACE);
     let activity = Activity::new(!is_http2, since);
     let fd = stream.fd();
     let socket = Socket::new(stream, first, is_http2, activity.clone(), limits.linger_bytes_max);
-    let client = Client { address, activity: activity.clone(), number: 0 };
+    let exchanges = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let in_flight = client.activity.begin(request.version() == Version::HTTP_11);
+        let in_flight = InFlight::begin(&exchanges, request.version() == Version::HTTP_11);
         let has_body = !request.body().is_end_stream();
         let is_chunked = has_body && request.headers().contains_key(header::TRANSFER_ENCODING);
+        let client = Client { address: address.clone(), exchange: in_flight.exchange() };
         // Boxed: the HTTP library keeps the room for this future as long as the
         // connection.
-        let response = Box::pin(respond(request, Client { number: in_flight.number, ..client.clone() }));
+        let response = Box::pin(respond(request, client));
         async move {
             let mut response = response.await;
             if has_body && in_flight.leaves_body(is_chunked) {
                 // A proxy that is not told may send its next request into the close.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response.body_mut().set_in_flight(in_flight);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, in_flight)))
         }
     });
     let watch = Watch { activity, patience: limits.patience, stopping, fd, is_probed: false };

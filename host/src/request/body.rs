@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
-use crate::connection::activity::Activity;
+use crate::connection::exchange::Exchange;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
 use crate::sandbox::transfer::Link;
@@ -70,9 +70,7 @@ pub struct RequestBody {
     /// Set while the guest waits.
     waiting: Option<Pin<Box<Sleep>>>,
     verdict: Verdict,
-    activity: Arc<Activity>,
-    /// Which request of its connection it belongs to.
-    number: u64,
+    exchange: Exchange,
     is_over: bool,
     link: Arc<Link>,
 }
@@ -84,25 +82,12 @@ impl RequestBody {
         is_awaited: bool,
         limits: Limits,
         verdict: Verdict,
-        activity: Arc<Activity>,
-        number: u64,
+        exchange: Exchange,
         link: Arc<Link>,
     ) -> RequestBody {
-        activity.note_body_is_wanted(number);
+        exchange.note_body_is_wanted();
         let (body, bytes, waiting, is_over) = (Some(body), 0, None, false);
-        RequestBody {
-            body,
-            is_http2,
-            is_awaited,
-            limits,
-            bytes,
-            waiting,
-            verdict,
-            activity,
-            number,
-            is_over,
-            link,
-        }
+        RequestBody { body, is_http2, is_awaited, limits, bytes, waiting, verdict, exchange, is_over, link }
     }
 
     fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -172,20 +157,20 @@ impl Drop for RequestBody {
             return;
         }
         let length = body.size_hint().exact();
-        let is_whole = !self.activity.is_incomplete(self.number);
+        let is_whole = !self.exchange.is_incomplete();
         if is_whole && length.is_some() {
             // The HTTP library throws it away by itself.
             return;
         }
         let is_little = is_whole || length.is_some_and(|length| length <= REST_BYTES_MAX);
-        let is_worth_it = is_little || self.activity.is_answered(self.number);
+        let is_worth_it = is_little || self.exchange.is_answered();
         // Where there is no runtime, the server is about to end.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if is_worth_it && !self.is_awaited && self.verdict.failure().is_none() => {
                 let _for_the_server = OnNoAccount::begin();
                 runtime.spawn(throw_away(body));
             }
-            _ => self.activity.note_body_is_left(self.number),
+            _ => self.exchange.note_body_is_left(),
         }
     }
 }

@@ -22,11 +22,11 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::Service;
 use super::body::{RequestBody, Verdict};
-use super::response::{ResponseBody, poll_frame_now};
+use super::response::{ResponseBody, Source, poll_frame_now};
 use super::unsent::{Taken, Unsent};
 use crate::clock;
 use crate::connection::Client;
-use crate::connection::activity::Activity;
+use crate::connection::exchange::Exchange;
 use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
@@ -56,9 +56,7 @@ pub struct Call {
     head: oneshot::Receiver<Head>,
     link: Arc<Link>,
     verdict: Verdict,
-    activity: Arc<Activity>,
-    /// Which request of its connection it answers.
-    number: u64,
+    exchange: Exchange,
     is_head_request: bool,
     /// See `Face::closes`.
     closes: bool,
@@ -177,10 +175,8 @@ impl Call {
         let is_http2 = request.version() == Version::HTTP_2;
         let is_awaited = !request.body().is_end_stream() && request.headers().contains_key(header::EXPECT);
         let body = |body| {
-            let (activity, link) = (client.activity.clone(), link.clone());
-            let (verdict, number) = (verdict.clone(), client.number);
-            RequestBody::new(body, is_http2, is_awaited, limits, verdict, activity, number, link)
-                .boxed_unsync()
+            let (exchange, link, verdict) = (client.exchange.clone(), link.clone(), verdict.clone());
+            RequestBody::new(body, is_http2, is_awaited, limits, verdict, exchange, link).boxed_unsync()
         };
         let request = request.map(body);
         let closes = program.closes;
@@ -198,8 +194,7 @@ impl Call {
             head,
             link,
             verdict,
-            activity: client.activity,
-            number: client.number,
+            exchange: client.exchange,
             is_head_request,
             closes,
             name,
@@ -216,7 +211,7 @@ impl Call {
     /// How the request is malformed, or its body was cut short, as far as that is known. Then
     /// whatever the guest makes of it is no answer to a request.
     pub fn request_failure(&self) -> Option<Failure> {
-        match self.activity.fault_of(self.number) {
+        match self.exchange.fault() {
             Some(fault) => Some(Failure::BadRequest(fault.rule())),
             None if self.verdict.is_broken() => self.verdict.failure(),
             None => None,
@@ -369,7 +364,8 @@ impl Call {
     }
 
     fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: Arc<Unsent>, length: Option<u64>) -> ResponseBody {
-        ResponseBody::streaming(ready, rest, self.link.clone(), self.deadline.clone(), length)
+        let (link, deadline, exchange) = (self.link.clone(), self.deadline.clone(), self.exchange.clone());
+        ResponseBody::streaming(ready, Source { body: rest, link, deadline, exchange }, length)
     }
 
     /// Drives the rest of the call, in a task of its own.

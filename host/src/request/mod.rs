@@ -104,7 +104,7 @@ impl Service {
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
-        if let Some(fault) = client.fault() {
+        if let Some(fault) = client.exchange.fault() {
             return Err(Failure::BadRequest(fault.rule()));
         }
         head::add_missing_host(&mut request);

@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::access_log::{End, Record};
 use super::unsent::{Held, Unsent};
 use crate::clock;
-use crate::connection::activity::InFlight;
+use crate::connection::exchange::Exchange;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::transfer::{BodyState, Link};
 
@@ -47,8 +47,6 @@ pub struct ResponseBody {
     /// What is missing to the length that the head promised.
     bytes_missing: Option<u64>,
     record: Option<Record>,
-    /// Lets the connection know when the response is over.
-    in_flight: Option<InFlight>,
     /// The room that the ready frames take.
     _held: Option<Held>,
 }
@@ -61,11 +59,16 @@ enum Rest {
     Broken {
         was_seen: bool,
     },
-    Guest {
-        body: Arc<Unsent>,
-        link: Arc<Link>,
-        deadline: Arc<Deadline>,
-    },
+    Guest(Source),
+}
+
+/// Where the frames come from that a guest is still writing.
+pub struct Source {
+    pub body: Arc<Unsent>,
+    pub link: Arc<Link>,
+    pub deadline: Arc<Deadline>,
+    /// The response breaks off if its request turns out to be malformed.
+    pub exchange: Exchange,
 }
 
 impl ResponseBody {
@@ -85,18 +88,12 @@ impl ResponseBody {
     }
 
     /// A body whose guest is still writing it.
-    pub fn streaming(
-        frames: VecDeque<Frame<Bytes>>,
-        body: Arc<Unsent>,
-        link: Arc<Link>,
-        deadline: Arc<Deadline>,
-        length: Option<u64>,
-    ) -> ResponseBody {
-        ResponseBody::new(frames, Rest::Guest { body, link, deadline }, length)
+    pub fn streaming(frames: VecDeque<Frame<Bytes>>, source: Source, length: Option<u64>) -> ResponseBody {
+        ResponseBody::new(frames, Rest::Guest(source), length)
     }
 
     fn new(ready: VecDeque<Frame<Bytes>>, rest: Rest, bytes_missing: Option<u64>) -> ResponseBody {
-        ResponseBody { ready, rest, bytes_missing, record: None, in_flight: None, _held: None }
+        ResponseBody { ready, rest, bytes_missing, record: None, _held: None }
     }
 
     /// Gives the record of the request, which is written when this body is over.
@@ -106,10 +103,6 @@ impl ResponseBody {
 
     pub fn set_held(&mut self, held: Option<Held>) {
         self._held = held;
-    }
-
-    pub fn set_in_flight(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
     }
 
     /// Counts a frame. False if it is more than the head promised.
@@ -122,14 +115,10 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.body_bytes += bytes;
         }
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.note_progress();
-        }
         true
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let is_malformed = self.in_flight.as_ref().is_some_and(InFlight::is_malformed);
         match &mut self.rest {
             Rest::Nothing => Poll::Ready(None),
             Rest::Broken { was_seen: true } => Poll::Ready(Some(Err(Broken))),
@@ -138,12 +127,14 @@ impl ResponseBody {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Rest::Guest { .. } if is_malformed => self.break_off(cx),
+            Rest::Guest(source) if source.exchange.fault().is_some() => self.break_off(cx),
             // A body that its guest passed on has nobody else to stop it.
-            Rest::Guest { link, deadline, .. } if link.is_passed_on() && deadline.nanos() <= clock::now() => {
+            Rest::Guest(Source { link, deadline, .. })
+                if link.is_passed_on() && deadline.nanos() <= clock::now() =>
+            {
                 self.break_off(cx)
             }
-            Rest::Guest { body, link, .. } => {
+            Rest::Guest(Source { body, link, .. }) => {
                 // Asked before the body is looked at: a guest that has ended by
                 // now has sent all that there is to find.
                 let more_may_come = link.waits_for_guest(cx);
@@ -179,7 +170,7 @@ impl ResponseBody {
 
     /// Tells the guest call and the record how the body ended.
     fn note_end(&mut self, end: End) {
-        if let Rest::Guest { link, .. } = &self.rest {
+        if let Rest::Guest(Source { link, .. }) = &self.rest {
             link.set_body(if end == End::Complete { BodyState::Over } else { BodyState::Abandoned });
         }
         if let Some(record) = &mut self.record {
@@ -231,7 +222,7 @@ impl Drop for ResponseBody {
         let complete = match &self.rest {
             Rest::Nothing => all_sent,
             Rest::Broken { .. } => return self.note_end(End::Broken),
-            Rest::Guest { .. } => all_sent && self.bytes_missing == Some(0),
+            Rest::Guest(_) => all_sent && self.bytes_missing == Some(0),
         };
         self.note_end(if complete { End::Complete } else { End::Cancelled });
     }

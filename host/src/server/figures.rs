@@ -4,20 +4,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use http::{Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::clock;
-use crate::connection;
 use crate::connection::client::ClientAddress;
 use crate::connection::listen::Listener;
+use crate::connection::{self, answer};
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::memory::budget::Budget;
 use crate::program::instance::Instance;
-use crate::request::response::ResponseBody;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::{self, Stats};
 
@@ -82,7 +83,7 @@ fn close_idlest(open: &[Open]) {
 }
 
 impl Figures {
-    fn show(&self, path: &str) -> Response<ResponseBody> {
+    fn show(&self, path: &str) -> Response<Full<Bytes>> {
         let is_stopping = *self.stopping.borrow();
         let (status, kind, text) = match path {
             "/metrics" => (
@@ -99,8 +100,7 @@ impl Figures {
                 (StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /stats and /healthz\n".to_owned())
             }
         };
-        let response = Response::builder().status(status).header(header::CONTENT_TYPE, kind);
-        response.body(ResponseBody::from(text)).expect("the parts are valid")
+        answer::text(status, kind, text)
     }
 
     fn now(&self) -> stats::Now {
