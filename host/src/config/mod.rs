@@ -29,7 +29,7 @@ use crate::connection::client::TrustedProxy;
 use crate::deferred;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
-use crate::program::guest::{self, Room};
+use crate::program::guest::{self, Reuse, Room};
 use crate::program::load::Source;
 use crate::sandbox::host;
 use crate::system::confined;
@@ -569,7 +569,7 @@ impl Options {
     }
 
     /// What an instance may take and yet serve further calls.
-    pub fn kept_memory_bytes(&self) -> u64 {
+    fn kept_memory_bytes(&self) -> u64 {
         self.kept_memory.map_or(self.memory_limit.0 as u64 / 4 * 3, |kept| kept.0 as u64)
     }
 
@@ -694,6 +694,7 @@ impl Options {
             memory_bytes_max: self.memory_limit.0,
             address_space_bytes: self.address_space_bytes(),
             compiling: self.compiling_limits(),
+            reuse: Reuse { calls_max: self.calls_per_instance(), bytes_max: self.kept_memory_bytes() },
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::guest::initial_data;
 use crate::guest::pieces;
 use crate::guest::rewrite;
 use crate::memory::budget::Budget;
-use crate::program::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Room};
+use crate::program::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Reuse, Room};
 use crate::program::instance::Place;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::epoch::Epoch;
@@ -103,6 +103,7 @@ fn program(bytes: &[u8]) -> anyhow::Result<Program> {
         memory_bytes_max: MEMORY_BYTES_MAX,
         address_space_bytes: ADDRESS_SPACE_BYTES,
         compiling,
+        reuse: Reuse { calls_max: 1, bytes_max: 0 },
     };
     Guest::load("guest".to_owned(), Content { bytes: bytes.to_vec(), sum: None }, None, room, &LOG)?
         .program(0, HOST.clone())

@@ -41,6 +41,7 @@ pub struct Program {
     pub(crate) closes: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
+    pub(super) reuse: Reuse,
     /// None if its instances take their memory from wasmtime's pool.
     memories: Option<Memories>,
     size: Size,
@@ -87,6 +88,16 @@ pub struct Room {
     /// What the process may have of addresses for them.
     pub address_space_bytes: u64,
     pub compiling: compiling::Limits,
+    pub reuse: Reuse,
+}
+
+/// Which instances serve one call after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Reuse {
+    /// Calls that an instance serves, 0 for no limit.
+    pub calls_max: u32,
+    /// One that takes more serves no further call.
+    pub bytes_max: u64,
 }
 
 /// A guest that is checked and compiled.
@@ -155,7 +166,18 @@ impl Guest {
                 host.budget.bytes()
             );
             let size = Size { initial, recent: AtomicU64::new(initial) };
-            Ok(Program { engine, entry, host, runs_deferred_calls, closes, generation, memories, size })
+            let reuse = self.room.reuse;
+            Ok(Program {
+                engine,
+                entry,
+                host,
+                runs_deferred_calls,
+                closes,
+                generation,
+                reuse,
+                memories,
+                size,
+            })
         };
         made().with_context(|| self.name.clone())
     }

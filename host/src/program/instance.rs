@@ -14,7 +14,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOut
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p3};
 
 use super::cgi;
-use super::guest::Program;
+use super::guest::{Program, Reuse};
 use super::link::{AnswerP3, Entry, Handler, Proxy, RequestP3};
 use crate::clock::Nanos;
 use crate::connection::client;
@@ -40,9 +40,9 @@ pub struct Instance {
     exports: wasmtime::component::Instance,
     handler: Handle,
     /// Guest calls that it has begun.
-    pub calls: u32,
+    calls: u32,
     /// When its last call ended.
-    pub ended: Nanos,
+    pub(super) ended: Nanos,
 }
 
 /// Where a guest call runs: in an instance that an earlier one left, of the same guest, or in
@@ -208,19 +208,21 @@ impl Instance {
         Ended { instance: Some(self), result }
     }
 
-    /// It may serve further calls, as far as what the server holds for it is concerned.
-    pub fn is_light(&self) -> bool {
-        self.store.data().is_light()
+    /// Its last call ended before this time.
+    pub fn has_rested_since(&self, time: Nanos) -> bool {
+        self.ended < time
+    }
+
+    /// It is within the limits for instances that serve one call after the other.
+    pub(super) fn may_serve_more(&self) -> bool {
+        let Reuse { calls_max, bytes_max } = self.program.reuse;
+        let state = self.store.data();
+        (calls_max == 0 || self.calls < calls_max) && state.bytes() <= bytes_max && state.is_light()
     }
 
     /// It serves no more. What it has sent shows its end, if it has one.
     pub fn end_trailers(&mut self) {
         imports::http::end_trailers(&mut self.store);
-    }
-
-    /// What it takes of the memory of all.
-    pub fn bytes(&self) -> u64 {
-        self.store.data().bytes()
     }
 
     async fn handle(

@@ -5,4 +5,5 @@ pub mod guest;
 pub mod instance;
 pub mod link;
 pub mod load;
+pub mod reuse;
 pub mod stripped;

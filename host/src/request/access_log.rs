@@ -1,22 +1,50 @@
 //! What is known of one request once it is over: a line in the log, and counts.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
+use crate::error::{Failure, Level};
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 use crate::terminal::escape::Target;
 
 /// Where records go.
 pub struct Book {
-    pub log: Log,
-    pub stats: Arc<Stats>,
+    log: Log,
+    stats: Arc<Stats>,
     /// `--disable-logging` was not given.
-    pub lines: bool,
+    lines: bool,
+}
+
+impl Book {
+    /// `lines` says whether each request gets one.
+    pub fn new(log: Log, stats: Arc<Stats>, lines: bool) -> Book {
+        Book { log, stats, lines }
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Counts a failure, and says it in the log if `error` wants that.
+    #[cold]
+    pub(super) fn report(&self, failure: &Failure, of: &dyn Display, core: Option<u32>) {
+        self.stats.count_failure(failure.metric());
+        if failure.level() == Level::Line {
+            match core {
+                Some(core) => self.log.server(format_args!("{of} on core {core}: {failure}")),
+                None => self.log.server(format_args!("{of}: {failure}")),
+            }
+        }
+    }
 }
 
 /// One request. It is written when it is dropped: with the response's body, or

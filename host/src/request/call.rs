@@ -20,9 +20,9 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
-use super::Service;
 use super::body::{RequestBody, Verdict};
 use super::response::{ResponseBody, Source, poll_frame_now};
+use super::service::Service;
 use super::unsent::{Taken, Unsent};
 use crate::clock;
 use crate::connection::Client;
@@ -31,8 +31,10 @@ use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
 use crate::program::instance::{Ended, Instance, Place};
+use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::sandbox::imports::http::Head;
 use crate::sandbox::imports::http::Head;
 use crate::sandbox::transfer::{BodyState, Link};
 use crate::terminal::escape::Target;
@@ -222,7 +224,7 @@ impl Call {
     #[cold]
     pub fn discard(mut self, begun: Begun) {
         if let (Guest::Ended(ended), None, None) = (self.guest, begun.rest, begun.failure) {
-            self.service.keep(&mut self.core, ended.instance);
+            reuse::keep(&mut self.core, ended.instance);
         }
     }
 
@@ -327,7 +329,7 @@ impl Call {
         let Begun { mut head, mut ready, rest, failure, length, .. } = begun;
         if let Some(failure) = failure {
             self.guest.drop_instance();
-            self.service.report(&failure, &self.name, Some(self.core.number()));
+            self.service.book.report(&failure, &self.name, Some(self.core.number()));
         }
         if self.verdict.failure().is_some() {
             // The rest of the request was not read, and would be read as the
@@ -354,7 +356,7 @@ impl Call {
         body.set_held(held);
         let is_over = self.link.is_passed_on() || matches!(rest, Rest::Nothing);
         match self.guest {
-            Guest::Ended(ended) if is_over => self.service.keep(&mut self.core, ended.instance),
+            Guest::Ended(ended) if is_over => reuse::keep(&mut self.core, ended.instance),
             guest => {
                 self.guest = guest;
                 tokio::spawn(self.drive(rest));
@@ -430,7 +432,7 @@ impl Call {
 
     fn report(&self, failure: Failure) {
         let failure = self.verdict_on(failure);
-        self.service.report(&failure, &self.name, Some(self.core.number()));
+        self.service.book.report(&failure, &self.name, Some(self.core.number()));
     }
 
     /// There is no one to answer any more. What the guest has to close has a budget of its own;
@@ -451,11 +453,11 @@ impl Call {
             Err(_) if self.request_failure().is_some() => {}
             Err(failure) => {
                 // The request had its response: this is not its failure.
-                self.service.book.stats.tails_stopped.inc();
+                self.service.book.stats().tails_stopped.inc();
                 let core = self.core.number();
                 self.service
                     .book
-                    .log
+                    .log()
                     .server(format_args!("the tail of {} on core {core}: {failure}", self.name));
             }
         }
@@ -485,7 +487,7 @@ impl Call {
 
     fn keep_instance(mut self) {
         if let Guest::Ended(ended) = self.guest {
-            self.service.keep(&mut self.core, ended.instance);
+            reuse::keep(&mut self.core, ended.instance);
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Service;
+use super::service::Service;
 use crate::clock::{self, Nanos};
 use crate::deferred::{Call, TimerId};
 use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::guest::Program;
 use crate::program::instance::{Instance, Place};
+use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;
 use crate::telemetry::stats::Stats;
 
@@ -36,12 +37,12 @@ struct Run {
 pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
     let Call { id, scheduled, due, started, attempt, .. } = call;
     let run = Run { id, scheduled, due, started, attempt, core: core.number() };
-    let stats = service.book.stats.clone();
+    let stats = service.book.stats().clone();
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
     let running = Running::begin(stats.clone());
     let program = service.current.for_deferred();
-    let result = match service.place(&mut core, &program, limits.time_max).await {
-        Ok(place) => run_in(&service, limits, &mut core, program, place, call).await,
+    let result = match reuse::place(&mut core, &program, &service.dispatch, limits.time_max).await {
+        Ok(place) => run_in(limits, &mut core, program, place, call).await,
         Err(failure) => Err(failure),
     };
     drop(running);
@@ -50,16 +51,15 @@ pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Inst
         Err(_) => stats.deferred_failed.inc(),
     };
     if let Err(failure) = &result {
-        service.report(failure, &format_args!("deferred call {id}"), Some(run.core));
+        service.book.report(failure, &format_args!("deferred call {id}"), Some(run.core));
     }
     if limits.lines {
-        service.book.log.line(run.line(result.is_ok()).as_bytes());
+        service.book.log().line(run.line(result.is_ok()).as_bytes());
     }
 }
 
 /// Its time begins when there is room for it.
 async fn run_in(
-    service: &Service,
     limits: Limits,
     core: &mut CoreGuard<Instance>,
     program: Arc<Program>,
@@ -73,7 +73,7 @@ async fn run_in(
     };
     // An error that the callback returned is its result; the instance is as good as before.
     if matches!(ended.result, Ok(()) | Err(Failure::CallbackError(_))) {
-        service.keep(core, ended.instance);
+        reuse::keep(core, ended.instance);
     }
     ended.result
 }

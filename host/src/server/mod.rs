@@ -38,8 +38,8 @@ use crate::request::access_log::Book;
 use crate::request::body;
 use crate::request::callback;
 use crate::request::current::Current;
+use crate::request::service::{self, Service};
 use crate::request::unsent::Room;
-use crate::request::{self, Service};
 use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
 use crate::sandbox::host::{Grants, Host, Shared};
@@ -283,13 +283,9 @@ fn start_workers(
     let unsent_room = Room::new(options.response_buffer.0, options.response_memory.0);
     let mut ready = Vec::new();
     for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
-        let service = Service {
-            current: current.clone(),
-            dispatch: dispatch.worker(number),
-            book: Arc::new(Book { log: log.clone(), stats: stats.clone(), lines: !options.disable_logging }),
-            limits: request_limits(options),
-            unsent_room: unsent_room.clone(),
-        };
+        let book = Book::new(log.clone(), stats.clone(), !options.disable_logging);
+        let (dispatch, limits) = (dispatch.worker(number), request_limits(options));
+        let service = Service::new(current.clone(), dispatch, book, limits, unsent_room.clone());
         let worker = Worker {
             service: Arc::new(service),
             deferred: callback::Limits { time_max: options.deferred_timeout.0, lines: options.log_deferred },
@@ -330,7 +326,7 @@ async fn end_idle(dispatch: Arc<Dispatch<Instance>>, workers: Vec<Arc<Current>>,
     loop {
         turns.tick().await;
         let time = clock::coarse().saturating_sub(kept_time.as_nanos() as clock::Nanos);
-        drop(dispatch.take_kept(|instance| instance.ended < time));
+        drop(dispatch.take_kept(|instance| instance.has_rested_since(time)));
         workers.iter().for_each(|worker| worker.for_request().trim(time));
     }
 }
@@ -345,16 +341,14 @@ fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {
     }
 }
 
-fn request_limits(options: &Options) -> request::Limits {
-    request::Limits {
+fn request_limits(options: &Options) -> service::Limits {
+    service::Limits {
         head_fields_max: options.head_fields,
         body: body::Limits { bytes_max: options.body_limit.0 as u64, wait_max: options.body_timeout.0 },
         time_max: options.harakiri.0,
         tail_time_max: options.tail_timeout.0,
         close_time_max: options.close_timeout.0,
         room_time_max: options.queue_timeout.0,
-        calls_per_instance: options.calls_per_instance(),
-        kept_bytes_max: options.kept_memory_bytes(),
     }
 }
 

@@ -14,9 +14,9 @@ use crate::connection::client::ClientAddress;
 use crate::connection::client::TrustedProxy;
 use crate::connection::listen::{Accepted, Bound, Listener};
 use crate::dispatch::clients::{Claim, Clients};
-use crate::request::Service;
 use crate::request::access_log::Book;
 use crate::request::callback;
+use crate::request::service::Service;
 
 /// What one worker is made of.
 pub struct Worker {
@@ -69,7 +69,7 @@ impl Ready {
         let Ready { runtime, listener, worker } = self;
         let Worker { service, deferred, connections, server } = worker;
         let (for_calls, handle) = (service.clone(), runtime.handle().clone());
-        service.dispatch.on_deferred(move |core, call| {
+        service.dispatch().on_deferred(move |core, call| {
             handle.spawn(callback::run(for_calls.clone(), deferred, core, call));
         });
         let serve = move || serve(&runtime, listener, service, connections, server);
@@ -89,7 +89,7 @@ fn serve(
     mut server: watch::Receiver<()>,
 ) {
     runtime.block_on(async {
-        let dispatch = service.dispatch.clone();
+        let dispatch = service.dispatch().clone();
         tokio::spawn(async move { dispatch.start_due().await });
         tokio::spawn(accept(listener, service, connections));
         // The error is what it waits for: nobody can say anything any more.
@@ -110,13 +110,13 @@ impl Connections {
     /// Others are closed at once: to let one wait would let all behind it wait.
     async fn next(&self, listener: &Listener, book: &Book) -> Admitted {
         loop {
-            let accepted = listener.accept(&book.log).await;
+            let accepted = listener.accept(book.log()).await;
             let address = ClientAddress::new(accepted.address, &self.trusted);
             let claim = match (&self.clients, accepted.address) {
                 (Some(clients), Some(ip)) if !address.is_trusted_proxy() => match clients.claim(ip) {
                     Some(claim) => Some(claim),
                     None => {
-                        book.stats.connections_refused.inc();
+                        book.stats().connections_refused.inc();
                         continue;
                     }
                 },
@@ -141,9 +141,9 @@ async fn accept(listener: Listener, service: Arc<Service>, connections: Connecti
         let Admitted { accepted, address, claim, place } = tokio::select! {
             biased;
             _ = stop.wait_for(|stopping| *stopping) => break,
-            admitted = connections.next(&listener, &service.book) => admitted,
+            admitted = connections.next(&listener, service.book()) => admitted,
         };
-        let stats = service.book.stats.clone();
+        let stats = service.book().stats().clone();
         stats.connections_accepted.inc();
         stats.connections.inc();
         let service = service.clone();
