@@ -30,7 +30,7 @@ use crate::sandbox::deadline::Deadline;
 use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
 use crate::sandbox::host::{Host, Shared};
-use crate::sandbox::transfer::Link;
+use crate::sandbox::transfer::Driver;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
@@ -116,7 +116,7 @@ async fn call(program: Arc<Program>) {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("/a?b").header("host", "a").body(body).expect("a request");
     let (sender, head) = oneshot::channel();
-    let ended = program.handle(Place::Free(share), deadline, request, sender, Link::new());
+    let ended = program.handle(Place::Free(share), deadline, request, sender, Driver::new().link());
     let read = async {
         if let Ok(Ok(response)) = head.await {
             let _ = response.into_body().collect().await;

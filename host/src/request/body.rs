@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use wasmtime_wasi_http::Error;
 use crate::connection::exchange::Exchange;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
-use crate::sandbox::transfer::Link;
+use crate::sandbox::transfer::{Link, Verdict};
 
 /// What a body may be.
 #[derive(Clone, Copy, Debug)]
@@ -33,28 +32,12 @@ const REST_BYTES_MAX: u64 = 256 << 10;
 
 const NOT_WHOLE: &str = "the body is malformed or was cut short (RFC 9112, 7 and 8)";
 
-/// How a body broke a limit or was broken, if it was: the guest sees an error, and if it gives
-/// no answer of its own, the client is told this reason.
-#[derive(Clone, Default)]
-pub struct Verdict(Arc<AtomicU8>);
-
-const TOO_LARGE: u8 = 1;
-const TOO_SLOW: u8 = 2;
-const BROKEN: u8 = 3;
-
-impl Verdict {
-    pub fn failure(&self) -> Option<Failure> {
-        match self.0.load(Ordering::Relaxed) {
-            TOO_LARGE => Some(Failure::BodyTooLarge),
-            TOO_SLOW => Some(Failure::BodyTimeout),
-            BROKEN => Some(Failure::BadRequest(NOT_WHOLE)),
-            _ => None,
-        }
-    }
-
-    /// The body was malformed, or ended early.
-    pub fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == BROKEN
+/// What the client is told of a body with this verdict.
+pub fn failure(verdict: Verdict) -> Failure {
+    match verdict {
+        Verdict::TooLarge => Failure::BodyTooLarge,
+        Verdict::TooSlow => Failure::BodyTimeout,
+        Verdict::Broken => Failure::BadRequest(NOT_WHOLE),
     }
 }
 
@@ -69,7 +52,6 @@ pub struct RequestBody {
     bytes: u64,
     /// Set while the guest waits.
     waiting: Option<Pin<Box<Sleep>>>,
-    verdict: Verdict,
     exchange: Exchange,
     is_over: bool,
     link: Arc<Link>,
@@ -81,17 +63,16 @@ impl RequestBody {
         is_http2: bool,
         is_awaited: bool,
         limits: Limits,
-        verdict: Verdict,
         exchange: Exchange,
         link: Arc<Link>,
     ) -> RequestBody {
         exchange.note_body_is_wanted();
         let (body, bytes, waiting, is_over) = (Some(body), 0, None, false);
-        RequestBody { body, is_http2, is_awaited, limits, bytes, waiting, verdict, exchange, is_over, link }
+        RequestBody { body, is_http2, is_awaited, limits, bytes, waiting, exchange, is_over, link }
     }
 
-    fn fail(&self, verdict: u8, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        self.verdict.0.store(verdict, Ordering::Relaxed);
+    fn fail(&self, verdict: Verdict, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.link.judge_request(verdict);
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -114,7 +95,7 @@ impl Body for RequestBody {
                 .waiting
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + wait_max)));
             return match waiting.as_mut().poll(cx) {
-                Poll::Ready(()) => self.fail(TOO_SLOW, Error::ConnectionReadTimeout),
+                Poll::Ready(()) => self.fail(Verdict::TooSlow, Error::ConnectionReadTimeout),
                 Poll::Pending => Poll::Pending,
             };
         };
@@ -123,15 +104,18 @@ impl Body for RequestBody {
             Some(Ok(frame)) => {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if self.bytes > self.limits.bytes_max {
-                    return self.fail(TOO_LARGE, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
+                    return self
+                        .fail(Verdict::TooLarge, Error::HttpRequestBodySize(Some(self.limits.bytes_max)));
                 }
                 self.is_over = is_end_stream;
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.fail(BROKEN, Error::Hyper(error)),
+            Some(Err(error)) => self.fail(Verdict::Broken, Error::Hyper(error)),
             // The HTTP library takes a stream of HTTP/2 that was reset without an error for
             // one that ended.
-            None if self.is_http2 && !is_end_stream => self.fail(BROKEN, Error::HttpRequestBodySize(None)),
+            None if self.is_http2 && !is_end_stream => {
+                self.fail(Verdict::Broken, Error::HttpRequestBodySize(None))
+            }
             None => {
                 self.is_over = true;
                 Poll::Ready(None)
@@ -166,7 +150,7 @@ impl Drop for RequestBody {
         let is_worth_it = is_little || self.exchange.is_answered();
         // Where there is no runtime, the server is about to end.
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if is_worth_it && !self.is_awaited && self.verdict.failure().is_none() => {
+            Ok(runtime) if is_worth_it && !self.is_awaited && self.link.verdict().is_none() => {
                 let _for_the_server = OnNoAccount::begin();
                 runtime.spawn(throw_away(body));
             }

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
-use super::body::{RequestBody, Verdict};
+use super::body::{self, RequestBody};
 use super::response::{ResponseBody, Source, poll_frame_now};
 use super::service::Service;
 use super::unsent::{Taken, Unsent};
@@ -34,9 +34,7 @@ use crate::program::instance::{Ended, Instance, Place};
 use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::gateway::{check_length, check_status};
-use crate::sandbox::imports::http::Head;
-use crate::sandbox::imports::http::Head;
-use crate::sandbox::transfer::{BodyState, Link};
+use crate::sandbox::transfer::{BodyState, Driver, Link, Verdict};
 use crate::terminal::escape::Target;
 
 /// Frames of a response that are collected before its head is sent, if the guest
@@ -56,8 +54,7 @@ pub struct Call {
     service: Arc<Service>,
     deadline: Arc<Deadline>,
     head: oneshot::Receiver<Head>,
-    link: Arc<Link>,
-    verdict: Verdict,
+    driver: Driver,
     exchange: Exchange,
     is_head_request: bool,
     /// See `Face::closes`.
@@ -92,14 +89,11 @@ enum Guest {
 
 impl Guest {
     /// Lets the guest run as far as it can. True if it has ended.
-    fn poll(&mut self, link: &Link, cx: &mut Context<'_>) -> bool {
-        if let Guest::Running(future) = self {
-            link.set_guest_runs(true);
-            let ended = future.as_mut().poll(cx);
-            link.set_guest_runs(false);
-            if let Poll::Ready(ended) = ended {
-                *self = Guest::Ended(ended);
-            }
+    fn poll(&mut self, driver: &Driver, cx: &mut Context<'_>) -> bool {
+        if let Guest::Running(future) = self
+            && let Poll::Ready(ended) = driver.run(|| future.as_mut().poll(cx))
+        {
+            *self = Guest::Ended(ended);
         }
         matches!(self, Guest::Ended(_))
     }
@@ -169,16 +163,15 @@ impl Call {
         name: RequestName,
     ) -> Call {
         let deadline = Deadline::at(clock::after(service.limits.time_max));
-        let link = Link::new();
-        let verdict = Verdict::default();
+        let driver = Driver::new();
         let (sender, head) = oneshot::channel();
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;
         let is_http2 = request.version() == Version::HTTP_2;
         let is_awaited = !request.body().is_end_stream() && request.headers().contains_key(header::EXPECT);
         let body = |body| {
-            let (exchange, link, verdict) = (client.exchange.clone(), link.clone(), verdict.clone());
-            RequestBody::new(body, is_http2, is_awaited, limits, verdict, exchange, link).boxed_unsync()
+            let (exchange, link) = (client.exchange.clone(), driver.link());
+            RequestBody::new(body, is_http2, is_awaited, limits, exchange, link).boxed_unsync()
         };
         let request = request.map(body);
         let closes = program.closes;
@@ -188,14 +181,13 @@ impl Call {
                 deadline.clone(),
                 request,
                 sender,
-                link.clone(),
+                driver.link(),
             ))),
             core,
             service: service.clone(),
             deadline,
             head,
-            link,
-            verdict,
+            driver,
             exchange: client.exchange,
             is_head_request,
             closes,
@@ -207,7 +199,7 @@ impl Call {
     /// a limit did not fail.
     #[cold]
     pub fn verdict_on(&self, failure: Failure) -> Failure {
-        self.request_failure().or_else(|| self.verdict.failure()).unwrap_or(failure)
+        self.request_failure().or_else(|| self.driver.verdict().map(body::failure)).unwrap_or(failure)
     }
 
     /// How the request is malformed, or its body was cut short, as far as that is known. Then
@@ -215,8 +207,7 @@ impl Call {
     pub fn request_failure(&self) -> Option<Failure> {
         match self.exchange.fault() {
             Some(fault) => Some(Failure::BadRequest(fault.rule())),
-            None if self.verdict.is_broken() => self.verdict.failure(),
-            None => None,
+            None => self.driver.verdict().filter(|verdict| *verdict == Verdict::Broken).map(body::failure),
         }
     }
 
@@ -254,7 +245,7 @@ impl Call {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
-        if self.guest.poll(&self.link, cx) {
+        if self.guest.poll(&self.driver, cx) {
             // It has answered, or gave up the right to, or still has it and is gone.
             let mut failure = || self.guest.take_failure().unwrap_or(Failure::NoResponse);
             return Poll::Ready(self.head.try_recv().map_err(|_| failure()));
@@ -279,23 +270,23 @@ impl Call {
                     }
                 }
                 Poll::Ready(None) => {
-                    self.link.set_body(BodyState::Over);
+                    self.driver.complete_body();
                     begun.rest = None;
                     if ended {
                         return;
                     }
                 }
                 Poll::Ready(Some(Err(_))) if begun.failure.is_some() && begun.is_as_long_as_promised() => {
-                    self.link.set_body(BodyState::Over);
+                    self.driver.complete_body();
                     begun.rest = None;
                     return;
                 }
                 Poll::Ready(Some(Err(_))) => {
                     // The guest gave the body up.
-                    self.link.set_body(BodyState::Abandoned);
-                    return self.link.abandon_guest();
+                    self.driver.abandon_body();
+                    return self.driver.leave();
                 }
-                Poll::Pending if self.link.is_passed_on() => {
+                Poll::Pending if self.driver.is_passed_on() => {
                     // The guest learns of it now, and most have nothing more to
                     // do then.
                     self.run_guest(begun, cx);
@@ -303,11 +294,11 @@ impl Call {
                 }
                 // No one is there any more who could end it.
                 Poll::Pending if ended && begun.is_as_long_as_promised() => {
-                    self.link.set_body(BodyState::Over);
+                    self.driver.complete_body();
                     begun.rest = None;
                     return;
                 }
-                Poll::Pending if ended => return self.link.abandon_guest(),
+                Poll::Pending if ended => return self.driver.leave(),
                 Poll::Pending => return,
             }
         }
@@ -315,11 +306,11 @@ impl Call {
 
     /// True if the guest has ended.
     fn run_guest(&mut self, begun: &mut Begun, cx: &mut Context<'_>) -> bool {
-        let ended = self.guest.poll(&self.link, cx);
+        let ended = self.guest.poll(&self.driver, cx);
         if let Some(failure) = self.guest.take_failure() {
             begun.failure = Some(failure);
             self.guest.end_trailers();
-            self.link.guest_has_ended();
+            self.driver.end();
         }
         ended
     }
@@ -331,7 +322,7 @@ impl Call {
             self.guest.drop_instance();
             self.service.book.report(&failure, &self.name, Some(self.core.number()));
         }
-        if self.verdict.failure().is_some() {
+        if self.driver.verdict().is_some() {
             // The rest of the request was not read, and would be read as the
             // next one.
             head.headers.insert(header::CONNECTION, http::HeaderValue::from_static("close"));
@@ -347,14 +338,14 @@ impl Call {
             None if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::Nothing),
             Some(rest) if has_no_body => (ResponseBody::complete(VecDeque::new(), None), Rest::NotSent(rest)),
             None => (ResponseBody::complete(ready, length), Rest::Nothing),
-            Some(_) if self.link.guest_is_gone() => (ResponseBody::broken(ready, length), Rest::Nothing),
+            Some(_) if self.driver.guest_is_gone() => (ResponseBody::broken(ready, length), Rest::Nothing),
             Some(rest) => {
                 let rest = Unsent::new(rest, self.service.unsent_room.clone());
                 (self.stream(ready, rest.clone(), length), Rest::Sent(rest))
             }
         };
         body.set_held(held);
-        let is_over = self.link.is_passed_on() || matches!(rest, Rest::Nothing);
+        let is_over = self.driver.is_passed_on() || matches!(rest, Rest::Nothing);
         match self.guest {
             Guest::Ended(ended) if is_over => reuse::keep(&mut self.core, ended.instance),
             guest => {
@@ -366,7 +357,7 @@ impl Call {
     }
 
     fn stream(&self, ready: VecDeque<Frame<Bytes>>, rest: Arc<Unsent>, length: Option<u64>) -> ResponseBody {
-        let (link, deadline, exchange) = (self.link.clone(), self.deadline.clone(), self.exchange.clone());
+        let (link, deadline, exchange) = (self.driver.link(), self.deadline.clone(), self.exchange.clone());
         ResponseBody::streaming(ready, Source { body: rest, link, deadline, exchange }, length)
     }
 
@@ -383,21 +374,21 @@ impl Call {
 
     /// Runs the guest until the body is over or needs it no more, or the guest has failed.
     async fn body_is_over(&mut self, rest: &mut Rest) -> Result<BodyState, Failure> {
-        let link = self.link.clone();
+        let link = self.driver.link();
         let mut over = std::pin::pin!(link.body_is_over());
         std::future::poll_fn(|cx| {
             loop {
-                let ended = self.guest.poll(&self.link, cx);
+                let ended = self.guest.poll(&self.driver, cx);
                 if let Some(failure) = self.guest.take_failure() {
                     return Poll::Ready(Err(failure));
                 }
                 if ended {
-                    self.link.guest_has_ended();
-                    if self.link.is_passed_on() {
+                    self.driver.end();
+                    if self.driver.is_passed_on() {
                         return Poll::Ready(Ok(BodyState::PassedOn));
                     }
                 }
-                if !rest.take(ended, &self.link, cx) {
+                if !rest.take(ended, &self.driver, cx) {
                     return over.as_mut().poll(cx).map(Ok);
                 }
             }
@@ -407,7 +398,7 @@ impl Call {
 
     /// The client left, or the guest gave the body up: the guest call is cancelled with its store.
     async fn leave(self, rest: Rest) {
-        self.link.abandon_guest();
+        self.driver.leave();
         if self.closes {
             // By this the guest learns of it: there is nobody to send to.
             drop(rest);
@@ -419,15 +410,15 @@ impl Call {
     /// as long as its store is there.
     async fn end_after(mut self, failure: Failure, mut rest: Rest) {
         self.report(failure);
-        self.link.cut();
+        self.driver.cut();
         std::future::poll_fn(|cx| {
-            self.guest.poll(&self.link, cx);
+            self.guest.poll(&self.driver, cx);
             self.guest.end_trailers();
-            rest.take_last(&self.link, cx);
+            rest.take_last(&self.driver, cx);
             Poll::Ready(())
         })
         .await;
-        self.link.abandon_guest();
+        self.driver.leave();
     }
 
     fn report(&self, failure: Failure) {
@@ -470,7 +461,7 @@ impl Call {
         let mut timer = std::pin::pin!(tokio::time::sleep_until(clock::instant(until)));
         let mut is_cut = false;
         std::future::poll_fn(|cx| {
-            if self.guest.poll(&self.link, cx) {
+            if self.guest.poll(&self.driver, cx) {
                 return Poll::Ready(Ok(()));
             }
             if !is_cut && self.deadline.are_locks_held() {
@@ -515,7 +506,7 @@ impl Rest {
                 }
                 Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {
                     *self = Rest::Nothing;
-                    link.set_body(BodyState::Over);
+                    link.complete_body();
                 }
             },
         }
@@ -529,7 +520,7 @@ impl Rest {
             Rest::Sent(unsent) => {
                 note_taken(unsent.take_last(link, cx), link);
             }
-            Rest::NotSent(_) => link.set_body(BodyState::Over),
+            Rest::NotSent(_) => link.complete_body(),
         }
     }
 }
@@ -539,8 +530,8 @@ fn note_taken(taken: Taken, link: &Link) -> bool {
     match taken {
         Taken::Frames => return true,
         Taken::Nothing => {}
-        Taken::All => link.set_body(BodyState::Over),
-        Taken::GivenUp => link.set_body(BodyState::Abandoned),
+        Taken::All => link.complete_body(),
+        Taken::GivenUp => link.abandon_body(),
     }
     false
 }

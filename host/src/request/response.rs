@@ -14,7 +14,7 @@ use super::unsent::{Held, Unsent};
 use crate::clock;
 use crate::connection::exchange::Exchange;
 use crate::sandbox::deadline::Deadline;
-use crate::sandbox::transfer::{BodyState, Link};
+use crate::sandbox::transfer::Link;
 
 /// Looks for a frame of a guest's body. Pending means that none is there: tokio's
 /// cooperative budget, which makes its channels say so too when a task has done
@@ -171,7 +171,10 @@ impl ResponseBody {
     /// Tells the guest call and the record how the body ended.
     fn note_end(&mut self, end: End) {
         if let Rest::Guest(Source { link, .. }) = &self.rest {
-            link.set_body(if end == End::Complete { BodyState::Over } else { BodyState::Abandoned });
+            match end {
+                End::Complete => link.complete_body(),
+                End::Broken | End::Cancelled => link.abandon_body(),
+            }
         }
         if let Some(record) = &mut self.record {
             record.end = end;

@@ -218,6 +218,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::sandbox::transfer::Driver;
 
     struct Channel(mpsc::UnboundedReceiver<Result<&'static str, Error>>);
 
@@ -244,7 +245,7 @@ mod tests {
         let (guest, body) = mpsc::unbounded_channel();
         let room = Room::new(of_one_max, of_all_max);
         let unsent = Unsent::new(Channel(body).boxed_unsync(), room.clone());
-        Response { guest, unsent, room, link: Link::new() }
+        Response { guest, unsent, room, link: Driver::new().link() }
     }
 
     impl Response {

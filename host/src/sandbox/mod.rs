@@ -12,3 +12,4 @@ pub mod output;
 pub mod state;
 pub mod store;
 pub mod transfer;
+mod transfer_states;

@@ -1,67 +1,37 @@
-//! What a guest call and the body of its response tell each other: who has ended, and who
-//! still waits.
+//! What a guest call and the bodies of its request and response tell each other: three states,
+//! who may change them, and who waits for that.
+//!
+//! `GuestState` is changed by the one who drives the guest call, who alone has the `Driver`;
+//! `Verdict` by the request's body; `BodyState` by whoever brings it about: the driver, the
+//! response's body, and the request's body when it is read for the response.
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use wasmtime_wasi_http::Error;
 
-/// What a guest call and the body of its response tell each other.
+pub use super::transfer_states::{BodyState, Verdict};
+use super::transfer_states::{GuestState, Step};
+
+/// What a guest call and the bodies of its request and response tell each other.
 pub struct Link {
     /// A `BodyState`.
     body: AtomicU8,
     /// Told when `body` changes.
     body_changes: Notify,
-    /// The guest has ended, but its store is still there: what it sent of the body
-    /// will end now, or never.
-    ended: AtomicBool,
-    /// The guest is to be left where it is.
-    cut: AtomicBool,
-    /// The store goes, and the body with it: its end means nothing.
-    gone: AtomicBool,
+    /// A `GuestState`.
+    guest: AtomicU8,
+    /// A `Verdict`, or 0.
+    verdict: AtomicU8,
     /// The task that waits for the body.
     reader: Mutex<Option<Waker>>,
-    /// The guest is running in this moment.
-    guest_runs: AtomicBool,
-}
-
-/// The body of a response, seen from the guest call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyState {
-    Open,
-    /// It is the request's body, which the guest only passed on: it needs the
-    /// guest no more, and no core.
-    PassedOn,
-    /// Its last frame was handed over, or taken out of the guest's hands.
-    Over,
-    /// The client left, or the transfer broke.
-    Abandoned,
-}
-
-impl BodyState {
-    const ALL: [BodyState; 4] = [BodyState::Open, BodyState::PassedOn, BodyState::Over, BodyState::Abandoned];
-
-    fn from_number(number: u8) -> BodyState {
-        BodyState::ALL[number as usize]
-    }
 }
 
 impl Link {
-    pub fn new() -> Arc<Link> {
-        Arc::new(Link {
-            body: AtomicU8::new(BodyState::Open as u8),
-            body_changes: Notify::new(),
-            ended: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            reader: Mutex::new(None),
-            guest_runs: AtomicBool::new(false),
-        })
-    }
-
     /// Waits until the body needs the guest no more.
     pub async fn body_needs_no_guest(&self) -> BodyState {
         self.body_state(|state| state != BodyState::Open).await
@@ -69,7 +39,7 @@ impl Link {
 
     /// Waits for the end of the body, and says how it ended.
     pub async fn body_is_over(&self) -> BodyState {
-        self.body_state(|state| matches!(state, BodyState::Over | BodyState::Abandoned)).await
+        self.body_state(BodyState::has_ended).await
     }
 
     async fn body_state(&self, wanted: fn(BodyState) -> bool) -> BodyState {
@@ -84,25 +54,34 @@ impl Link {
         }
     }
 
-    pub fn body(&self) -> BodyState {
+    fn body(&self) -> BodyState {
         BodyState::from_number(self.body.load(Ordering::Acquire))
     }
 
-    /// Notes whether the guest runs, for `note_request_is_read`.
-    pub fn set_guest_runs(&self, runs: bool) {
-        self.guest_runs.store(runs, Ordering::Relaxed);
+    fn guest(&self) -> GuestState {
+        GuestState::from_number(self.guest.load(Ordering::Acquire))
     }
 
     /// Someone reads the request's body. If it is not the guest, then it is the
     /// response's body that does.
     pub fn note_request_is_read(&self) {
-        if !self.guest_runs.load(Ordering::Relaxed) {
-            self.set_body(BodyState::PassedOn);
+        if !self.guest().runs() {
+            self.tell_body(BodyState::PassedOn);
         }
     }
 
     pub fn is_passed_on(&self) -> bool {
         self.body() == BodyState::PassedOn
+    }
+
+    /// The verdict on the request's body, which nobody reads any further.
+    pub fn judge_request(&self, verdict: Verdict) {
+        self.verdict.store(verdict as u8, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the request's body, as far as it was read.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::from_number(self.verdict.load(Ordering::Relaxed))
     }
 
     /// What `wasi:http` 0.3 tells the guest about the transfer.
@@ -113,38 +92,18 @@ impl Link {
         }
     }
 
-    /// Whoever polls the guest call next finds it ended, if it is one of `wasi:http` 0.3 that
-    /// has answered.
-    pub fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-
+    /// The guest is to end here, if it is one of `wasi:http` 0.3 that has answered.
     pub fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
-    }
-
-    /// The guest has ended. What it has sent of the body is still delivered; if
-    /// that is not all, the transfer breaks.
-    pub fn guest_has_ended(&self) {
-        self.ended.store(true, Ordering::Release);
-        if let Some(reader) = self.reader.lock().take() {
-            reader.wake();
-        }
-    }
-
-    /// The guest's store is about to be dropped before the body is over.
-    pub fn abandon_guest(&self) {
-        self.gone.store(true, Ordering::Release);
-        self.guest_has_ended();
+        self.guest().is_cut()
     }
 
     pub fn sends_no_more(&self) -> bool {
-        self.ended.load(Ordering::Acquire) && !self.is_passed_on()
+        self.guest().has_ended() && !self.is_passed_on()
     }
 
     /// The body lost its guest before it was over.
     pub fn guest_is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire) && !matches!(self.body(), BodyState::PassedOn | BodyState::Over)
+        self.guest() == GuestState::Gone && !matches!(self.body(), BodyState::PassedOn | BodyState::Over)
     }
 
     /// True if the body's task will be woken when the guest ends, false if it has.
@@ -154,15 +113,130 @@ impl Link {
         !self.sends_no_more()
     }
 
-    /// A body that has ended stays as it ended.
-    pub fn set_body(&self, state: BodyState) {
-        let change = |number| {
-            let now = BodyState::from_number(number);
-            let changes = matches!(now, BodyState::Open | BodyState::PassedOn) && now != state;
-            changes.then_some(state as u8)
-        };
+    /// The whole body was handed over, or taken out of the guest's hands.
+    pub fn complete_body(&self) {
+        self.tell_body(BodyState::Over);
+    }
+
+    /// The client left, the guest gave the body up, or the transfer broke.
+    pub fn abandon_body(&self) {
+        self.tell_body(BodyState::Abandoned);
+    }
+
+    fn tell_body(&self, next: BodyState) {
+        let change = |now| BodyState::from_number(now).becoming(next).map(|next| next as u8);
         if self.body.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok() {
             self.body_changes.notify_waiters();
+        }
+    }
+}
+
+/// The side of the one who drives the guest call: nobody else can say what the guest does.
+pub struct Driver(Arc<Link>);
+
+impl Driver {
+    /// The driver of a call that has not begun, whose body is open.
+    pub fn new() -> Driver {
+        Driver(Arc::new(Link {
+            body: AtomicU8::new(BodyState::Open as u8),
+            body_changes: Notify::new(),
+            guest: AtomicU8::new(GuestState::Rests as u8),
+            verdict: AtomicU8::new(0),
+            reader: Mutex::new(None),
+        }))
+    }
+
+    /// For the guest, and for the bodies of request and response.
+    pub fn link(&self) -> Arc<Link> {
+        self.0.clone()
+    }
+
+    /// Runs the guest, or lets it run as far as it can.
+    pub fn run<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.step(Step::Run);
+        let result = run();
+        self.step(Step::Rest);
+        result
+    }
+
+    /// The guest is to be left where it is.
+    pub fn cut(&self) {
+        self.step(Step::Cut);
+    }
+
+    /// The guest has ended. What it has sent of the body is still delivered; if
+    /// that is not all, the transfer breaks.
+    pub fn end(&self) {
+        self.step(Step::End);
+        self.wake_reader();
+    }
+
+    /// The guest's store is about to be dropped before the body is over.
+    pub fn leave(&self) {
+        self.step(Step::Leave);
+        self.wake_reader();
+    }
+
+    /// Nobody else writes it: so it need not be read and written at once.
+    fn step(&self, step: Step) {
+        let state = GuestState::from_number(self.0.guest.load(Ordering::Relaxed));
+        self.0.guest.store(state.after(step) as u8, Ordering::Release);
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.0.reader.lock().take() {
+            reader.wake();
+        }
+    }
+}
+
+impl Deref for Driver {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker_ref;
+
+    use super::*;
+
+    #[test]
+    fn only_one_who_is_not_the_guest_passes_the_body_on() {
+        let driver = Driver::new();
+        driver.run(|| driver.note_request_is_read());
+        assert!(!driver.is_passed_on());
+        driver.cut();
+        driver.run(|| driver.note_request_is_read());
+        assert!(driver.is_cut() && !driver.is_passed_on());
+        driver.note_request_is_read();
+        assert!(driver.is_passed_on());
+        driver.complete_body();
+        driver.note_request_is_read();
+        assert!(!driver.is_passed_on());
+    }
+
+    #[test]
+    fn a_body_loses_its_guest_unless_it_needs_it_no_more() {
+        let cx = Context::from_waker(noop_waker_ref());
+        let tellings: [(fn(&Link), bool, bool); 4] = [
+            (|_| {}, true, true),
+            (Link::note_request_is_read, false, false),
+            (Link::complete_body, true, false),
+            (Link::abandon_body, true, true),
+        ];
+        for (tell, sends_no_more, is_gone) in tellings {
+            let driver = Driver::new();
+            assert!(driver.waits_for_guest(&cx));
+            tell(&driver);
+            driver.end();
+            assert_eq!((driver.sends_no_more(), driver.guest_is_gone()), (sends_no_more, false));
+            driver.leave();
+            assert_eq!((driver.sends_no_more(), driver.guest_is_gone()), (sends_no_more, is_gone));
+            assert_eq!(driver.waits_for_guest(&cx), !sends_no_more);
         }
     }
 }
