@@ -30,7 +30,8 @@ use crate::connection::head;
 use crate::program::cgi;
 use crate::program::cgi::output::Answer;
 use crate::program::instance;
-use crate::request::call;
+use crate::request::access_log;
+use crate::request::begun;
 use crate::request::response::ResponseBody;
 use crate::sandbox::http_hooks::LeftOut;
 use crate::sandbox::imports::gateway;
@@ -98,9 +99,9 @@ fn check_sent(response: Response<Bytes>, is_head_request: bool) {
         if request.uri().path() == "/second" {
             return Response::new(ResponseBody::from("second".to_owned()));
         }
-        match call::check_head(&head) {
+        match begun::check_head(&head) {
             Ok(length) => {
-                let body = match call::has_no_body(&head, is_head_request) {
+                let body = match begun::has_no_body(&head, is_head_request) {
                     true => ResponseBody::complete(VecDeque::new(), None),
                     false => {
                         let frames = VecDeque::from([Frame::data(body.clone())]);
@@ -113,7 +114,7 @@ fn check_sent(response: Response<Bytes>, is_head_request: bool) {
         }
     });
     let first = Received::read(&got, is_head_request);
-    let is_answered = call::check_head(&head).is_ok();
+    let is_answered = begun::check_head(&head).is_ok();
     if is_answered {
         check_sent_head(&head, &first);
     }
@@ -292,7 +293,7 @@ fn check_request(request: &mut Request<Incoming>) {
         let is_kept = |(name, value): &(String, String)| !name.contains(['=', '\0']) && !value.contains('\0');
         assert!(environment.iter().all(is_kept), "{environment:?}");
     }
-    let name = call::RequestName::new(request).to_string();
+    let name = access_log::RequestName::new(request).to_string();
     assert!(name.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{name:?}");
     let mut whole = Request::new(());
     (*whole.method_mut(), *whole.uri_mut()) = (Method::GET, request.uri().clone());

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
 use crate::error::{Failure, Level};
@@ -47,6 +47,25 @@ impl Book {
     }
 }
 
+/// How the log names a request in a line that is not its own.
+#[derive(Clone)]
+pub struct RequestName {
+    method: Method,
+    uri: Uri,
+}
+
+impl RequestName {
+    pub fn new<B>(request: &Request<B>) -> RequestName {
+        RequestName { method: request.method().clone(), uri: request.uri().clone() }
+    }
+}
+
+impl Display for RequestName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, Target(self.uri.path()))
+    }
+}
+
 /// One request. It is written when it is dropped: with the response's body, or
 /// with the request if that was cancelled.
 pub struct Record {
@@ -74,7 +93,7 @@ pub enum End {
 }
 
 impl Record {
-    pub fn new<B>(book: Arc<Book>, request: &http::Request<B>, client: HeaderValue) -> Record {
+    pub fn new<B>(book: Arc<Book>, request: &Request<B>, client: HeaderValue) -> Record {
         let line = book.lines.then(|| (request.method().clone(), request.uri().clone(), request.version()));
         let started = clock::now();
         Record {

@@ -2,12 +2,15 @@
 //! it, the core that it waits for, and what becomes of a failure.
 
 pub mod access_log;
+pub(crate) mod begun;
 pub mod body;
 pub mod call;
 pub mod callback;
 pub mod current;
 pub mod response;
+mod rest;
 pub mod service;
+mod under_way;
 pub mod unsent;
 
 use std::sync::Arc;
@@ -16,8 +19,9 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use self::access_log::Record;
-use self::call::{Begun, Call, RequestName};
+use self::access_log::{Record, RequestName};
+use self::begun::Begun;
+use self::call::Call;
 use self::response::ResponseBody;
 use self::service::Service;
 use crate::connection::Client;

@@ -1,13 +1,12 @@
 //! The body of a response, on its way from the guest to the HTTP library.
 
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::access_log::{End, Record};
 use super::unsent::{Held, Unsent};
@@ -15,17 +14,6 @@ use crate::clock;
 use crate::connection::exchange::Exchange;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::transfer::Link;
-
-/// Looks for a frame of a guest's body. Pending means that none is there: tokio's
-/// cooperative budget, which makes its channels say so too when a task has done
-/// much, is left out.
-pub fn poll_frame_now(
-    body: &mut WasiBody,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-    pin!(tokio::task::unconstrained(frame)).poll(cx)
-}
 
 /// The transfer of a body broke: the client must not take it for complete.
 #[derive(Debug)]
@@ -234,45 +222,5 @@ impl Drop for ResponseBody {
 impl From<String> for ResponseBody {
     fn from(text: String) -> ResponseBody {
         ResponseBody::complete(VecDeque::from([Frame::data(Bytes::from(text))]), None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http_body_util::BodyExt;
-    use tokio::sync::mpsc;
-
-    struct Channel(mpsc::Receiver<Bytes>);
-
-    impl Body for Channel {
-        type Data = Bytes;
-        type Error = Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-            self.0.poll_recv(cx).map(|data| data.map(|data| Ok(Frame::data(data))))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_frame_is_found_by_a_task_that_has_done_much() {
-        let (sender, receiver) = mpsc::channel(10_000);
-        for _ in 0..10_000 {
-            sender.try_send(Bytes::from_static(b"x")).unwrap();
-        }
-        let mut body = Channel(receiver).boxed_unsync();
-        std::future::poll_fn(|cx| {
-            let mut found = 0;
-            while Pin::new(&mut body).poll_frame(cx).is_ready() {
-                found += 1;
-            }
-            assert!(found < 10_000, "the budget has no end, and this test no sense");
-            assert!(poll_frame_now(&mut body, cx).is_ready());
-            Poll::Ready(())
-        })
-        .await;
     }
 }
