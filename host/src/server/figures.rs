@@ -20,7 +20,7 @@ use crate::dispatch::Dispatch;
 use crate::memory::budget::Budget;
 use crate::program::instance::Instance;
 use crate::telemetry::log::Log;
-use crate::telemetry::stats::{self, Stats};
+use crate::telemetry::stats::Stats;
 
 /// Connections of `--stats` that are open at once. When one more comes, the one that has
 /// asked for nothing for the longest time is closed: so connections that stay open and
@@ -86,12 +86,15 @@ impl Figures {
     fn show(&self, path: &str) -> Response<Full<Bytes>> {
         let is_stopping = *self.stopping.borrow();
         let (status, kind, text) = match path {
-            "/metrics" => (
-                StatusCode::OK,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                self.stats.prometheus(self.now()),
-            ),
-            "/stats" => (StatusCode::OK, "application/json", format!("{:#}\n", self.stats.json(self.now()))),
+            "/metrics" => {
+                self.look();
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                (StatusCode::OK, kind, self.stats.prometheus())
+            }
+            "/stats" => {
+                self.look();
+                (StatusCode::OK, "application/json", format!("{:#}\n", self.stats.json()))
+            }
             "/healthz" if is_stopping => {
                 (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned())
             }
@@ -103,17 +106,22 @@ impl Figures {
         answer::text(status, kind, text)
     }
 
-    fn now(&self) -> stats::Now {
-        stats::Now {
-            cores: self.cores.into(),
-            cores_busy: self.dispatch.busy().into(),
-            queue: self.dispatch.waiting() as u64,
-            deferred_pending: self.deferred.pending(),
-            log_lines_dropped: self.log.lines_dropped(),
-            guest_lines_dropped: self.log.guest_lines_dropped(),
-            guest_bytes_dropped: self.log.guest_bytes_dropped(),
-            memory_total_bytes: self.budget.bytes(),
-            memory_bytes: self.budget.bytes_shared(),
+    /// Sets those that nobody counts.
+    fn look(&self) {
+        let (stats, log) = (&self.stats, &self.log);
+        let rows = [
+            (&stats.cores, u64::from(self.cores)),
+            (&stats.cores_busy, self.dispatch.busy().into()),
+            (&stats.queue, self.dispatch.waiting() as u64),
+            (&stats.deferred_pending, self.deferred.pending()),
+            (&stats.log_lines_dropped, log.lines_dropped()),
+            (&stats.guest_lines_dropped, log.guest_lines_dropped()),
+            (&stats.guest_bytes_dropped, log.guest_bytes_dropped()),
+            (&stats.memory_total_bytes, self.budget.bytes()),
+            (&stats.memory_bytes, self.budget.bytes_shared()),
+        ];
+        for (figure, now) in rows {
+            figure.set(now as i64);
         }
     }
 }
