@@ -2,7 +2,7 @@
 
 use wasm_encoder::{BlockType, Function, InstructionSink, ValType};
 
-use super::Work;
+use super::work::Work;
 
 /// A function that does the same as the instruction, which takes `params`. Its locals are
 /// these. `step` says how far the place that is read from moves with each element.
