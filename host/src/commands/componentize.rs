@@ -14,14 +14,15 @@ use wit_parser::{Resolve, SourceMap, UnresolvedPackageGroup, WorldId};
 use super::build::write;
 use crate::config;
 use crate::contract::{CALLBACK, TIMERS, WIT};
-use crate::guest::face::{self, Face, Kind};
+use crate::guest::face::{Face, Kind};
+use crate::guest::file;
 
 /// The version of WASI that our WIT has.
 const WASI: &str = "0.2.12";
 
 pub fn run(options: &config::Componentize) -> Result<ExitCode> {
     let named = || options.module.display().to_string();
-    let module = face::content(&options.module).with_context(named)?;
+    let module = file::content(&options.module).with_context(named)?;
     write(&options.output, &component(module).with_context(named)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,8 @@ use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::connection::listen;
 use crate::contract::GATEWAY;
-use crate::guest::face::{self, Face};
+use crate::guest::face::Face;
+use crate::guest::file;
 use crate::system::address_file::AddressFile;
 use crate::terminal::say;
 
@@ -252,7 +253,7 @@ impl Drop for Group {
 
 /// Whether it is a component that was made of a Python file.
 fn is_python(guest: &Path) -> bool {
-    let face = face::content(guest).and_then(|content| Face::read(&content));
+    let face = file::content(guest).and_then(|content| Face::read(&content));
     face.is_ok_and(|face| face.imports.iter().any(|import| import == GATEWAY))
 }
 

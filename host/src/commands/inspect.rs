@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::config::Inspect;
-use crate::guest::face::{self, Face, Kind};
+use crate::guest::face::{Face, Kind};
+use crate::guest::file;
 use crate::guest::offer::{self, Missing};
 use crate::program::guest;
 use crate::program::stripped::Outline;
@@ -48,7 +49,7 @@ struct Report {
 impl Report {
     fn file(&mut self, file: &Path, memory_bytes_max: usize) {
         self.line("file", file.display());
-        if let Some(content) = self.good(face::content(file)) {
+        if let Some(content) = self.good(file::content(file)) {
             self.content(&content, memory_bytes_max);
         }
     }

@@ -3,6 +3,7 @@
 pub mod compiled;
 pub mod compiling;
 pub mod face;
+pub mod file;
 pub mod initial_data;
 pub mod offer;
 pub mod pieces;

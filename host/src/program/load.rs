@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::guest::{Guest, Program, Room};
 use super::link::Entry;
-use crate::guest::{Content, face};
+use crate::guest::{self, Content};
 use crate::memory::account;
 use crate::python::{self, Application, Tools, variables};
 use crate::sandbox::host::{Grants, Host};
@@ -101,7 +101,7 @@ impl Loader {
         match &self.source {
             Source::Component(file) => {
                 let file = file.clone();
-                let bytes = file::within(file::TIME_MAX, move || face::content(&file));
+                let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
                 Ok(Content { bytes: bytes.with_context(|| self.source.option())?, sum: None })
             }
             Source::Python(application, tools) => {
