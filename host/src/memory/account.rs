@@ -2,10 +2,9 @@
 //! account, until it is freed, by whichever thread: fields, bodies, buffers, tables, whichever
 //! library makes them. So no resource has to be known to be bounded.
 //!
-//! The allocator writes an account in front of each allocation. It only counts; an account
+//! The allocator (`charging`) says what is allocated and freed. An account only counts; one
 //! that is overdrawn interrupts its guest, which `state` then stops or lets go on.
 
-use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
@@ -14,12 +13,6 @@ use std::task::{Context, Poll};
 
 use wasmtime::EngineWeak;
 
-/// Smaller allocations are not counted, so that most of them cost what they cost without
-/// accounts. What is made of them is bounded by the number of an instance's resources and,
-/// for fields, by the larger tables that hold them.
-const COUNTED_BYTES_MIN: usize = 128;
-/// Bytes in front of each counted allocation: a pointer, and what the alignment takes.
-const HEADER_BYTES: usize = 16;
 /// Each owner of an account counts as this many bytes, which no process has: the account
 /// ends when nobody owns it and all that was charged to it is freed.
 const OWNER: u64 = 1 << 48;
@@ -235,227 +228,50 @@ impl<F: Future> Future for Charged<'_, F> {
     }
 }
 
+/// Whose an allocation is: what is in front of it.
+#[derive(Clone, Copy)]
+pub struct Mark(*const Entry);
+
+/// Charges what was allocated just now to the account that is current, if there is one.
+#[inline]
+pub fn charge(bytes: usize) -> Mark {
+    CURRENT.with(|current| {
+        let entry = current.entry.get();
+        if !entry.is_null() {
+            current.count(bytes as i64);
+        }
+        Mark(entry)
+    })
+}
+
+impl Mark {
+    /// Counts what was allocated for this account, or freed, in bytes more and bytes less.
+    ///
+    /// # Safety
+    /// As many bytes less are on it.
+    #[inline]
+    pub unsafe fn count(self, more: usize, less: usize) {
+        let Mark(entry) = self;
+        if entry.is_null() {
+            return;
+        }
+        CURRENT.with(|current| {
+            if ptr::eq(entry, current.entry.get()) {
+                return current.count(more as i64 - less as i64);
+            }
+            // SAFETY: the caller's promise; in this order it cannot end in between.
+            unsafe {
+                if more > 0 {
+                    (*entry).add(more);
+                }
+                Entry::subtract(entry, less as u64);
+            }
+        });
+    }
+}
+
 /// Gives what this thread has freed back to the system.
 pub fn give_back() {
     // SAFETY: it frees nothing that is in use.
     unsafe { libmimalloc_sys::mi_collect(true) };
-}
-
-/// An allocator that charges accounts.
-pub struct Charging<A>(pub A);
-
-/// What is not counted has no header. So many bytes that one could make it too many are
-/// refused by any allocator.
-fn is_counted(layout: Layout) -> bool {
-    (COUNTED_BYTES_MIN..isize::MAX as usize / 2).contains(&layout.size()) && layout.align() <= HEADER_BYTES
-}
-
-/// The layout, of what is counted, with room for the header.
-fn with_header(layout: Layout) -> Layout {
-    // SAFETY: the size is still one that can be, and the alignment a power of two.
-    unsafe { Layout::from_size_align_unchecked(layout.size() + HEADER_BYTES, HEADER_BYTES) }
-}
-
-/// Fills in the header of an allocation, unless that failed.
-///
-/// # Safety
-/// `base` is null, or has room for a header and `bytes` more.
-unsafe fn begin(base: *mut u8, bytes: usize) -> *mut u8 {
-    if base.is_null() {
-        return base;
-    }
-    CURRENT.with(|current| {
-        let account = current.entry.get();
-        // SAFETY: the caller's promise.
-        unsafe { base.cast::<*const Entry>().write(account) };
-        if !account.is_null() {
-            current.count(bytes as i64);
-        }
-    });
-    // SAFETY: the caller's promise.
-    unsafe { base.add(HEADER_BYTES) }
-}
-
-/// Counts what was allocated for this account, or freed, in bytes more and bytes less.
-///
-/// # Safety
-/// It is null, or as many bytes less are on it.
-unsafe fn count(account: *const Entry, more: usize, less: usize) {
-    if account.is_null() {
-        return;
-    }
-    CURRENT.with(|current| {
-        if ptr::eq(account, current.entry.get()) {
-            return current.count(more as i64 - less as i64);
-        }
-        // SAFETY: the caller's promise; in this order it cannot end in between.
-        unsafe {
-            if more > 0 {
-                (*account).add(more);
-            }
-            Entry::subtract(account, less as u64);
-        }
-    });
-}
-
-// SAFETY: each allocation is one of the inner allocator; of those that are counted, which the
-// layout alone decides, the caller gets what is behind the header, with the alignment of both.
-unsafe impl<A: GlobalAlloc> GlobalAlloc for Charging<A> {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, for a layout that is not smaller.
-        unsafe {
-            match is_counted(layout) {
-                false => self.0.alloc(layout),
-                true => begin(self.0.alloc(with_header(layout)), layout.size()),
-            }
-        }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
-        unsafe {
-            match is_counted(layout) {
-                false => self.0.alloc_zeroed(layout),
-                true => begin(self.0.alloc_zeroed(with_header(layout)), layout.size()),
-            }
-        }
-    }
-
-    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise: it was allocated with this layout, so it has a header if
-        // that says so.
-        unsafe {
-            if !is_counted(layout) {
-                return self.0.dealloc(address, layout);
-            }
-            let base = address.sub(HEADER_BYTES);
-            let account = base.cast::<*const Entry>().read();
-            self.0.dealloc(base, with_header(layout));
-            count(account, 0, layout.size());
-        }
-    }
-
-    /// Who began an allocation has what it becomes.
-    unsafe fn realloc(&self, address: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: the caller's promises, and those of `alloc` and `dealloc`.
-        unsafe {
-            let new = Layout::from_size_align_unchecked(bytes, layout.align());
-            match (is_counted(layout), is_counted(new)) {
-                (false, false) => self.0.realloc(address, layout, bytes),
-                (true, true) => {
-                    let base = address.sub(HEADER_BYTES);
-                    let base = self.0.realloc(base, with_header(layout), bytes + HEADER_BYTES);
-                    if base.is_null() {
-                        return base;
-                    }
-                    count(base.cast::<*const Entry>().read(), bytes, layout.size());
-                    base.add(HEADER_BYTES)
-                }
-                _ => {
-                    let moved = self.alloc(new);
-                    if !moved.is_null() {
-                        moved.copy_from_nonoverlapping(address, layout.size().min(bytes));
-                        self.dealloc(address, layout);
-                    }
-                    moved
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::alloc::System;
-
-    use super::*;
-
-    #[global_allocator]
-    static ALLOCATOR: Charging<System> = Charging(System);
-
-    fn account(allowed: u64) -> (wasmtime::Engine, Account) {
-        let engine = wasmtime::Engine::default();
-        let account = Account::open(engine.weak(), allowed);
-        (engine, account)
-    }
-
-    fn charged<T>(account: &Account, make: impl FnOnce() -> T) -> T {
-        futures::FutureExt::now_or_never(account.charge(std::pin::pin!(async { make() }))).unwrap()
-    }
-
-    #[test]
-    fn what_is_allocated_meanwhile_is_charged_until_it_is_freed_anywhere() {
-        let (_engine, account) = account(u64::MAX);
-        let before = vec![0u8; 5000];
-        let mut held = charged(&account, || {
-            drop(before);
-            vec![0u8; 1000]
-        });
-        assert_eq!(account.bytes(), 1000);
-        held.reserve_exact(9000);
-        assert_eq!(account.bytes(), held.capacity() as u64);
-        held.truncate(3);
-        held.shrink_to_fit();
-        assert_eq!(account.bytes(), 0, "it is too small to be counted");
-        let other = charged(&account, || vec![0u8; 2000]);
-        std::thread::spawn(move || drop(other)).join().unwrap();
-        assert_eq!(account.bytes(), 0);
-    }
-
-    #[test]
-    fn what_belongs_to_the_server_is_on_no_account() {
-        let (_engine, account) = account(u64::MAX);
-        let held = charged(&account, || {
-            let for_the_server = OnNoAccount::begin();
-            let held = vec![0u8; 1000];
-            drop(for_the_server);
-            (held, vec![0u8; 500])
-        });
-        assert_eq!(account.bytes(), 500);
-        drop(held);
-    }
-
-    #[test]
-    fn an_account_outlives_its_owner_as_long_as_something_is_on_it() {
-        let (_engine, account) = account(u64::MAX);
-        let held = charged(&account, || vec![0u8; 1000]);
-        drop(account);
-        drop(held);
-    }
-
-    #[test]
-    fn one_that_is_overdrawn_says_so_until_more_is_allowed() {
-        let (_engine, account) = account(1000);
-        let held = charged(&account, || vec![0u8; 1000]);
-        assert!(!account.is_overdrawn());
-        let more = charged(&account, || vec![0u8; 128]);
-        assert!(account.is_overdrawn());
-        account.allow(2000);
-        assert!(!account.is_overdrawn());
-        drop((held, more));
-    }
-
-    #[test]
-    fn memory_of_any_size_and_alignment_keeps_its_content() {
-        let (_engine, account) = account(u64::MAX);
-        charged(&account, || {
-            for align in [1, 8, 16, 64, 4096] {
-                for (bytes, resized) in [(1, 127), (127, 128), (128, 129), (200, 60), (5000, 100_000)] {
-                    let layout = Layout::from_size_align(bytes, align).unwrap();
-                    // SAFETY: within the sizes that were asked for.
-                    unsafe {
-                        let address = ALLOCATOR.alloc(layout);
-                        assert!((address as usize).is_multiple_of(align));
-                        address.write_bytes(7, bytes);
-                        let address = ALLOCATOR.realloc(address, layout, resized);
-                        assert!((address as usize).is_multiple_of(align));
-                        let kept = std::slice::from_raw_parts(address, bytes.min(resized));
-                        assert!(kept.iter().all(|byte| *byte == 7));
-                        ALLOCATOR.dealloc(address, Layout::from_size_align(resized, align).unwrap());
-                    }
-                }
-            }
-        });
-        assert_eq!(account.bytes(), 0);
-    }
 }

@@ -9,22 +9,14 @@
 //! behind its end must trap.
 
 use std::fs::File;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::image::Image;
+use super::mapping::Mapping;
 use crate::clock::{self, Nanos};
-
-/// Bytes of one memory that stay in place for the next instance; what was touched
-/// beyond them goes back to the system.
-const RESIDENT_BYTES_MAX: usize = 256 << 10;
-/// The same for memory with an image: an interpreter touches many pages in each call.
-const RESIDENT_IMAGE_BYTES_MAX: usize = 4 << 20;
 
 /// What wasmtime leaves inaccessible behind a memory.
 pub const GUARD_BYTES: u64 = 32 << 20;
@@ -135,7 +127,7 @@ unsafe impl LinearMemory for Memory {
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.mapping().base.as_ptr()
+        self.mapping().start()
     }
 }
 
@@ -154,223 +146,9 @@ impl Drop for Memory {
     }
 }
 
-/// A piece of address space: accessible at its beginning, reserved behind that,
-/// and a guard at its end.
-struct Mapping {
-    base: NonNull<u8>,
-    bytes_accessible: usize,
-    bytes_reserved: usize,
-    bytes_mapped: usize,
-    /// What it begins as.
-    image: Option<Arc<Image>>,
-    /// When the last instance that had it was gone.
-    cleared: Nanos,
-}
-
-// SAFETY: the address space belongs to this value alone.
-unsafe impl Send for Mapping {}
-// SAFETY: what changes it takes `&mut self`.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(
-        accessible: usize,
-        reserved: usize,
-        guard: usize,
-        image: Option<&Arc<Image>>,
-    ) -> std::io::Result<Mapping> {
-        let bytes_mapped = reserved + guard;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping, at a place that the system chooses.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes_mapped, ProtFlags::empty(), flags)? };
-        let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
-        // A guest's only linear memory has the size of its image.
-        let image = image.filter(|image| image.content().len() == accessible).cloned();
-        let mut mapping =
-            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image, cleared: 0 };
-        match &mapping.image {
-            Some(image) => {
-                // SAFETY: the beginning of the mapping, which is longer.
-                unsafe { image.map_at(base.as_ptr())? };
-                mapping.bytes_accessible = accessible;
-            }
-            None => mapping.grow(accessible)?,
-        }
-        Ok(mapping)
-    }
-
-    fn at(&self, offset: usize) -> *mut u8 {
-        // SAFETY: callers stay within the mapping.
-        unsafe { self.base.as_ptr().add(offset) }
-    }
-
-    fn grow(&mut self, bytes: usize) -> std::io::Result<()> {
-        if bytes > self.bytes_reserved {
-            return Err(std::io::ErrorKind::OutOfMemory.into());
-        }
-        let more = bytes.saturating_sub(self.bytes_accessible);
-        if more > 0 {
-            let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-            // SAFETY: within the reservation, as was just checked.
-            unsafe { mprotect(self.at(self.bytes_accessible).cast(), more, flags)? };
-            self.bytes_accessible = bytes;
-        }
-        Ok(())
-    }
-
-    /// Makes all but the first `bytes` inaccessible again.
-    fn cut(&mut self, bytes: usize) -> std::io::Result<()> {
-        let surplus = self.bytes_accessible.saturating_sub(bytes);
-        if surplus > 0 {
-            // SAFETY: within the mapping, which no instance has at present.
-            unsafe { mprotect(self.at(bytes).cast(), surplus, MprotectFlags::empty())? };
-            self.bytes_accessible = bytes;
-        }
-        Ok(())
-    }
-
-    /// Puts back what was written.
-    fn clear(&mut self, pagemap: Option<&File>) -> std::io::Result<()> {
-        let Some(pagemap) = pagemap else { return self.discard(0, self.bytes_accessible) };
-        let resident_max = if self.image.is_some() { RESIDENT_IMAGE_BYTES_MAX } else { RESIDENT_BYTES_MAX };
-        let mut regions = [Region::default(); 64];
-        let (mut seen, mut resident) = (0, 0);
-        while seen < self.bytes_accessible {
-            let Some(touched) = self.touched(pagemap, seen, &mut regions) else { break };
-            for region in &regions[..touched.regions] {
-                let start = region.start as usize - self.base.as_ptr() as usize;
-                let bytes = (region.end - region.start) as usize;
-                resident += bytes;
-                if resident > resident_max {
-                    return self.discard(start, self.bytes_accessible - start);
-                }
-                self.put_back(start, bytes);
-            }
-            seen = touched.end as usize - self.base.as_ptr() as usize;
-        }
-        self.discard(seen, self.bytes_accessible - seen)
-    }
-
-    /// Overwrites a part with what it was at the beginning.
-    fn put_back(&mut self, start: usize, bytes: usize) {
-        let content = self.image.as_ref().map_or(&[][..], |image| image.content());
-        let content = &content[start.min(content.len())..(start + bytes).min(content.len())];
-        // SAFETY: the accessible part of a memory that no instance has, and the image is
-        // a mapping of its own.
-        unsafe {
-            self.at(start).copy_from_nonoverlapping(content.as_ptr(), content.len());
-            self.at(start + content.len()).write_bytes(0, bytes - content.len());
-        }
-    }
-
-    /// Gives pages back to the system; they are as at the beginning when they are touched
-    /// again.
-    fn discard(&mut self, start: usize, bytes: usize) -> std::io::Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        // SAFETY: private pages of a memory that no instance has.
-        unsafe { Ok(madvise(self.at(start).cast(), bytes, Advice::LinuxDontNeed)?) }
-    }
-
-    /// Finds the pages from `seen` on that the system holds for this memory alone, whether
-    /// in place or swapped out; none if it cannot tell (Linux can since 6.7).
-    fn touched(&self, pagemap: &File, seen: usize, regions: &mut [Region]) -> Option<Touched> {
-        let start = self.base.as_ptr() as u64 + seen as u64;
-        let end = self.base.as_ptr() as u64 + self.bytes_accessible as u64;
-        let scan = PagemapScan(ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            start,
-            end,
-            regions: regions.as_mut_ptr() as u64,
-            regions_max: regions.len() as u64,
-            // A read leaves the system's own page of zeros, or the image's.
-            category_inverted: PAGE_IS_PFNZERO | PAGE_IS_FILE,
-            category_mask: PAGE_IS_PFNZERO | PAGE_IS_FILE,
-            category_any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            return_mask: PAGE_IS_PRESENT,
-            ..ScanArgument::default()
-        });
-        // SAFETY: the system writes to `regions` and to the argument only.
-        unsafe { rustix::ioctl::ioctl(pagemap, scan).ok() }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: it was mapped in this size, and nobody has a pointer to it.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes_mapped) };
-        debug_assert!(unmapped.is_ok());
-    }
-}
-
-const PAGE_IS_FILE: u64 = 1 << 2;
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PAGE_IS_SWAPPED: u64 = 1 << 4;
-const PAGE_IS_PFNZERO: u64 = 1 << 5;
-
-/// What a scan found: so many regions, up to this address.
-struct Touched {
-    regions: usize,
-    end: u64,
-}
-
-/// `PAGEMAP_SCAN` (Linux, Documentation/admin-guide/mm/pagemap.rst).
-struct PagemapScan(ScanArgument);
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    regions: u64,
-    regions_max: u64,
-    pages_max: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_any_of: u64,
-    return_mask: u64,
-}
-
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-// SAFETY: the number and the argument are those of `PAGEMAP_SCAN`; the system
-// writes the end of its walk into the argument and gives the count of regions.
-unsafe impl Ioctl for PagemapScan {
-    type Output = Touched;
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        opcode::read_write::<ScanArgument>(b'f', 16)
-    }
-
-    fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
-        (&raw mut self.0).cast()
-    }
-
-    unsafe fn output_from_ptr(
-        output: IoctlOutput,
-        argument: *mut rustix::ffi::c_void,
-    ) -> rustix::io::Result<Touched> {
-        // SAFETY: it is the argument that `as_ptr` gave.
-        let end = unsafe { (*argument.cast::<ScanArgument>()).walk_end };
-        Ok(Touched { regions: output as usize, end })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::pagemap::Region;
     use super::*;
 
     const PAGE: usize = 64 << 10;

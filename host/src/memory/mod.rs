@@ -3,6 +3,9 @@
 pub mod account;
 pub mod allocator;
 pub mod budget;
+pub mod charging;
 pub mod image;
+mod mapping;
 pub mod memories;
+mod pagemap;
 pub mod stacks;
