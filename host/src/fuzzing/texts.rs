@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use clap::Parser;
 
 use crate::config::{CommandLine, Task};
-use crate::telemetry::log::{self, Shown};
+use crate::telemetry::lines::{self, Shown};
 use crate::terminal::escape;
 
 /// Words, each ended by a line feed.
@@ -53,7 +53,7 @@ pub fn log(bytes: &[u8]) {
     };
     let marked = checked(Shown::Marked.lines(&[bytes, b"\n"].concat()).into_owned());
     assert!(marked.lines().all(|line| line.starts_with("guest: ")), "{marked:?}");
-    let message = checked(log::server_line(String::from_utf8_lossy(bytes)));
+    let message = checked(lines::server_line(String::from_utf8_lossy(bytes)));
     let mut further = message.lines().skip(1);
     assert!(further.all(|line| line.starts_with("    ")), "{message:?}");
     let target = escape::Target(&String::from_utf8_lossy(bytes)).to_string();

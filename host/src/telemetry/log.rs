@@ -8,22 +8,21 @@
 //! goes on with the one before. No guest can write a line without its mark, and no text
 //! of a guest or a client within a line of the server can end it.
 
-use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::allowance::{Allowance, Share};
+use super::lines::{Shown, server_line};
+use super::target::{Once, Target};
 use crate::clock;
 use crate::memory::account::OnNoAccount;
-use crate::terminal::{escape, say};
 
 /// How long the writer waits for further lines after the first.
 const GATHERING: Duration = Duration::from_millis(2);
@@ -35,13 +34,8 @@ const GUEST_BYTES_LIMIT: usize = 8 << 20;
 /// The server's own lines are dropped beyond this. It is more, so that no flood of guests
 /// silences the server.
 const SERVER_BYTES_MAX: usize = 16 << 20;
-/// A longer message is cut: parts of it, such as the names of functions, come from guests.
-const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// What guests have lost is said once in this time.
 const SAYING: Duration = Duration::from_secs(10);
-/// What each line of a guest begins with.
-const MARK: &[u8] = b"guest: ";
-
 /// How lines of guests are written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GuestLines {
@@ -71,14 +65,6 @@ struct Shared {
     lines_dropped: AtomicU64,
     guest_lines_dropped: AtomicU64,
     guest_bytes_dropped: AtomicU64,
-}
-
-/// What becomes of the lines of guests.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shown {
-    Marked,
-    Escaped,
-    Verbatim,
 }
 
 #[derive(Default)]
@@ -226,60 +212,6 @@ impl Log {
     }
 }
 
-impl Shown {
-    pub(crate) fn lines(self, lines: &[u8]) -> Cow<'_, [u8]> {
-        if self == Shown::Verbatim {
-            return Cow::Borrowed(lines);
-        }
-        let mut shown = Vec::with_capacity(lines.len() + lines.len() / 8 + 64);
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            if self == Shown::Marked {
-                shown.extend_from_slice(MARK);
-            }
-            escape::push(&mut shown, line.strip_suffix(b"\n").unwrap_or(line));
-            shown.push(b'\n');
-        }
-        Cow::Owned(shown)
-    }
-}
-
-/// A message of the server's own, with the time.
-pub(crate) fn server_line(message: impl std::fmt::Display) -> Vec<u8> {
-    let time = humantime::format_rfc3339_millis(SystemTime::now());
-    let mut message = format!("{time} {message}");
-    if message.len() > MESSAGE_BYTES_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        message.push_str("...");
-    }
-    escape::message(&message)
-}
-
-enum Target {
-    StandardError,
-    File { path: PathBuf, file: File },
-}
-
-impl Target {
-    fn open(path: &Path) -> io::Result<Target> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Target::File { path: path.to_owned(), file })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Target::StandardError => io::stderr().write_all(bytes),
-            Target::File { file, .. } => file.write_all(bytes),
-        }
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Target::File { path, .. } = self {
-            *self = Target::open(path)?;
-        }
-        Ok(())
-    }
-}
-
 /// The writer's thread, until `close`.
 fn write_all(shared: &Shared, mut target: Target) {
     let mut lines = Vec::new();
@@ -338,29 +270,6 @@ fn write_all(shared: &Shared, mut target: Target) {
     }
 }
 
-/// Says that something fails once, not each time, and when it works again.
-struct Once {
-    what: &'static str,
-    has_failed: bool,
-}
-
-impl Once {
-    fn new(what: &'static str) -> Once {
-        Once { what, has_failed: false }
-    }
-
-    /// True if it worked.
-    fn note(&mut self, result: io::Result<()>) -> bool {
-        match &result {
-            Err(error) if !self.has_failed => say(format_args!("wasm-serve: {}: {error}", self.what)),
-            Ok(()) if self.has_failed => say(format_args!("wasm-serve: no more: {}", self.what)),
-            _ => {}
-        }
-        self.has_failed = result.is_err();
-        !self.has_failed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,14 +295,6 @@ mod tests {
         let guest = ["guest: 127.0.0.1 - - [", "guest: ", "guest: guest: a\\x0d2026 x\\x1b[2J", "guest: b"];
         assert_eq!(lines[..4], guest);
         assert!(lines.len() == 5 && !lines[4].starts_with("guest: "), "{log}");
-    }
-
-    #[test]
-    fn a_message_is_one_line_and_what_is_indented() {
-        let line = server_line(format_args!("a\nguest: b\u{2028}{}", "x".repeat(1 << 20)));
-        let line = String::from_utf8(line).unwrap();
-        assert!(line.contains(" a\n    guest: b\\u{2028}x"), "{}", &line[..100]);
-        assert!(line.len() < MESSAGE_BYTES_MAX + 100 && line.ends_with("...\n"));
     }
 
     #[test]

@@ -2,5 +2,7 @@
 
 pub mod allowance;
 mod figure;
+pub mod lines;
 pub mod log;
 pub mod stats;
+mod target;
