@@ -4,94 +4,25 @@
 //! What comes out is what this user has put in: each file ends in a sum over its name
 //! and its content, which only who has the folder's key can make.
 
-use std::fs::{self, DirBuilder, File};
+mod folder;
+mod key;
+
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::SystemTime;
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
+pub use self::folder::{Folder, temporary_folder};
+use self::folder::{check_file, remove};
+use self::key::{KEY_BYTES, key};
 use crate::system::file;
 use crate::system::sealed::{Sealed, Unsealed};
-use crate::system::way::Way;
 
-/// What a server that was killed left unfinished goes after this time.
-const UNFINISHED_AGE: Duration = Duration::from_hours(24);
 /// What the user may do about a folder that cannot be used.
 pub const ANOTHER: &str = "; --cache DIR names another folder";
-const UNFINISHED: &str = "unfinished-";
-const KEY: &str = "key";
-const KEY_BYTES: usize = blake3::KEY_LEN;
 const SUM_BYTES: usize = blake3::OUT_LEN;
-/// No file is larger.
-const FILE_BYTES_MAX: u64 = 4 << 30;
 /// What is read at once stays in the processor's cache until its sum is made.
 const PIECE_BYTES: usize = 256 << 10;
-
-/// A folder in which, and on the way to which, nobody but this user and root can write.
-/// So what a path in it names cannot be changed by others between two looks at it.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Opens the folder, or makes it.
-    pub fn open(path: &Path) -> io::Result<Folder> {
-        let way = Way::to(path)?;
-        way.check()?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&way.end)?;
-        let way = Way::to(&way.end)?;
-        way.check()?;
-        let metadata = fs::symlink_metadata(&way.end)?;
-        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-            return Err(io::Error::other("others than this user can write there"));
-        }
-        let folder = Folder(way.end);
-        folder.remove_unfinished();
-        Ok(folder)
-    }
-
-    /// A folder that is removed with the value.
-    pub fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
-        private().tempdir_in(&self.0)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn remove_unfinished(&self) {
-        for (modified, path) in self.entries() {
-            let is_unfinished =
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED));
-            if is_unfinished && modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE) {
-                remove(&path);
-            }
-        }
-    }
-
-    fn entries(&self) -> Vec<(SystemTime, PathBuf)> {
-        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect()
-    }
-}
-
-/// A folder for this user alone where all programs put theirs, removed with the value.
-pub fn temporary_folder() -> io::Result<tempfile::TempDir> {
-    Way::to(&std::env::temp_dir())?.check()?;
-    private().tempdir()
-}
-
-fn private() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED).permissions(fs::Permissions::from_mode(0o700));
-    builder
-}
-
-/// Another server may be removing the same.
-fn remove(path: &Path) {
-    let is_folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let _ = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-}
 
 /// The folder with its key. It may be used by many servers at once.
 pub struct Cache {
@@ -149,7 +80,7 @@ impl Cache {
 
     fn keep_all(&self, name: &str, mut content: impl Read) -> io::Result<()> {
         let mut sum = self.sum(name);
-        let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder.0)?;
+        let mut unfinished = self.folder.unfinished_file()?;
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let count = content.read(&mut piece)?;
@@ -260,63 +191,15 @@ impl Target for Copy {
     }
 }
 
-/// Nobody else can have written it, or can write it by another name. Gives its size.
-fn check_file(file: &File) -> io::Result<u64> {
-    let metadata = file.metadata()?;
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other("it belongs to another user"));
-    }
-    if metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others than this user can write it"));
-    }
-    if metadata.nlink() != 1 {
-        return Err(io::Error::other(format!("it has {} names", metadata.nlink())));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(io::Error::other("it is too large"));
-    }
-    Ok(metadata.len())
-}
-
-/// The folder's key, or a new one.
-fn key(folder: &Folder) -> io::Result<[u8; KEY_BYTES]> {
-    let path = folder.path(KEY);
-    // Another server may be making it: the first one counts.
-    for _ in 0..3 {
-        match read_key(&path) {
-            Ok(key) => return Ok(key),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(_) => remove(&path),
-        }
-        let mut unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder.0)?;
-        let mut key = [0; KEY_BYTES];
-        getrandom(&mut key, GetRandomFlags::empty())?;
-        unfinished.write_all(&key)?;
-        match unfinished.persist_noclobber(&path) {
-            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {}
-            kept => drop(kept?),
-        }
-    }
-    Err(io::Error::other("its key cannot be kept"))
-}
-
-fn read_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    let mut file = file::open_itself(path)?;
-    let is_ours_alone = file.metadata()?.mode() & 0o077 == 0;
-    if check_file(&file)? != KEY_BYTES as u64 || !is_ours_alone {
-        return Err(io::Error::other("it is no key"));
-    }
-    let mut key = [0; KEY_BYTES];
-    file.read_exact(&mut key)?;
-    Ok(key)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
+    use super::key::KEY;
     use super::*;
 
     fn chmod(path: &Path, mode: u32) {
