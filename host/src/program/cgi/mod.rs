@@ -6,6 +6,7 @@
 mod head;
 mod input;
 pub(crate) mod output;
+mod streams;
 
 use std::pin::pin;
 

@@ -1,22 +1,16 @@
 //! A program's standard output: the head of a response, an empty line, and its body
 //! (RFC 3875, 6).
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use tokio::io::AsyncWrite;
-use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, oneshot};
-use wasmtime_wasi::async_trait;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi_http::Error;
 
 use super::head;
@@ -120,8 +114,13 @@ impl Output {
         let _ = sender.send(head.map(|head| head.map(|()| Reader(self.0.clone()).boxed_unsync())));
     }
 
+    /// Is told when more may be written, or nobody reads any more.
+    pub(super) fn more_room(&self) -> &Arc<Notify> {
+        &self.0.room
+    }
+
     /// Bytes that may be written now.
-    fn room(&self) -> Result<usize, Closed> {
+    pub(super) fn room(&self) -> Result<usize, Closed> {
         let content = self.0.content.lock();
         match content.progress {
             Progress::Unread => Err(Closed),
@@ -132,7 +131,7 @@ impl Output {
 }
 
 /// Nobody reads what the program writes.
-struct Closed;
+pub(super) struct Closed;
 
 impl Content {
     /// The head of the response, if all of it is there.
@@ -195,89 +194,10 @@ impl Drop for Reader {
     }
 }
 
-impl IsTerminal for Output {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Output {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Writer { output: self.clone(), waiting: None })
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-/// For WASI 0.1 and 0.2.
-#[async_trait]
-impl OutputStream for Output {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let room = self.check_write()?;
-        if bytes.len() > room {
-            return Err(StreamError::trap("writes more than `check-write` allows"));
-        }
-        Output::write(self, &bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        self.room().map_err(|Closed| StreamError::Closed)
-    }
-}
-
-#[async_trait]
-impl Pollable for Output {
-    async fn ready(&mut self) {
-        while matches!(self.room(), Ok(0)) {
-            self.0.room.notified().await;
-        }
-    }
-}
-
-/// For WASI 0.3.
-struct Writer {
-    output: Output,
-    waiting: Option<Pin<Box<OwnedNotified>>>,
-}
-
-impl AsyncWrite for Writer {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if let Some(room) = &mut self.waiting {
-                ready!(room.as_mut().poll(cx));
-                self.waiting = None;
-            }
-            match self.output.room() {
-                Err(Closed) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Ok(0) => self.waiting = Some(Box::pin(self.output.0.room.clone().notified_owned())),
-                Ok(room) => {
-                    let bytes = &bytes[..bytes.len().min(room)];
-                    self.output.write(bytes);
-                    return Poll::Ready(Ok(bytes.len()));
-                }
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
+    use wasmtime_wasi::p2::{OutputStream, Pollable};
 
     use super::head::HEAD_BYTES_MAX;
     use super::*;
