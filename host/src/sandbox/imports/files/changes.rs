@@ -41,6 +41,16 @@ pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap_async("[method]descriptor.set-times", |mut store, (file, accessed, modified)| {
         Box::new(async move { told(set_times(&mut store, file, accessed, modified).await) })
     })?;
+    types.func_wrap_async("[method]descriptor.sync", |mut store, (file,)| {
+        Box::new(async move { told(sync(&mut store, file).await) })
+    })?;
+    types.func_wrap_async("[method]descriptor.sync-data", |mut store, (file,)| {
+        Box::new(async move { told(sync_data(&mut store, file).await) })
+    })?;
+    define_at_paths(types)
+}
+
+fn define_at_paths(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap_async(
         "[method]descriptor.set-times-at",
         |mut store, (folder, follow, path, accessed, modified)| {
@@ -49,12 +59,6 @@ pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
             )
         },
     )?;
-    types.func_wrap_async("[method]descriptor.sync", |mut store, (file,)| {
-        Box::new(async move { told(sync(&mut store, file).await) })
-    })?;
-    types.func_wrap_async("[method]descriptor.sync-data", |mut store, (file,)| {
-        Box::new(async move { told(sync_data(&mut store, file).await) })
-    })?;
     types.func_wrap_async("[method]descriptor.create-directory-at", |mut store, (folder, path)| {
         Box::new(async move { told(create_directory_at(&mut store, folder, path).await) })
     })?;
