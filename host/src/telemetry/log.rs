@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::allowance::{Allowance, Share};
@@ -221,21 +221,7 @@ fn write_all(shared: &Shared, mut target: Target) {
     let mut say_next = Instant::now();
     loop {
         let (is_closing, dropped) = {
-            let mut state = shared.state.lock();
-            while state.waiting.is_empty() && !state.reopen && !state.close {
-                if state.dropped.lines == 0 {
-                    shared.work.wait(&mut state);
-                } else if shared.work.wait_until(&mut state, say_next).timed_out() {
-                    break;
-                }
-            }
-            // One write for all lines of this time, and one waking of this thread.
-            let until = Instant::now() + GATHERING;
-            while !state.reopen && !state.close {
-                if shared.work.wait_until(&mut state, until).timed_out() {
-                    break;
-                }
-            }
+            let mut state = shared.gathered(say_next);
             std::mem::swap(&mut state.waiting, &mut lines);
             is_to_reopen |= std::mem::take(&mut state.reopen);
             let is_to_say = state.close || Instant::now() >= say_next;
@@ -244,10 +230,7 @@ fn write_all(shared: &Shared, mut target: Target) {
         };
         if dropped.lines > 0 {
             say_next = Instant::now() + SAYING;
-            lines.extend(server_line(format_args!(
-                "dropped {} lines of guests, {} bytes: more than --log-rate and --log-burst allow, or than can be written",
-                dropped.lines, dropped.bytes
-            )));
+            lines.extend(dropped.line());
         }
         shared.room.notify_waiters();
         // What was said before the log file was moved away belongs to the old
@@ -267,6 +250,39 @@ fn write_all(shared: &Shared, mut target: Target) {
             shared.closed.notify_all();
             return;
         }
+    }
+}
+
+impl Shared {
+    /// Waits for something to do, and for what else comes soon; at `say_next` there is
+    /// something to say if lines were dropped.
+    fn gathered(&self, say_next: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        while state.waiting.is_empty() && !state.reopen && !state.close {
+            if state.dropped.lines == 0 {
+                self.work.wait(&mut state);
+            } else if self.work.wait_until(&mut state, say_next).timed_out() {
+                break;
+            }
+        }
+        // One write for all lines of this time, and one waking of this thread.
+        let until = Instant::now() + GATHERING;
+        while !state.reopen && !state.close {
+            if self.work.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        state
+    }
+}
+
+impl Dropped {
+    /// What is said of it.
+    fn line(self) -> Vec<u8> {
+        server_line(format_args!(
+            "dropped {} lines of guests, {} bytes: more than --log-rate and --log-burst allow, or than can be written",
+            self.lines, self.bytes
+        ))
     }
 }
 
