@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Options, own_program, user_cache};
+use super::cache::user_cache;
+use super::options::Options;
+use super::project::own_program;
 use crate::connection::address::Address;
 use crate::program::load::Source;
 use crate::system::folders::Guarded;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 
-use super::CacheOptions;
+use super::cache::CacheOptions;
 use super::hints::Meant;
 use super::paths::{check_file, check_folder};
 use crate::python::{Application, Tools};
