@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use wasm_serve::commands::inspect;
 use wasm_serve::commands::{build, componentize, dev, new};
-use wasm_serve::config::{CommandLine, Task};
+use wasm_serve::config::{CommandLine, Task, Work};
 use wasm_serve::guest::compiling;
 use wasm_serve::memory::allocator::Mimalloc;
 use wasm_serve::memory::charging::Charging;
@@ -30,30 +30,26 @@ fn main() -> ExitCode {
             };
         }
     };
-    let CommandLine { task, serve } = command_line;
-    let checked = match &task {
-        Some(Task::Build(options)) => options.check(),
-        Some(Task::Dev(options)) => options.check(),
-        Some(Task::Componentize(options)) => options.check(),
-        Some(Task::Inspect(options)) => options.check(),
-        Some(Task::New(_) | Task::Compile(_) | Task::Confined(_)) => Ok(()),
-        None => serve.check(),
+    let work = match command_line.check() {
+        Ok(work) => work,
+        Err(error) => {
+            say(format_args!("wasm-serve: {error:#}"));
+            return ExitCode::from(USAGE);
+        }
     };
-    if let Err(error) = checked {
-        say(format_args!("wasm-serve: {error:#}"));
-        return ExitCode::from(USAGE);
-    }
-    let done = match task {
-        Some(Task::New(options)) => new::run(&options),
-        Some(Task::Build(options)) => build::run(&options),
-        Some(Task::Dev(options)) => dev::run(&options),
-        Some(Task::Componentize(options)) => componentize::run(&options),
-        Some(Task::Inspect(options)) => Ok(inspect::run(&options)),
-        Some(Task::Compile(options)) => compiling::run(options.parent, options.settings(), options.memory),
-        Some(Task::Confined(options)) => {
+    let done = match work {
+        Work::Serve(settings) => server::run(&settings),
+        Work::Task(Task::New(options)) => new::run(&options),
+        Work::Task(Task::Build(options)) => build::run(&options),
+        Work::Task(Task::Dev(options)) => dev::run(&options),
+        Work::Task(Task::Componentize(options)) => componentize::run(&options),
+        Work::Task(Task::Inspect(options)) => Ok(inspect::run(&options)),
+        Work::Task(Task::Compile(options)) => {
+            compiling::run(options.parent, options.settings(), options.memory)
+        }
+        Work::Task(Task::Confined(options)) => {
             confined::run(options.parent, options.writable.as_deref(), &options.program)
         }
-        None => server::run(&serve),
     };
     done.unwrap_or_else(|error| {
         say(format_args!("wasm-serve: {error:#}"));

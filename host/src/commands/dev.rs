@@ -19,7 +19,6 @@ use tokio::signal::unix::{self, SignalKind};
 use super::build::script;
 use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
-use crate::connection::listen;
 use crate::contract::GATEWAY;
 use crate::guest::face::Face;
 use crate::guest::file;
@@ -67,10 +66,10 @@ impl Session<'_> {
     fn begin(options: &config::Dev) -> Result<Session<'_>> {
         let server = options.server()?;
         // Says what is wrong with the folder.
-        script(&options.dir, Path::new("app.wasm"), &server.cache)?;
-        check_addresses(&server)?;
+        script(&options.dir, Path::new("app.wasm"), server.cache())?;
+        server.sockets().check()?;
         // The first build may take long.
-        drop(server.print_address.as_deref().map(AddressFile::begin).transpose()?);
+        drop(server.address_file().map(AddressFile::begin).transpose()?);
         Ok(Session {
             options,
             server_options: server,
@@ -119,7 +118,7 @@ impl Session<'_> {
                             self.serve()?;
                         } else {
                             // No change of the project would give it an address that others have.
-                            check_addresses(&self.server_options)?;
+                            self.server_options.sockets().check()?;
                             say(format_args!("The server ended: {status}; waiting for a change"));
                         }
                     }
@@ -135,7 +134,7 @@ impl Session<'_> {
         let _ = std::fs::remove_file(&unfinished);
         say(format_args!("Building {}", self.options.dir.display()));
         let built = tokio::select! {
-            built = run_script(&self.options.dir, &unfinished, &self.server_options.cache) => built,
+            built = run_script(&self.options.dir, &unfinished, self.server_options.cache()) => built,
             () = self.stop.asked() => return Ok(None),
         };
         tokio::time::sleep(TICK).await;
@@ -255,10 +254,6 @@ impl Drop for Group {
 fn is_python(guest: &Path) -> bool {
     let face = file::content(guest).and_then(|content| Face::read(&content));
     face.is_ok_and(|face| face.imports.iter().any(|import| import == GATEWAY))
-}
-
-fn check_addresses(options: &Options) -> Result<()> {
-    listen::check(&options.http_socket, options.stats.as_ref(), options.listen, options.chmod_socket)
 }
 
 /// Waits for the end of the server; without one, there is none to wait for.

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::grants::guarded_guest;
 use super::options::Options;
 use super::paths::{check_file, check_folder, check_folder_of};
+use super::serve::Settings;
 use crate::connection::address::Address;
 use crate::system::folders;
 
@@ -13,23 +15,26 @@ const LOG_BURST_MIN: usize = 1 << 20;
 impl Options {
     /// What can be checked without opening or binding anything but the folders
     /// named. The message says what to change.
-    pub fn check(&self) -> Result<()> {
-        self.check_values()?;
-        if let Some(file) = &self.guest {
+    pub fn check(self) -> Result<Settings> {
+        let settings = self.check_values()?;
+        let options = settings.options();
+        if let Some(file) = &options.guest {
             check_file("--guest ", file)?;
         }
-        folders::check(&self.dir, &[self.guarded_guest(), self.guarded()].concat())
+        folders::check(&options.dir, &[guarded_guest(settings.source()), options.guarded()].concat())?;
+        Ok(settings)
     }
 
-    /// The same, but for what the guest could write to.
-    pub(crate) fn check_values(&self) -> Result<()> {
+    /// The same, but for the guest's file, and for what the guest could write to.
+    pub(crate) fn check_values(self) -> Result<Settings> {
         self.check_folders()?;
         match &self.wsgi_file {
             Some(file) => self.python.check(file)?,
             None => self.python.check_unused()?,
         }
         self.check_files_and_sockets()?;
-        self.check_limits()
+        self.check_limits()?;
+        Ok(Settings::of(self))
     }
 
     fn check_folders(&self) -> Result<()> {

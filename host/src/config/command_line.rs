@@ -10,6 +10,7 @@ use super::hints;
 use super::options::{MEMORY_LIMIT, Options};
 use super::paths::check_file;
 use super::project::{Build, Componentize, Dev, New};
+use super::serve::Settings;
 use super::tasks::{Compiling, Confined};
 use super::values::Bytes;
 use crate::guest::compiling;
@@ -30,10 +31,10 @@ use crate::system::confined;
 )]
 pub struct CommandLine {
     #[command(subcommand)]
-    pub task: Option<Task>,
+    pub(crate) task: Option<Task>,
 
     #[command(flatten)]
-    pub serve: Options,
+    pub(crate) serve: Options,
 }
 
 impl CommandLine {
@@ -44,6 +45,20 @@ impl CommandLine {
             error
         })
     }
+
+    /// What can be checked before anything is made. The error says what to change.
+    pub fn check(self) -> Result<Work> {
+        match self.task {
+            Some(task) => task.check().map(|()| Work::Task(task)),
+            None => self.serve.check().map(|settings| Work::Serve(Box::new(settings))),
+        }
+    }
+}
+
+/// What is to be done, checked.
+pub enum Work {
+    Task(Task),
+    Serve(Box<Settings>),
 }
 
 /// What can be done instead of serving.
@@ -63,6 +78,18 @@ pub enum Task {
     Compile(Compiling),
     #[command(hide = true, name = confined::TASK)]
     Confined(Confined),
+}
+
+impl Task {
+    fn check(&self) -> Result<()> {
+        match self {
+            Task::Build(options) => options.check(),
+            Task::Dev(options) => options.check(),
+            Task::Componentize(options) => options.check(),
+            Task::Inspect(options) => options.check(),
+            Task::New(_) | Task::Compile(_) | Task::Confined(_) => Ok(()),
+        }
+    }
 }
 
 /// What is to be told about.

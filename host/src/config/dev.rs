@@ -51,9 +51,9 @@ impl Dev {
 
     pub fn check(&self) -> Result<()> {
         check_folder("", &self.dir)?;
-        let serve = self.server()?;
-        serve.check_values()?;
-        folders::check(&serve.dir, &[self.guarded(), serve.guarded()].concat())
+        let settings = self.server()?.check_values()?;
+        let options = settings.options();
+        folders::check(&options.dir, &[self.guarded(), options.guarded()].concat())
     }
 
     /// What is executed to build the project: what its script leaves for later builds may

@@ -12,7 +12,7 @@ use crate::system::folders::Guarded;
 
 impl Options {
     /// What is guarded whatever the guest is.
-    pub fn guarded(&self) -> Vec<Guarded> {
+    pub(super) fn guarded(&self) -> Vec<Guarded> {
         let mut guarded = Vec::new();
         guarded.extend(self.cache.folder().map(|folder| Guarded::tree("--cache", folder)));
         let tools = user_cache().into_iter().chain(self.cache.tools());
@@ -35,18 +35,18 @@ impl Options {
         }
         guarded
     }
+}
 
-    /// What the guest is made of, and by what.
-    pub fn guarded_guest(&self) -> Vec<Guarded> {
-        match self.source() {
-            Source::Component(file) => vec![Guarded::place("--guest", file)],
-            Source::Python(application, _) => {
-                let mut guarded = vec![Guarded::place("--wsgi-file", &application.file)];
-                let folders = application.folders.iter();
-                guarded.extend(folders.map(|folder| Guarded::place("the Python modules in", folder)));
-                guarded.extend(program("python3"));
-                guarded
-            }
+/// What the guest is made of, and by what.
+pub fn guarded_guest(source: &Source) -> Vec<Guarded> {
+    match source {
+        Source::Component(file) => vec![Guarded::place("--guest", file)],
+        Source::Python(application, _) => {
+            let mut guarded = vec![Guarded::place("--wsgi-file", &application.file)];
+            let folders = application.folders.iter();
+            guarded.extend(folders.map(|folder| Guarded::place("the Python modules in", folder)));
+            guarded.extend(program("python3"));
+            guarded
         }
     }
 }

@@ -17,9 +17,10 @@ mod tasks;
 mod values;
 
 pub use self::cache::CacheOptions;
-pub use self::command_line::{CommandLine, Inspect, Task};
+pub use self::command_line::{CommandLine, Inspect, Task, Work};
 pub use self::options::Options;
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
+pub use self::serve::Settings;
 pub use self::tasks::{Compiling, Confined};
 pub use self::values::{Bytes, Seconds};

@@ -21,6 +21,37 @@ use crate::telemetry::log::Log;
 /// How long accepting pauses when the system has no more to give.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Where a server listens, and how.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    pub http: Address,
+    pub stats: Option<Address>,
+    /// Connections that the system holds until they are accepted.
+    pub backlog: u32,
+    /// The permissions of Unix sockets.
+    pub mode: Option<Mode>,
+}
+
+impl Sockets {
+    /// That another server has an address is told before a guest is built, which can take
+    /// long.
+    pub fn check(&self) -> Result<()> {
+        // Held until the second is bound: it may be the same.
+        let _http = Bound::one(&self.http, self.backlog, self.mode).context("--http-socket")?;
+        self.bind_stats().map(drop)
+    }
+
+    /// A socket for each of `count` threads.
+    pub fn bind_http(&self, count: usize) -> Result<Vec<Bound>> {
+        Bound::many(&self.http, self.backlog, self.mode, count).context("--http-socket")
+    }
+
+    pub fn bind_stats(&self) -> Result<Option<Bound>> {
+        let bind = |address| Bound::one(address, self.backlog, self.mode).context("--stats");
+        self.stats.as_ref().map(bind).transpose()
+    }
+}
+
 /// A socket that is bound and listens, and does not yet belong to a runtime.
 pub enum Bound {
     Tcp(std::net::TcpListener),
@@ -130,16 +161,6 @@ impl Drop for SocketFile {
 enum Sharing {
     Alone,
     Port,
-}
-
-/// That another server has an address is told before a guest is built, which can take long.
-pub fn check(http: &Address, stats: Option<&Address>, backlog: u32, mode: Option<Mode>) -> Result<()> {
-    // Held until the second is bound: it may be the same.
-    let _http = Bound::one(http, backlog, mode).context("--http-socket")?;
-    if let Some(stats) = stats {
-        Bound::one(stats, backlog, mode).context("--stats")?;
-    }
-    Ok(())
 }
 
 fn cannot_listen(address: &Address) -> String {

@@ -82,14 +82,15 @@ static LOG: LazyLock<Log> =
 static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let words = ["wasm-serve", "--guest", "guest.wasm", "--memory-limit", "64M"];
     let options = CommandLine::try_parse_from(words).expect("they are options").serve;
+    let settings = options.check_values().expect("they are in their bounds");
     let shared = Shared {
         log: LOG.clone(),
         stats: Arc::new(Stats::new(&error::METRICS)),
-        deferred: Arc::new(Deferred::new(options.deferred_limits())),
+        deferred: Arc::new(Deferred::new(settings.deferred_limits())),
         budget: Budget::new(1 << 30),
-        places: Arc::new(Places::new(options.open_files, 1000)),
+        places: Arc::new(Places::new(settings.open_files(), 1000)),
     };
-    let host = Host::new(&options.grants(), options.host_limits(), shared);
+    let host = Host::new(&settings.grants(), settings.host_limits(), shared);
     Arc::new(host.expect("a host"))
 });
 

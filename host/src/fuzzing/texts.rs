@@ -29,13 +29,11 @@ pub fn options(bytes: &[u8]) {
         None => {
             // In granted folders it would look at a hundred thousand files.
             let checked = if serve.dir.is_empty() { serve.check() } else { serve.check_values() };
-            if checked.is_err() {
-                return;
-            }
+            let Ok(settings) = checked else { return };
             // What is taken can be used.
-            let _ = (serve.client_bounds(), serve.deferred_limits(), serve.guest_lines(), serve.folders());
-            let _ = (serve.grants(), serve.memory_total_bytes(), serve.room());
-            assert!(serve.request_time_max() >= serve.harakiri.0);
+            let _ = (settings.client_bounds(), settings.deferred_limits(), settings.guest_lines());
+            let _ = (settings.grants(), settings.memory_total_bytes(), settings.room(), settings.sockets());
+            assert!(settings.request_time_max() >= settings.request_limits().time_max);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 
 /// What a guest is made of.
+#[derive(Clone, Debug)]
 pub enum Source {
     Component(PathBuf),
     Python(Application, Tools),

@@ -22,24 +22,19 @@ use self::shutdown::{Changes, Drain, Signals};
 use self::swap::{Swapper, Swaps};
 use self::worker::{Connections, Worker};
 use crate::clock;
-use crate::config::Options;
-use crate::connection;
-use crate::connection::activity::Patience;
-use crate::connection::listen::{self, Bound};
+use crate::config::Settings;
+use crate::connection::listen::Bound;
 use crate::deferred::Deferred;
 use crate::dispatch::clients::Clients;
-use crate::dispatch::{self, Dispatch, timer};
+use crate::dispatch::{Dispatch, timer};
 use crate::error;
 use crate::memory::budget::Budget;
 use crate::program::guest::Program;
 use crate::program::instance::Instance;
 use crate::program::load::Loader;
 use crate::request::access_log::Book;
-use crate::request::body;
-use crate::request::callback;
 use crate::request::current::Current;
-use crate::request::service::{self, Service};
-use crate::request::unsent::Room;
+use crate::request::service::Service;
 use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
 use crate::sandbox::host::{Grants, Host, Shared};
@@ -56,9 +51,9 @@ const IDLE_TURN_MIN: Duration = Duration::from_millis(100);
 const NO_SIGNALS: &str = "signals cannot be received";
 
 /// Serves until a signal ends it. An error says why it could not start.
-pub fn run(options: &Options) -> Result<ExitCode> {
-    let log = Log::open(options.logto.as_deref(), options.guest_lines())?;
-    let served = serve(options, &log);
+pub fn run(settings: &Settings) -> Result<ExitCode> {
+    let log = Log::open(settings.log_file(), settings.guest_lines())?;
+    let served = serve(settings, &log);
     // After a clean stop all is to be written; after a second signal, what can be
     // at once.
     let is_clean = served.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS);
@@ -66,13 +61,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     served
 }
 
-fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
-    let places = Places::new(options.open_files, open_files::share(options));
+fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
+    let places = Places::new(settings.open_files(), open_files::share(settings));
     let shared = Shared {
         log: log.clone(),
         stats: Arc::new(Stats::new(&error::METRICS)),
-        deferred: Arc::new(Deferred::new(options.deferred_limits())),
-        budget: Budget::new(options.memory_total_bytes()?),
+        deferred: Arc::new(Deferred::new(settings.deferred_limits())),
+        budget: Budget::new(settings.memory_total_bytes()?),
         places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no
@@ -83,26 +78,27 @@ fn serve(options: &Options, log: &Log) -> Result<ExitCode> {
         let _entered = runtime.enter();
         Changes::listen().context(NO_SIGNALS)?
     };
-    listen::check(&options.http_socket, options.stats.as_ref(), options.listen, options.chmod_socket)?;
+    settings.sockets().check()?;
     // After that: a second server by mistake leaves the first one's in its place.
-    let address_file = options.print_address.as_deref().map(AddressFile::begin).transpose()?;
-    let grants = options.grants();
-    let loader = Loader::new(options.source(), options.cache.folder(), &grants, options.room(), log.clone());
-    let programs = programs(options, &shared, &grants, &loader)?;
+    let address_file = settings.address_file().map(AddressFile::begin).transpose()?;
+    let grants = settings.grants();
+    let loader =
+        Loader::new(settings.source().clone(), settings.cache(), &grants, settings.room(), log.clone());
+    let programs = programs(settings, &shared, &grants, &loader)?;
     runtime.block_on(async {
         let signals = Signals::listen(changes).context(NO_SIGNALS)?;
-        let manager = ServiceManager::new(options.service_manager().as_deref(), log.clone());
-        let server = Server::start(options, &shared, loader, programs, signals, Arc::new(manager))?;
-        server.announce(options, address_file.as_ref())?;
+        let manager = ServiceManager::new(settings.service_manager().as_deref(), log.clone());
+        let server = Server::start(settings, &shared, loader, programs, signals, Arc::new(manager))?;
+        server.announce(settings, address_file.as_ref())?;
         server.service_manager.tell(State::Serves);
-        server.serve_until_stopped(options, address_file).await
+        server.serve_until_stopped(settings, address_file).await
     })
 }
 
 /// A program for each worker, with a host of its own.
-fn programs(options: &Options, shared: &Shared, grants: &Grants, loader: &Loader) -> Result<Vec<Program>> {
-    let host = |_| Host::new(grants, options.host_limits(), shared.clone()).map(Arc::new);
-    let hosts: Result<Vec<_>> = (0..options.threads().get()).map(host).collect();
+fn programs(settings: &Settings, shared: &Shared, grants: &Grants, loader: &Loader) -> Result<Vec<Program>> {
+    let host = |_| Host::new(grants, settings.host_limits(), shared.clone()).map(Arc::new);
+    let hosts: Result<Vec<_>> = (0..settings.threads().get()).map(host).collect();
     loader.load(0, hosts?)
 }
 
@@ -120,7 +116,7 @@ struct Server {
 
 impl Server {
     fn start(
-        options: &Options,
+        settings: &Settings,
         shared: &Shared,
         loader: Loader,
         mut programs: Vec<Program>,
@@ -128,35 +124,29 @@ impl Server {
         service_manager: Arc<ServiceManager>,
     ) -> Result<Server> {
         let Shared { log, stats, deferred, .. } = shared;
-        let bound = Bound::many(&options.http_socket, options.listen, options.chmod_socket, programs.len())
-            .context("--http-socket")?;
-        let stats_bound = match &options.stats {
-            Some(address) => {
-                Some(Bound::one(address, options.listen, options.chmod_socket).context("--stats")?)
-            }
-            None => None,
-        };
+        let sockets = settings.sockets();
+        let (bound, stats_bound) = (sockets.bind_http(programs.len())?, sockets.bind_stats()?);
         let (url, stats_url) = (bound[0].url(), stats_bound.as_ref().map(Bound::url));
         tell_address(&bound[0], &mut programs);
         let epoch = Epoch::start().context("the thread for deadlines cannot be started")?;
         programs.iter().for_each(|program| epoch.drive(&program.engine));
-        let dispatch = Dispatch::new(dispatch_limits(options, programs.len()), deferred.clone());
+        let dispatch = Dispatch::new(settings.dispatch_limits(), deferred.clone());
         let (stopping, stop) = watch::channel(false);
         let (accepting, accepts) = watch::channel(());
         let connections = Connections {
-            places: Arc::new(Semaphore::new(options.connections)),
-            clients: options.client_bounds().map(Clients::new),
-            trusted: options.trusted_proxy.clone(),
-            limits: connection_limits(options),
+            places: Arc::new(Semaphore::new(settings.connections() as usize)),
+            clients: settings.client_bounds().map(Clients::new),
+            trusted: settings.trusted_proxies().to_vec(),
+            limits: settings.connection_limits(),
             stopping: stop.clone(),
             accepting: accepts,
         };
         let (workers, server) = watch::channel(());
         let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
-        start_workers(options, shared, &dispatch, &current, bound, &connections, &server)?;
+        start_workers(settings, shared, &dispatch, &current, bound, &connections, &server)?;
         timer::start(dispatch.clone(), deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
-        tokio::spawn(end_idle(dispatch.clone(), current.clone(), options.kept_time.0));
+        tokio::spawn(end_idle(dispatch.clone(), current.clone(), settings.kept_time()));
         let swapper = Swapper {
             loader,
             current,
@@ -170,15 +160,15 @@ impl Server {
         };
         let swaps = swapper.start().context("the thread for swaps cannot be started")?;
         if let Some(bound) = stats_bound {
-            start_figures(options, shared, &dispatch, bound, stop)?;
+            start_figures(settings, shared, &dispatch, bound, stop)?;
         }
         let drain = Drain {
             stopping,
             accepting,
             connection_places: connections.places.clone(),
-            connections_max: options.connections,
-            request_time_max: options.request_time_max(),
-            deferred_time_max: options.deferred_timeout.0,
+            connections_max: settings.connections(),
+            request_time_max: settings.request_time_max(),
+            deferred_time_max: settings.callback_limits().time_max,
             dispatch,
             deferred: deferred.clone(),
             log: log.clone(),
@@ -200,22 +190,22 @@ impl Server {
 
     /// Says where it serves, now that it does: to scripts, and in the first lines on standard
     /// error.
-    fn announce(&self, options: &Options, address_file: Option<&AddressFile>) -> Result<()> {
-        let cores = options.cores.get();
+    fn announce(&self, settings: &Settings, address_file: Option<&AddressFile>) -> Result<()> {
+        let cores = settings.cores();
         let mebibytes = |bytes: u64| bytes >> 20;
-        let of_one = options.memory_limit.0 as u64;
+        let of_one = settings.host_limits().memory_bytes_max as u64;
         say(format_args!("Serving HTTP on {}", self.url));
         say(format_args!(
             "{cores} cores on {} threads, guests of at most {} MiB each, {} MiB together (--memory-total)",
-            options.threads(),
+            settings.threads(),
             mebibytes(of_one),
             mebibytes(self.memory_total_bytes),
         ));
         if let Some(url) = &self.stats_url {
             say(format_args!("Figures on {url}"));
         }
-        if options.wsgi_file.is_some() {
-            self.announce_what_python_is_given(options);
+        if settings.is_python() {
+            self.announce_what_python_is_given(settings);
         }
         let Some(address_file) = address_file else { return Ok(()) };
         let urls = std::iter::once(&self.url).chain(&self.stats_url).map(String::as_str);
@@ -223,27 +213,27 @@ impl Server {
     }
 
     /// Where a Python application has other defaults than a component.
-    fn announce_what_python_is_given(&self, options: &Options) {
-        match options.calls_per_instance() {
+    fn announce_what_python_is_given(&self, settings: &Settings) {
+        match settings.calls_per_instance() {
             0 => say("Instances serve one request after the other (--max-requests 1 gives each its own)"),
             1 => {}
             calls => say(format_args!("Instances serve {calls} requests, one after the other")),
         }
-        if options.dir.is_empty() {
+        if settings.folders_named() == 0 {
             say("The application sees the current folder as /, read-only (--dir changes that)");
         }
     }
 
     async fn serve_until_stopped(
         mut self,
-        options: &Options,
+        settings: &Settings,
         address_file: Option<AddressFile>,
     ) -> Result<ExitCode> {
         let log = &self.drain.log;
         self.signals.stop(log, || self.swaps.ask()).await;
         self.service_manager.tell(State::Stops);
         drop(address_file);
-        let drained = self.drain.run(options.grace.0);
+        let drained = self.drain.run(settings.grace());
         let ignored = || log.server("SIGHUP: ignored, since the server stops");
         let code = tokio::select! {
             () = drained => ExitCode::SUCCESS,
@@ -271,7 +261,7 @@ fn tell_address(bound: &Bound, programs: &mut [Program]) {
 
 /// A thread for each socket and program.
 fn start_workers(
-    options: &Options,
+    settings: &Settings,
     shared: &Shared,
     dispatch: &Arc<Dispatch<Instance>>,
     current: &[Arc<Current>],
@@ -280,15 +270,15 @@ fn start_workers(
     server: &watch::Receiver<()>,
 ) -> Result<()> {
     let Shared { log, stats, .. } = shared;
-    let unsent_room = Room::new(options.response_buffer.0, options.response_memory.0);
+    let unsent_room = settings.unsent_room();
     let mut ready = Vec::new();
     for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
-        let book = Book::new(log.clone(), stats.clone(), !options.disable_logging);
-        let (dispatch, limits) = (dispatch.worker(number), request_limits(options));
+        let book = Book::new(log.clone(), stats.clone(), settings.logs_requests());
+        let (dispatch, limits) = (dispatch.worker(number), settings.request_limits());
         let service = Service::new(current.clone(), dispatch, book, limits, unsent_room.clone());
         let worker = Worker {
             service: Arc::new(service),
-            deferred: callback::Limits { time_max: options.deferred_timeout.0, lines: options.log_deferred },
+            deferred: settings.callback_limits(),
             connections: connections.clone(),
             server: server.clone(),
         };
@@ -299,7 +289,7 @@ fn start_workers(
 
 /// Shows the figures in this thread's runtime.
 fn start_figures(
-    options: &Options,
+    settings: &Settings,
     shared: &Shared,
     dispatch: &Arc<Dispatch<Instance>>,
     bound: Bound,
@@ -310,12 +300,12 @@ fn start_figures(
         dispatch: dispatch.clone(),
         deferred: shared.deferred.clone(),
         budget: shared.budget.clone(),
-        cores: options.cores.get(),
+        cores: settings.cores(),
         log: shared.log.clone(),
         stopping,
     };
     let listener = bound.listener().context("--stats")?;
-    tokio::spawn(figures::serve(listener, Arc::new(figures), connection_limits(options)));
+    tokio::spawn(figures::serve(listener, Arc::new(figures), settings.connection_limits()));
     Ok(())
 }
 
@@ -328,41 +318,5 @@ async fn end_idle(dispatch: Arc<Dispatch<Instance>>, workers: Vec<Arc<Current>>,
         let time = clock::coarse().saturating_sub(kept_time.as_nanos() as clock::Nanos);
         drop(dispatch.take_kept(|instance| instance.has_rested_since(time)));
         workers.iter().for_each(|worker| worker.for_request().trim(time));
-    }
-}
-
-fn dispatch_limits(options: &Options, workers: usize) -> dispatch::Limits {
-    dispatch::Limits {
-        cores: options.cores.get(),
-        workers,
-        queue_max: options.queue,
-        queue_time_max: options.queue_timeout.0,
-        deferred_share: options.deferred_share,
-    }
-}
-
-fn request_limits(options: &Options) -> service::Limits {
-    service::Limits {
-        head_fields_max: options.head_fields,
-        body: body::Limits { bytes_max: options.body_limit.0 as u64, wait_max: options.body_timeout.0 },
-        time_max: options.harakiri.0,
-        tail_time_max: options.tail_timeout.0,
-        close_time_max: options.close_timeout.0,
-        room_time_max: options.queue_timeout.0,
-    }
-}
-
-fn connection_limits(options: &Options) -> connection::Limits {
-    connection::Limits {
-        head_bytes_max: options.head_limit.0,
-        head_fields_max: options.head_fields,
-        linger_bytes_max: options.linger_limit.0,
-        patience: Patience {
-            idle: options.idle_timeout.0,
-            head: options.head_timeout.0,
-            write: options.write_timeout.0,
-            linger: options.linger_timeout.0,
-            request: options.request_time_max(),
-        },
     }
 }

@@ -3,7 +3,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Options;
+use crate::config::Settings;
 use crate::terminal::say;
 
 /// What the server itself has open, with its folders and the guest.
@@ -12,19 +12,19 @@ const OWN_OF_THREAD: u64 = 8;
 
 /// Raises the limit as far as the system lets the process, and gives what all guests
 /// together may have open. One line if not everything can be had that was asked for.
-pub fn share(options: &Options) -> usize {
-    let wanted = options.open_files_total as u64;
-    let Some(limit) = raise() else { return options.open_files_total };
-    let own = OWN + OWN_OF_THREAD * u64::from(options.threads().get()) + options.dir.len() as u64;
-    let needed = own + options.connections as u64 + wanted;
+pub fn share(settings: &Settings) -> usize {
+    let wanted = settings.open_files_total() as u64;
+    let Some(limit) = raise() else { return settings.open_files_total() };
+    let own = OWN + OWN_OF_THREAD * u64::from(settings.threads().get()) + settings.folders_named() as u64;
+    let needed = own + u64::from(settings.connections()) + wanted;
     if needed <= limit {
-        return options.open_files_total;
+        return settings.open_files_total();
     }
     let guests = guests(limit, own, wanted);
     say(format_args!(
         "The system lets the server open {limit} files and sockets (ulimit -n), and {needed} may be needed: \
          --connections {} and --open-files-total {wanted} cannot both be had, guests get {guests}",
-        options.connections
+        settings.connections()
     ));
     guests as usize
 }

@@ -82,8 +82,8 @@ pub struct Drain {
     /// Closed when nobody accepts any more.
     pub accepting: watch::Sender<()>,
     pub connection_places: Arc<Semaphore>,
-    pub connections_max: usize,
-    /// See `Options::request_time_max`.
+    pub connections_max: u32,
+    /// See `Settings::request_time_max`.
     pub request_time_max: Duration,
     /// For one run of a deferred call.
     pub deferred_time_max: Duration,
@@ -135,13 +135,13 @@ impl Drain {
     /// A client can hold a connection for longer than its request may take, for
     /// example by never taking what HTTP/2 has buffered for it.
     async fn connections_closed(&self) {
-        let all = u32::try_from(self.connections_max).expect("config checks that it fits");
+        let all = self.connections_max;
         let all_places = async {
             self.accepting.closed().await;
             self.connection_places.acquire_many(all).await
         };
         if tokio::time::timeout(self.request_time_max, all_places).await.is_err() {
-            let open = self.connections_max - self.connection_places.available_permits();
+            let open = all as usize - self.connection_places.available_permits();
             self.log.server(format_args!("{open} connections whose clients took too long are cut off"));
         }
     }
