@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -12,13 +13,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::clock;
+use crate::config::Settings;
 use crate::connection::client::ClientAddress;
-use crate::connection::listen::Listener;
+use crate::connection::listen::{Bound, Listener};
 use crate::connection::{self, answer};
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::memory::budget::Budget;
 use crate::program::instance::Instance;
+use crate::sandbox::host::Shared;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
@@ -35,18 +38,40 @@ struct Open {
 }
 
 /// What the figures of `--stats` are taken from when someone asks.
-pub struct Figures {
-    pub stats: Arc<Stats>,
-    pub dispatch: Arc<Dispatch<Instance>>,
-    pub deferred: Arc<Deferred>,
-    pub budget: Budget,
-    pub cores: u32,
-    pub log: Log,
-    pub stopping: watch::Receiver<bool>,
+struct Figures {
+    stats: Arc<Stats>,
+    dispatch: Arc<Dispatch<Instance>>,
+    deferred: Arc<Deferred>,
+    budget: Budget,
+    cores: u32,
+    log: Log,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Shows the figures in this thread's runtime.
+pub fn start(
+    settings: &Settings,
+    shared: &Shared,
+    dispatch: &Arc<Dispatch<Instance>>,
+    bound: Bound,
+    stopping: watch::Receiver<bool>,
+) -> Result<()> {
+    let figures = Figures {
+        stats: shared.stats.clone(),
+        dispatch: dispatch.clone(),
+        deferred: shared.deferred.clone(),
+        budget: shared.budget.clone(),
+        cores: settings.cores(),
+        log: shared.log.clone(),
+        stopping,
+    };
+    let listener = bound.listener().context("--stats")?;
+    tokio::spawn(serve(listener, Arc::new(figures), settings.connection_limits()));
+    Ok(())
 }
 
 /// Shows the figures, also while the server stops.
-pub async fn serve(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
+async fn serve(listener: Listener, figures: Arc<Figures>, limits: connection::Limits) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (_never, stopping) = watch::channel(false);
     let mut open: Vec<Open> = Vec::new();

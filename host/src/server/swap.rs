@@ -47,16 +47,16 @@ impl Swaps {
 
 /// Whoever swaps.
 pub struct Swapper {
-    pub loader: Loader,
+    pub(super) loader: Loader,
     /// In the order of the workers.
-    pub current: Vec<Arc<Current>>,
-    pub epoch: Epoch,
-    pub dispatch: Arc<Dispatch<Instance>>,
-    pub deferred: Arc<Deferred>,
-    pub stopping: watch::Receiver<bool>,
-    pub service_manager: Arc<ServiceManager>,
-    pub log: Log,
-    pub stats: Arc<Stats>,
+    pub(super) current: Vec<Arc<Current>>,
+    pub(super) epoch: Epoch,
+    pub(super) dispatch: Arc<Dispatch<Instance>>,
+    pub(super) deferred: Arc<Deferred>,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) service_manager: Arc<ServiceManager>,
+    pub(super) log: Log,
+    pub(super) stats: Arc<Stats>,
 }
 
 impl Swapper {

@@ -9,41 +9,75 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::config::Settings;
 use crate::connection;
 use crate::connection::client::ClientAddress;
 use crate::connection::client::TrustedProxy;
 use crate::connection::listen::{Accepted, Bound, Listener};
+use crate::dispatch::Dispatch;
 use crate::dispatch::clients::{Claim, Clients};
+use crate::program::instance::Instance;
 use crate::request::access_log::Book;
 use crate::request::callback;
+use crate::request::current::Current;
 use crate::request::service::Service;
+use crate::sandbox::host::Shared;
+
+/// Starts a worker for each socket and program. They end when what this gives is dropped.
+pub fn start(
+    settings: &Settings,
+    shared: &Shared,
+    dispatch: &Arc<Dispatch<Instance>>,
+    current: &[Arc<Current>],
+    bound: Vec<Bound>,
+    connections: Connections,
+) -> Result<watch::Sender<()>> {
+    let Shared { log, stats, .. } = shared;
+    let (workers, server) = watch::channel(());
+    let unsent_room = settings.unsent_room();
+    let mut ready = Vec::new();
+    for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
+        let book = Book::new(log.clone(), stats.clone(), settings.logs_requests());
+        let (dispatch, limits) = (dispatch.worker(number), settings.request_limits());
+        let service = Service::new(current.clone(), dispatch, book, limits, unsent_room.clone());
+        let worker = Worker {
+            service: Arc::new(service),
+            deferred: settings.callback_limits(),
+            connections: connections.clone(),
+            server: server.clone(),
+        };
+        ready.push(worker.ready(bound)?);
+    }
+    ready.into_iter().try_for_each(|worker| worker.start())?;
+    Ok(workers)
+}
 
 /// What one worker is made of.
-pub struct Worker {
-    pub service: Arc<Service>,
-    pub deferred: callback::Limits,
-    pub connections: Connections,
+struct Worker {
+    service: Arc<Service>,
+    deferred: callback::Limits,
+    connections: Connections,
     /// The server is gone when its other half is.
-    pub server: watch::Receiver<()>,
+    server: watch::Receiver<()>,
 }
 
 /// What each accepted connection is given.
 #[derive(Clone)]
 pub struct Connections {
     /// One for each connection that may be open.
-    pub places: Arc<Semaphore>,
+    pub(super) places: Arc<Semaphore>,
     /// What each client may have, unless that has no bound.
-    pub clients: Option<Arc<Clients>>,
-    pub trusted: Vec<TrustedProxy>,
-    pub limits: connection::Limits,
+    clients: Option<Arc<Clients>>,
+    trusted: Vec<TrustedProxy>,
+    limits: connection::Limits,
     /// True once no more connections shall be accepted.
-    pub stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
     /// Held as long as connections are accepted.
-    pub accepting: watch::Receiver<()>,
+    _accepting: watch::Receiver<()>,
 }
 
 /// A worker that has all that it needs.
-pub struct Ready {
+struct Ready {
     runtime: Runtime,
     listener: Listener,
     worker: Worker,
@@ -51,7 +85,7 @@ pub struct Ready {
 
 impl Worker {
     /// Makes the runtime and hands the socket to it. Nothing is accepted yet.
-    pub fn ready(self, bound: Bound) -> Result<Ready> {
+    fn ready(self, bound: Bound) -> Result<Ready> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("a worker cannot be started")?;
         let listener = {
@@ -65,7 +99,7 @@ impl Worker {
 impl Ready {
     /// Starts the thread. It ends, and with it what is under way, when the server
     /// is gone.
-    pub fn start(self) -> Result<()> {
+    fn start(self) -> Result<()> {
         let Ready { runtime, listener, worker } = self;
         let Worker { service, deferred, connections, server } = worker;
         let (for_calls, handle) = (service.clone(), runtime.handle().clone());
@@ -106,6 +140,22 @@ struct Admitted {
 }
 
 impl Connections {
+    /// They are accepted until `stopping` is true, and those who accept hold `accepting`.
+    pub fn new(
+        settings: &Settings,
+        stopping: watch::Receiver<bool>,
+        accepting: watch::Receiver<()>,
+    ) -> Connections {
+        Connections {
+            places: Arc::new(Semaphore::new(settings.connections() as usize)),
+            clients: settings.client_bounds().map(Clients::new),
+            trusted: settings.trusted_proxies().to_vec(),
+            limits: settings.connection_limits(),
+            stopping,
+            _accepting: accepting,
+        }
+    }
+
     /// Waits for a connection whose client may have one more, and then for its place.
     /// Others are closed at once: to let one wait would let all behind it wait.
     async fn next(&self, listener: &Listener, book: &Book) -> Admitted {
@@ -156,7 +206,7 @@ async fn accept(listener: Listener, service: Arc<Service>, connections: Connecti
             drop(place);
         });
     }
-    // Before `accepting` is dropped: the server ends when nobody accepts, and the file of a
+    // Before `_accepting` is dropped: the server ends when nobody accepts, and the file of a
     // Unix socket goes with the last listener.
     drop(listener);
     stopping_here.send_replace(true);

@@ -1,99 +1,67 @@
-//! Signals, and the order in which a server stops: no new connections, then the
-//! requests whose head was read, then the deferred calls that come due within the
-//! grace period. What is left is counted and named.
+//! The order in which a server stops: no new connections, then the requests whose head
+//! was read, then the deferred calls that come due within the grace period. What is left
+//! is counted and named.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::config::Settings;
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
 use crate::program::instance::Instance;
+use crate::sandbox::host::Shared;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
 /// Ids of dropped calls that are named in the log.
 const IDS_NAMED_MAX: usize = 1000;
 
-/// The signals that the server acts on.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    changes: Changes,
-}
-
-/// Those after which it goes on. They would end it, unless it listens for them from the
-/// beginning; until it serves they wait.
-pub struct Changes {
-    reopen: Signal,
-    reload: Signal,
-}
-
-impl Changes {
-    pub fn listen() -> Result<Changes> {
-        Ok(Changes { reopen: signal(SignalKind::user_defined1())?, reload: signal(SignalKind::hangup())? })
-    }
-}
-
-/// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Stop,
-    ReopenLog,
-    Reload,
-}
-
-impl Signals {
-    pub fn listen(changes: Changes) -> Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            changes,
-        })
-    }
-
-    /// Waits until the server is asked to stop, and does meanwhile what else is
-    /// asked.
-    pub async fn stop(&mut self, log: &Log, reload: impl Fn()) {
-        loop {
-            let asked = tokio::select! {
-                _ = self.terminate.recv() => Asked::Stop,
-                _ = self.interrupt.recv() => Asked::Stop,
-                _ = self.changes.reopen.recv() => Asked::ReopenLog,
-                _ = self.changes.reload.recv() => Asked::Reload,
-            };
-            match asked {
-                Asked::Stop => return,
-                Asked::ReopenLog => log.reopen(),
-                Asked::Reload => reload(),
-            }
-        }
-    }
-}
-
 /// What is waited for when a server stops.
 pub struct Drain {
-    pub stopping: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
     /// Closed when nobody accepts any more.
-    pub accepting: watch::Sender<()>,
-    pub connection_places: Arc<Semaphore>,
-    pub connections_max: u32,
+    accepting: watch::Sender<()>,
+    connection_places: Arc<Semaphore>,
+    connections_max: u32,
     /// See `Settings::request_time_max`.
-    pub request_time_max: Duration,
+    request_time_max: Duration,
     /// For one run of a deferred call.
-    pub deferred_time_max: Duration,
-    pub dispatch: Arc<Dispatch<Instance>>,
-    pub deferred: Arc<Deferred>,
-    pub log: Log,
-    pub stats: Arc<Stats>,
+    deferred_time_max: Duration,
+    dispatch: Arc<Dispatch<Instance>>,
+    deferred: Arc<Deferred>,
+    log: Log,
+    stats: Arc<Stats>,
 }
 
 impl Drain {
+    /// `accepting` is closed when nobody accepts any more.
+    pub fn new(
+        settings: &Settings,
+        shared: &Shared,
+        dispatch: Arc<Dispatch<Instance>>,
+        connection_places: Arc<Semaphore>,
+        stopping: watch::Sender<bool>,
+        accepting: watch::Sender<()>,
+    ) -> Drain {
+        let Shared { log, stats, deferred, .. } = shared;
+        Drain {
+            stopping,
+            accepting,
+            connection_places,
+            connections_max: settings.connections(),
+            request_time_max: settings.request_time_max(),
+            deferred_time_max: settings.callback_limits().time_max,
+            dispatch,
+            deferred: deferred.clone(),
+            log: log.clone(),
+            stats: stats.clone(),
+        }
+    }
+
     /// Ends when the work in hand is done: requests have their deadlines, and
     /// deferred calls those that are due in time and theirs.
     pub async fn run(&self, grace: Duration) {

@@ -1,0 +1,62 @@
+//! The signals that a server acts on, and what each asks for.
+
+use anyhow::Result;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::telemetry::log::Log;
+
+/// The signals that the server acts on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    changes: Changes,
+}
+
+/// Those after which it goes on. They would end it, unless it listens for them from the
+/// beginning; until it serves they wait.
+pub struct Changes {
+    reopen: Signal,
+    reload: Signal,
+}
+
+impl Changes {
+    pub fn listen() -> Result<Changes> {
+        Ok(Changes { reopen: signal(SignalKind::user_defined1())?, reload: signal(SignalKind::hangup())? })
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    ReopenLog,
+    Reload,
+}
+
+impl Signals {
+    pub fn listen(changes: Changes) -> Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            changes,
+        })
+    }
+
+    /// Waits until the server is asked to stop, and does meanwhile what else is
+    /// asked.
+    pub async fn stop(&mut self, log: &Log, reload: impl Fn()) {
+        loop {
+            let asked = tokio::select! {
+                _ = self.terminate.recv() => Asked::Stop,
+                _ = self.interrupt.recv() => Asked::Stop,
+                _ = self.changes.reopen.recv() => Asked::ReopenLog,
+                _ = self.changes.reload.recv() => Asked::Reload,
+            };
+            match asked {
+                Asked::Stop => return,
+                Asked::ReopenLog => log.reopen(),
+                Asked::Reload => reload(),
+            }
+        }
+    }
+}
