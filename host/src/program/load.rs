@@ -60,15 +60,19 @@ impl Loader {
         Loader { source, cache, granted, environment, room, log }
     }
 
-    /// Reads the guest as it is now, and makes a program for each of the hosts, side by
-    /// side. The error says what to change.
-    pub fn load(&self, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
+    /// Reads the guest as it is now, and compiles it. The error says what to change.
+    pub fn compile(&self) -> Result<Guest> {
         let cache = self.cache.as_deref();
         let content = self.content()?;
         variables::check(&content.bytes, &self.environment).with_context(|| self.source.option())?;
         let guest = Guest::load(self.source.option(), content, cache, self.room, &self.log)?;
         // An idle server allocates nothing, by which the allocator would come to do it.
         account::give_back();
+        Ok(guest)
+    }
+
+    /// Makes a program for each of the hosts, side by side. The error says what to change.
+    pub fn link(&self, guest: &Guest, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
         let program = |host| guest.program(generation, host);
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.

@@ -110,6 +110,11 @@ impl Host {
             files,
         })
     }
+
+    /// The host of a server that listens, which is the first to know its address.
+    pub fn at(self, address: ServerAddress) -> Host {
+        Host { address, ..self }
+    }
 }
 
 fn open_folders(folders: &[Folder], blocking: bool) -> anyhow::Result<WasiFilesystemCtx> {

@@ -2,6 +2,7 @@
 //! CGI (RFC 3875, 4.1), which WSGI has under the same names (PEP 3333).
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, Request, header};
 use http_body::Body;
@@ -11,8 +12,19 @@ use crate::connection::client::{self, CLIENT_HEADER};
 /// Where the server listens, as far as that has an address and a port.
 #[derive(Clone, Debug, Default)]
 pub struct ServerAddress {
-    pub name: Option<String>,
-    pub port: Option<u16>,
+    name: Option<String>,
+    port: Option<u16>,
+}
+
+impl ServerAddress {
+    /// That of all interfaces is no name.
+    pub fn of(address: SocketAddr) -> ServerAddress {
+        let name = (!address.ip().is_unspecified()).then(|| match address {
+            SocketAddr::V4(address) => address.ip().to_string(),
+            SocketAddr::V6(address) => format!("[{}]", address.ip()),
+        });
+        ServerAddress { name, port: Some(address.port()) }
+    }
 }
 
 /// Names and values in turn, each after a separator: a character that is in none of them.

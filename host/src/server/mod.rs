@@ -31,12 +31,13 @@ use crate::deferred::Deferred;
 use crate::dispatch::{Dispatch, timer};
 use crate::error;
 use crate::memory::budget::Budget;
-use crate::program::guest::Program;
+use crate::program::guest::{Guest, Program};
 use crate::program::load::Loader;
 use crate::request::current::Current;
 use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
-use crate::sandbox::host::{Grants, Host, Shared};
+use crate::sandbox::host::{Host, Shared};
+use crate::sandbox::meta_variables::ServerAddress;
 use crate::system::address_file::AddressFile;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
@@ -77,25 +78,43 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
     settings.sockets().check()?;
     // After that: a second server by mistake leaves the first one's in its place.
     let address_file = settings.address_file().map(AddressFile::begin).transpose()?;
-    let grants = settings.grants();
-    let loader =
-        Loader::new(settings.source().clone(), settings.cache(), &grants, settings.room(), log.clone());
-    let programs = programs(settings, &shared, &grants, &loader)?;
+    let compiled = Compiled::new(settings, &shared)?;
     runtime.block_on(async {
         let signals = Signals::listen(changes).context(NO_SIGNALS)?;
         let manager = ServiceManager::new(settings.service_manager().as_deref(), log.clone());
-        let server = Server::start(settings, &shared, loader, programs, signals, Arc::new(manager))?;
+        let server = Server::start(settings, &shared, compiled, signals, Arc::new(manager))?;
         server.urls.announce(settings, shared.budget.bytes(), address_file.as_ref())?;
         server.service_manager.tell(State::Serves);
         Ok(server.serve_until_stopped(settings, log, address_file).await)
     })
 }
 
-/// A program for each worker, with a host of its own.
-fn programs(settings: &Settings, shared: &Shared, grants: &Grants, loader: &Loader) -> Result<Vec<Program>> {
-    let host = |_| Host::new(grants, settings.host_limits(), shared.clone()).map(Arc::new);
-    let hosts: Result<Vec<_>> = (0..settings.threads().get()).map(host).collect();
-    loader.load(0, hosts?)
+/// A guest that is compiled, and a host for each worker that shall run it.
+struct Compiled {
+    loader: Loader,
+    guest: Guest,
+    hosts: Vec<Host>,
+}
+
+impl Compiled {
+    fn new(settings: &Settings, shared: &Shared) -> Result<Compiled> {
+        let grants = settings.grants();
+        let host = |_| Host::new(&grants, settings.host_limits(), shared.clone());
+        let hosts = (0..settings.threads().get()).map(host).collect::<Result<_>>()?;
+        let (source, log) = (settings.source().clone(), shared.log.clone());
+        let loader = Loader::new(source, settings.cache(), &grants, settings.room(), log);
+        let guest = loader.compile()?;
+        Ok(Compiled { loader, guest, hosts })
+    }
+
+    /// A program for each worker of a server that listens at this address; none for a Unix
+    /// socket.
+    fn link(self, address: Option<SocketAddr>) -> Result<(Loader, Vec<Program>)> {
+        let address = address.map(ServerAddress::of).unwrap_or_default();
+        let hosts = self.hosts.into_iter().map(|host| Arc::new(host.at(address.clone())));
+        let programs = self.loader.link(&self.guest, 0, hosts.collect())?;
+        Ok((self.loader, programs))
+    }
 }
 
 struct Server {
@@ -112,15 +131,14 @@ impl Server {
     fn start(
         settings: &Settings,
         shared: &Shared,
-        loader: Loader,
-        mut programs: Vec<Program>,
+        compiled: Compiled,
         signals: Signals,
         service_manager: Arc<ServiceManager>,
     ) -> Result<Server> {
         let sockets = settings.sockets();
-        let (bound, stats_bound) = (sockets.bind_http(programs.len())?, sockets.bind_stats()?);
+        let (bound, stats_bound) = (sockets.bind_http(compiled.hosts.len())?, sockets.bind_stats()?);
         let urls = Urls { http: bound[0].url(), stats: stats_bound.as_ref().map(Bound::url) };
-        tell_address(&bound[0], &mut programs);
+        let (loader, programs) = compiled.link(bound[0].tcp_address())?;
         let epoch = Epoch::start().context("the thread for deadlines cannot be started")?;
         programs.iter().for_each(|program| epoch.drive(&program.engine));
         let dispatch = Dispatch::new(settings.dispatch_limits(), shared.deferred.clone());
@@ -170,18 +188,5 @@ impl Server {
                 ExitCode::FAILURE
             }
         }
-    }
-}
-
-/// What only a server that listens knows. A Unix socket has nothing of it.
-fn tell_address(bound: &Bound, programs: &mut [Program]) {
-    let Some(address) = bound.tcp_address() else { return };
-    for program in programs {
-        let host = Arc::get_mut(&mut program.host).expect("there is no instance yet");
-        host.address.port = Some(address.port());
-        host.address.name = (!address.ip().is_unspecified()).then(|| match address {
-            SocketAddr::V4(address) => address.ip().to_string(),
-            SocketAddr::V6(address) => format!("[{}]", address.ip()),
-        });
     }
 }

@@ -135,7 +135,7 @@ impl Swapping {
     fn try_swap(&mut self) -> Result<()> {
         let Swapper { loader, current, epoch, deferred, stopping, .. } = &self.swapper;
         let hosts = current.iter().map(|current| current.host()).collect();
-        let programs = loader.load(self.generation + 1, hosts)?;
+        let programs = loader.link(&loader.compile()?, self.generation + 1, hosts)?;
         // A call that is scheduled after this look runs in the old guest.
         let pending = deferred.pending();
         ensure!(
