@@ -15,7 +15,7 @@ use crate::clock::{self, Nanos};
 /// What happens on one connection, told between its socket, its requests and
 /// the task that watches it. 0 stands for «no such time».
 #[derive(Debug)]
-pub struct Activity {
+pub(super) struct Activity {
     is_http1: bool,
     /// Requests whose response is not complete.
     requests: AtomicU32,
@@ -60,7 +60,7 @@ pub struct Patience {
 
 impl Activity {
     /// The activity of a connection whose first bytes came at `head_since`.
-    pub fn new(is_http1: bool, head_since: Nanos) -> Arc<Activity> {
+    pub(super) fn new(is_http1: bool, head_since: Nanos) -> Arc<Activity> {
         Arc::new(Activity {
             is_http1,
             requests: AtomicU32::new(0),
@@ -103,21 +103,21 @@ impl Activity {
     }
 
     /// The body of the request with this number has not come in whole; 0 is none.
-    pub fn note_incomplete(&self, number: u64) {
+    pub(super) fn note_incomplete(&self, number: u64) {
         self.incomplete.store(number, Relaxed);
     }
 
-    pub fn is_incomplete(&self, number: u64) -> bool {
+    pub(super) fn is_incomplete(&self, number: u64) -> bool {
         self.incomplete.load(Relaxed) == number
     }
 
     /// Someone has the body of the request with this number, and may read it to its end.
-    pub fn note_body_is_wanted(&self, number: u64) {
+    pub(super) fn note_body_is_wanted(&self, number: u64) {
         self.wanted.store(number, Relaxed);
     }
 
     /// Nobody will read the rest of it.
-    pub fn note_body_is_left(&self, number: u64) {
+    pub(super) fn note_body_is_left(&self, number: u64) {
         let _ = self.wanted.compare_exchange(number, 0, Relaxed, Relaxed);
     }
 
@@ -132,18 +132,18 @@ impl Activity {
     }
 
     /// It is too late to say that the connection ends with this request.
-    pub fn is_answered(&self, number: u64) -> bool {
+    pub(super) fn is_answered(&self, number: u64) -> bool {
         self.answered.load(Relaxed) == number
     }
 
     /// The request with this number is malformed.
-    pub fn note_fault(&self, number: u64, fault: Fault) {
+    pub(super) fn note_fault(&self, number: u64, fault: Fault) {
         self.fault.store(fault as u8, Relaxed);
         self.malformed.store(number, Relaxed);
     }
 
     /// What is malformed in the request with this number, as far as it has come.
-    pub fn fault_of(&self, number: u64) -> Option<Fault> {
+    pub(super) fn fault_of(&self, number: u64) -> Option<Fault> {
         let is_malformed = self.malformed.load(Relaxed) == number;
         is_malformed.then(|| Fault::from_number(self.fault.load(Relaxed))).flatten()
     }
@@ -152,7 +152,7 @@ impl Activity {
     /// that is to be kept from the HTTP library, which takes it for a client that is gone:
     /// one that waits for a response, or has not taken all of it, need not send anything.
     /// The task is woken when that changes.
-    pub fn keeps_end(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn keeps_end(&self, cx: &Context<'_>) -> bool {
         let is_blocked = self.blocked_since.load(Relaxed) != 0;
         if !self.is_http1 || !self.has_request() && !is_blocked {
             return false;
@@ -169,31 +169,31 @@ impl Activity {
 
     /// Nothing is coming in, under way or going out, as far as HTTP/1 is
     /// concerned; what HTTP/2 still has to send does not show here.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         let times = [&self.head_since, &self.blocked_since, &self.lingers_since];
         !self.has_request() && times.iter().all(|since| since.load(Relaxed) == 0)
     }
 
     /// The server sends no more, and reads on.
-    pub fn begin_to_linger(&self) {
+    pub(super) fn begin_to_linger(&self) {
         let _ = self.lingers_since.compare_exchange(0, clock::coarse(), Relaxed, Relaxed);
     }
 
-    pub fn lingers(&self) -> bool {
+    pub(super) fn lingers(&self) -> bool {
         self.lingers_since.load(Relaxed) != 0
     }
 
-    pub fn is_http1(&self) -> bool {
+    pub(super) fn is_http1(&self) -> bool {
         self.is_http1
     }
 
     /// Some of a response was taken.
-    pub fn note_progress(&self) {
+    pub(super) fn note_progress(&self) {
         self.progress_at.store(clock::coarse(), Relaxed);
     }
 
     /// When the client will have taken too long, as things stand.
-    pub fn deadline(&self, patience: &Patience) -> Nanos {
+    pub(super) fn deadline(&self, patience: &Patience) -> Nanos {
         let end = |since: Nanos, time: Duration| since.saturating_add(time.as_nanos() as Nanos);
         let lingers_since = self.lingers_since.load(Relaxed);
         if lingers_since != 0 {
@@ -214,7 +214,7 @@ impl Activity {
     }
 
     /// Bytes of HTTP/1 came in.
-    pub fn note_read(&self) {
+    pub(super) fn note_read(&self) {
         if !self.has_request() && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(clock::coarse(), Relaxed);
         }
@@ -222,7 +222,7 @@ impl Activity {
 
     /// Bytes of HTTP/2 came in. What is not part of a request gives the client no more time
     /// for one.
-    pub fn note_frames(&self, coming: Coming) {
+    pub(super) fn note_frames(&self, coming: Coming) {
         match coming {
             Coming::Nothing => self.head_since.store(0, Relaxed),
             Coming::Head { is_new } if is_new || self.head_since.load(Relaxed) == 0 => {
@@ -233,7 +233,7 @@ impl Activity {
     }
 
     /// The result of writing bytes.
-    pub fn note_write<T>(&self, write: &Poll<T>) {
+    pub(super) fn note_write<T>(&self, write: &Poll<T>) {
         if write.is_ready() {
             let was_blocked = self.blocked_since.swap(0, Relaxed) != 0;
             self.response_has_begun.store(true, Relaxed);
@@ -246,12 +246,12 @@ impl Activity {
     }
 
     /// A request is under way.
-    pub fn has_request(&self) -> bool {
+    pub(super) fn has_request(&self) -> bool {
         self.requests.load(Relaxed) > 0
     }
 
     /// An interim response may be sent without disturbing anything.
-    pub fn may_probe(&self) -> bool {
+    pub(super) fn may_probe(&self) -> bool {
         self.takes_interim.load(Relaxed)
             && self.has_request()
             && !self.response_has_begun.load(Relaxed)

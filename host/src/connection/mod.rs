@@ -8,12 +8,12 @@ mod chunks;
 pub mod client;
 pub mod exchange;
 pub mod fault;
-pub mod frames;
+mod frames;
 pub mod framing;
 pub mod head;
 pub mod listen;
-pub mod peer;
-pub mod socket;
+mod peer;
+mod socket;
 
 use std::convert::Infallible;
 use std::os::fd::RawFd;
@@ -61,8 +61,23 @@ pub struct Limits {
 
 /// Who sends a request, and on which connection.
 pub struct Client {
-    pub address: ClientAddress,
-    pub exchange: Exchange,
+    address: ClientAddress,
+    exchange: Exchange,
+}
+
+impl Client {
+    /// See `ClientAddress::sign`.
+    pub fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
+        self.address.sign(request)
+    }
+
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub fn into_exchange(self) -> Exchange {
+        self.exchange
+    }
 }
 
 /// Serves a connection until it is closed: by the client, by one of the limits,

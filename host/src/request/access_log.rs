@@ -68,22 +68,22 @@ impl Display for RequestName {
 
 /// One request. It is written when it is dropped: with the response's body, or
 /// with the request if that was cancelled.
-pub struct Record {
+pub(super) struct Record {
     book: Arc<Book>,
     started: Nanos,
     /// Kept only if there will be a line.
     request: Option<(Method, Uri, Version)>,
     client: HeaderValue,
     /// Set with the head of the response.
-    pub status: Option<StatusCode>,
-    pub core: Option<u32>,
-    pub body_bytes: u64,
-    pub end: End,
+    status: Option<StatusCode>,
+    core: Option<u32>,
+    body_bytes: u64,
+    end: End,
 }
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// The whole response was handed over.
     Complete,
     /// The guest did not give the whole response.
@@ -93,7 +93,7 @@ pub enum End {
 }
 
 impl Record {
-    pub fn new<B>(book: Arc<Book>, request: &Request<B>, client: HeaderValue) -> Record {
+    pub(super) fn new<B>(book: Arc<Book>, request: &Request<B>, client: HeaderValue) -> Record {
         let line = book.lines.then(|| (request.method().clone(), request.uri().clone(), request.version()));
         let started = clock::now();
         Record {
@@ -106,6 +106,29 @@ impl Record {
             body_bytes: 0,
             end: End::Cancelled,
         }
+    }
+
+    pub(super) fn note_core(&mut self, core: u32) {
+        self.core = Some(core);
+    }
+
+    /// The core that the request got, if it got one.
+    pub(super) fn core(&self) -> Option<u32> {
+        self.core
+    }
+
+    /// The head of the response is there.
+    pub(super) fn note_status(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// So much of the response's body was handed over.
+    pub(super) fn note_bytes(&mut self, bytes: u64) {
+        self.body_bytes += bytes;
+    }
+
+    pub(super) fn note_end(&mut self, end: End) {
+        self.end = end;
     }
 
     /// The line of the log, in the manner of the Common Log Format: client, time,

@@ -63,7 +63,7 @@ impl Call {
         let is_http2 = request.version() == Version::HTTP_2;
         let is_awaited = !request.body().is_end_stream() && request.headers().contains_key(header::EXPECT);
         let body = |body| {
-            let (exchange, link) = (client.exchange.clone(), driver.link());
+            let (exchange, link) = (client.exchange().clone(), driver.link());
             RequestBody::new(body, is_http2, is_awaited, limits, exchange, link).boxed_unsync()
         };
         let request = request.map(body);
@@ -75,7 +75,7 @@ impl Call {
             service: service.clone(),
             deadline,
             driver,
-            exchange: client.exchange,
+            exchange: client.into_exchange(),
             closes,
             name,
         };

@@ -41,7 +41,7 @@ impl Service {
     ) -> Response<ResponseBody> {
         // Before a field of ours is added.
         let has_too_many_fields = head::fields(&request) > self.limits.head_fields_max;
-        let address = client.address.sign(&mut request);
+        let address = client.sign(&mut request);
         let mut record = Record::new(self.book.clone(), &request, address);
         let name = RequestName::new(&request);
         let answer = match has_too_many_fields {
@@ -51,11 +51,11 @@ impl Service {
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                self.book.report(&failure, &name, record.core);
+                self.book.report(&failure, &name, record.core());
                 failure.response()
             }
         };
-        record.status = Some(response.status());
+        record.note_status(response.status());
         response.body_mut().set_record(record);
         response
     }
@@ -69,7 +69,7 @@ impl Service {
         record: &mut Record,
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
-        if let Some(fault) = client.exchange.fault() {
+        if let Some(fault) = client.exchange().fault() {
             return Err(Failure::BadRequest(fault.rule()));
         }
         head::add_missing_host(&mut request);
@@ -78,7 +78,7 @@ impl Service {
             return Err(Failure::BodyTooLarge);
         }
         let mut core = self.dispatch.core_for_request(claim).await.map_err(Failure::NoCore)?;
-        record.core = Some(core.number());
+        record.note_core(core.number());
         let program = self.current.for_request();
         let place = reuse::place(&mut core, &program, &self.dispatch, self.limits.room_time_max).await?;
         let mut call = Call::begin(self, core, program, place, request, client, name.clone());

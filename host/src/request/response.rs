@@ -51,12 +51,12 @@ enum Rest {
 }
 
 /// Where the frames come from that a guest is still writing.
-pub struct Source {
-    pub body: Arc<Unsent>,
-    pub link: Arc<Link>,
-    pub deadline: Arc<Deadline>,
+pub(super) struct Source {
+    pub(super) body: Arc<Unsent>,
+    pub(super) link: Arc<Link>,
+    pub(super) deadline: Arc<Deadline>,
     /// The response breaks off if its request turns out to be malformed.
-    pub exchange: Exchange,
+    pub(super) exchange: Exchange,
 }
 
 impl ResponseBody {
@@ -71,12 +71,16 @@ impl ResponseBody {
     }
 
     /// A body that breaks off after `frames`.
-    pub fn broken(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
+    pub(super) fn broken(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
         ResponseBody::new(frames, Rest::Broken { was_seen: false }, length)
     }
 
     /// A body whose guest is still writing it.
-    pub fn streaming(frames: VecDeque<Frame<Bytes>>, source: Source, length: Option<u64>) -> ResponseBody {
+    pub(super) fn streaming(
+        frames: VecDeque<Frame<Bytes>>,
+        source: Source,
+        length: Option<u64>,
+    ) -> ResponseBody {
         ResponseBody::new(frames, Rest::Guest(source), length)
     }
 
@@ -85,11 +89,11 @@ impl ResponseBody {
     }
 
     /// Gives the record of the request, which is written when this body is over.
-    pub fn set_record(&mut self, record: Record) {
+    pub(super) fn set_record(&mut self, record: Record) {
         self.record = Some(record);
     }
 
-    pub fn set_held(&mut self, held: Option<Held>) {
+    pub(super) fn set_held(&mut self, held: Option<Held>) {
         self._held = held;
     }
 
@@ -101,7 +105,7 @@ impl ResponseBody {
             *missing = still_missing;
         }
         if let Some(record) = &mut self.record {
-            record.body_bytes += bytes;
+            record.note_bytes(bytes);
         }
         true
     }
@@ -165,7 +169,7 @@ impl ResponseBody {
             }
         }
         if let Some(record) = &mut self.record {
-            record.end = end;
+            record.note_end(end);
         }
     }
 }
