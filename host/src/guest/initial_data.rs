@@ -24,6 +24,56 @@ impl Data<'_> {
     }
 }
 
+/// Where an instance has its initial data from. `T` is what was taken out of the guest.
+pub enum InitialData<T> {
+    /// It is little: wasmtime copies it.
+    Small,
+    /// It is no longer in the code: memories begin with it.
+    Taken(T),
+    /// It is in the code, and wasmtime's own pool maps it copy-on-write.
+    Mapped,
+}
+
+impl<'a> InitialData<Data<'a>> {
+    /// That of a guest, which may be little.
+    pub fn of(guest: &'a [u8], is_small: bool) -> Result<InitialData<Data<'a>>, BinaryReaderError> {
+        if is_small {
+            return Ok(InitialData::Small);
+        }
+        Ok(find(guest)?.map_or(InitialData::Mapped, InitialData::Taken))
+    }
+}
+
+impl<T> InitialData<T> {
+    pub fn taken(&self) -> Option<&T> {
+        match self {
+            InitialData::Taken(taken) => Some(taken),
+            InitialData::Small | InitialData::Mapped => None,
+        }
+    }
+
+    pub fn is_mapped(&self) -> bool {
+        matches!(self, InitialData::Mapped)
+    }
+
+    pub fn as_ref(&self) -> InitialData<&T> {
+        match self {
+            InitialData::Small => InitialData::Small,
+            InitialData::Taken(taken) => InitialData::Taken(taken),
+            InitialData::Mapped => InitialData::Mapped,
+        }
+    }
+
+    /// The same, with what is made of what was taken.
+    pub fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<InitialData<U>, E> {
+        Ok(match self {
+            InitialData::Small => InitialData::Small,
+            InitialData::Taken(taken) => InitialData::Taken(make(taken)?),
+            InitialData::Mapped => InitialData::Mapped,
+        })
+    }
+}
+
 /// The initial data, if it can be had in advance: it can if one module has all memory and
 /// all data, at constant places, so that no other module sees the memory before its
 /// data is there.

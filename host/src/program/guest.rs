@@ -14,7 +14,7 @@ use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
 use crate::guest::compiling::{self, Settings};
 use crate::guest::face::Face;
-use crate::guest::initial_data;
+use crate::guest::initial_data::{self, Data, InitialData};
 use crate::memory::image::Image;
 use crate::memory::memories::{GUARD_BYTES, Memories};
 use crate::memory::stacks::Stacks;
@@ -103,8 +103,7 @@ pub struct Reuse {
 /// A guest that is checked and compiled.
 pub struct Guest {
     face: Face,
-    /// Initial data that is no longer in the code.
-    image: Option<Arc<Image>>,
+    data: InitialData<Arc<Image>>,
     code: Code,
     room: Room,
     /// The option that named it, for errors.
@@ -122,27 +121,26 @@ impl Guest {
         log: &Log,
     ) -> Result<Guest> {
         let made = || -> Result<_> {
-            let mut face = Face::read(&content.bytes)?;
+            let face = Face::read(&content.bytes)?;
             face.check()?;
-            let data = if face.is_small() { None } else { initial_data::find(&content.bytes)? };
-            if data.is_some() {
-                face.data_bytes = 0;
-            }
-            let source = Source { content: &content, face: &face, has_image: data.is_some() };
-            let (image, code) = std::thread::scope(|scope| {
-                let image = data.as_ref().map(|data| {
+            let data = InitialData::of(&content.bytes, face.is_small())?;
+            let source = Source { content: &content, face: &face, data: &data };
+            let (data, code) = std::thread::scope(|scope| -> Result<_> {
+                let making = data.as_ref().try_map(|data| {
                     let image = std::thread::Builder::new().name("image".into());
                     image.spawn_scoped(scope, || data.image())
-                });
+                })?;
                 let kept = cache.and_then(|folder| Kept::open(folder, log));
                 let code = Code::compile(source, kept.as_ref(), room, log);
-                let image = image.map(|image| image?.join().expect("making an image does not panic"));
-                (image.transpose(), code)
-            });
-            Ok((image?.map(Arc::new), code?, face))
+                let data = making.try_map(|image| -> Result<_> {
+                    Ok(Arc::new(image.join().expect("making an image does not panic")?))
+                })?;
+                Ok((data, code?))
+            })?;
+            Ok((data, code, face))
         };
-        let (image, code, face) = made().with_context(|| name.clone())?;
-        Ok(Guest { face, image, code, room, name })
+        let (data, code, face) = made().with_context(|| name.clone())?;
+        Ok(Guest { face, data, code, room, name })
     }
 
     /// Links it. A program has an engine, memories and stacks of its own, so that
@@ -186,11 +184,11 @@ impl Guest {
         // The cores' instances are spread over the programs, as a rule evenly.
         let instances = self.room.cores.div_ceil(self.room.programs) + 8;
         let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
-        self.face.is_small().then(|| Memories::new(self.image.clone(), kept_max as usize))
+        (!self.data.is_mapped()).then(|| Memories::new(self.data.taken().cloned(), kept_max as usize))
     }
 
     fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
-        let mut config = settings(&self.face, self.code.reservation_bytes).config();
+        let mut config = settings(&self.face, !self.data.is_mapped(), self.code.reservation_bytes).config();
         // A guest for 0.3 may have a stack for each of its tasks.
         let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
         if let Some(memories) = memories {
@@ -222,8 +220,7 @@ struct Code {
 struct Source<'a> {
     content: &'a Content,
     face: &'a Face,
-    /// Its initial data does not go into the code.
-    has_image: bool,
+    data: &'a InitialData<Data<'a>>,
 }
 
 impl Code {
@@ -262,11 +259,13 @@ impl Code {
         room: Room,
         log: &Log,
     ) -> Result<Code> {
-        let settings = settings(source.face, reservation_bytes);
+        let settings = settings(source.face, !source.data.is_mapped(), reservation_bytes);
         let Content { bytes, sum } = source.content;
-        let compile = |name: &str| match source.has_image {
-            true => settings.compile(name, &initial_data::without_data(bytes)?, room.compiling),
-            false => settings.compile(name, bytes, room.compiling),
+        let compile = |name: &str| match source.data {
+            InitialData::Taken(_) => {
+                settings.compile(name, &initial_data::without_data(bytes)?, room.compiling)
+            }
+            InitialData::Small | InitialData::Mapped => settings.compile(name, bytes, room.compiling),
         };
         let sum = sum.unwrap_or_else(|| blake3::hash(bytes));
         let engine = Engine::new(&settings.config())?;
@@ -296,11 +295,11 @@ pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<
 
 /// One that compiles a guest as serving would, for those who do not serve it.
 pub fn engine_for_checks(face: &Face) -> Result<Engine> {
-    Ok(Engine::new(&settings(face, RESERVATION_BYTES).config())?)
+    Ok(Engine::new(&settings(face, face.is_small(), RESERVATION_BYTES).config())?)
 }
 
-fn settings(face: &Face, reservation_bytes: u64) -> Settings {
-    Settings { is_concurrent: face.is_concurrent(), is_small: face.is_small(), reservation_bytes }
+fn settings(face: &Face, is_small: bool, reservation_bytes: u64) -> Settings {
+    Settings { is_concurrent: face.is_concurrent(), is_small, reservation_bytes }
 }
 
 fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAllocationConfig {
