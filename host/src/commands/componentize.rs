@@ -14,8 +14,8 @@ use wit_parser::{Resolve, SourceMap, UnresolvedPackageGroup, WorldId};
 use super::build::write;
 use crate::config;
 use crate::contract::{CALLBACK, TIMERS, WIT};
-use crate::guest::face::{Face, Kind};
 use crate::guest::file;
+use crate::guest::summary::{Kind, Summary};
 
 /// The version of WASI that our WIT has.
 const WASI: &str = "0.2.12";
@@ -32,19 +32,19 @@ pub fn run(options: &config::Componentize) -> Result<ExitCode> {
 /// `wasi:http/types@0.2.12`; texts are UTF-8. What it imports of
 /// `wasi_snapshot_preview1`, as libraries of C do, becomes WASI 0.2.
 pub(crate) fn component(mut module: Vec<u8>) -> Result<Vec<u8>> {
-    let face = Face::read(&module)?;
-    match face.kind {
+    let summary = Summary::read(&module)?;
+    match summary.kind {
         Kind::Component | Kind::WitPackage => bail!("is a component already"),
         // It brings its world, as generated bindings do.
         Kind::UnfinishedComponent => {}
         _ => {
-            let (wit, world) = world(&face)?;
+            let (wit, world) = world(&summary)?;
             embed_component_metadata(&mut module, &wit, world, StringEncoding::UTF8)?;
         }
     }
     let mut encoder = ComponentEncoder::default().validate(true).module(&module)?;
     let adapted = format!("{WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME} ");
-    if face.imports.iter().any(|import| import.starts_with(&adapted)) {
+    if summary.imports.iter().any(|import| import.starts_with(&adapted)) {
         encoder =
             encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)?;
     }
@@ -53,9 +53,9 @@ pub(crate) fn component(mut module: Vec<u8>) -> Result<Vec<u8>> {
 
 /// All that WASI 0.2 and this server offer to guests, of which a component keeps what it
 /// uses, and the exports that the module has.
-fn world(face: &Face) -> Result<(Resolve, WorldId)> {
+fn world(summary: &Summary) -> Result<(Resolve, WorldId)> {
     let exports =
-        |interface: &str| face.exports.iter().any(|export| export.starts_with(&format!("{interface}#")));
+        |interface: &str| summary.exports.iter().any(|export| export.starts_with(&format!("{interface}#")));
     let handler = format!("wasi:http/incoming-handler@{WASI}");
     ensure!(exports(&handler), "exports no function `{handler}#handle`, which answers requests");
     let callback = if exports(CALLBACK) { format!("export {CALLBACK};") } else { String::new() };

@@ -20,8 +20,8 @@ use super::build::script;
 use super::watched::{Changes, Stamp, stamp};
 use crate::config::{self, CacheOptions, Options, own_program};
 use crate::contract::GATEWAY;
-use crate::guest::face::Face;
 use crate::guest::file;
+use crate::guest::summary::Summary;
 use crate::system::address_file::AddressFile;
 use crate::terminal::say;
 
@@ -252,8 +252,8 @@ impl Drop for Group {
 
 /// Whether it is a component that was made of a Python file.
 fn is_python(guest: &Path) -> bool {
-    let face = file::content(guest).and_then(|content| Face::read(&content));
-    face.is_ok_and(|face| face.imports.iter().any(|import| import == GATEWAY))
+    let summary = file::content(guest).and_then(|content| Summary::read(&content));
+    summary.is_ok_and(|summary| summary.imports.iter().any(|import| import == GATEWAY))
 }
 
 /// Waits for the end of the server; without one, there is none to wait for.

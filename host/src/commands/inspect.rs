@@ -1,5 +1,5 @@
 //! `wasm-serve inspect FILE`: what a file is, what it needs of the server and what it
-//! would get, and whether it can be served. What is asked of a guest is in `face`,
+//! would get, and whether it can be served. What is asked of a guest is in `summary`,
 //! `guest` and `offer`, as loading asks it; here it is only told.
 
 use std::collections::BTreeSet;
@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::config::Inspect;
-use crate::guest::face::{Face, Kind};
 use crate::guest::file;
 use crate::guest::offer::{self, Missing};
+use crate::guest::summary::{Kind, Summary};
 use crate::program::guest;
 use crate::program::stripped::Outline;
 use crate::terminal::escape;
@@ -55,16 +55,16 @@ impl Report {
     }
 
     fn content(&mut self, content: &[u8], memory_bytes_max: usize) {
-        let Some(face) = self.good(Face::read(content)) else { return };
-        self.face(&face, content.len());
-        let is_served = self.good(face.check()).is_some();
-        if !matches!(face.kind, Kind::Component | Kind::Command) {
-            self.imports(&face, None);
+        let Some(summary) = self.good(Summary::read(content)) else { return };
+        self.summary(&summary, content.len());
+        let is_served = self.good(summary.check()).is_some();
+        if !matches!(summary.kind, Kind::Component | Kind::Command) {
+            self.imports(&summary, None);
             return;
         }
-        let outline = self.good(Outline::read(content, &face));
+        let outline = self.good(Outline::read(content, &summary));
         let missing = outline.as_ref().and_then(|outline| self.good(outline.missing()));
-        self.imports(&face, missing.as_deref());
+        self.imports(&summary, missing.as_deref());
         let Some(outline) = outline else { return };
         if let Some(needs) = self.good(outline.needs()) {
             let per_memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
@@ -74,7 +74,7 @@ impl Report {
                     "{} of at most {} at the beginning, {} of initial data (--memory-limit: {})",
                     needs.num_memories,
                     bytes(per_memory),
-                    bytes(face.data_bytes),
+                    bytes(summary.data_bytes),
                     bytes(memory_bytes_max as u64)
                 ),
             );
@@ -87,9 +87,9 @@ impl Report {
         };
     }
 
-    fn face(&mut self, face: &Face, size: usize) {
-        let kind = match face.kind {
-            Kind::Component if face.command().is_some() => "component: a program, to be served by CGI",
+    fn summary(&mut self, summary: &Summary, size: usize) {
+        let kind = match summary.kind {
+            Kind::Component if summary.command().is_some() => "component: a program, to be served by CGI",
             Kind::Component => "component",
             Kind::WitPackage => "WIT package: interfaces and worlds, no code",
             Kind::Command => "core module: a program, to be served by CGI",
@@ -98,28 +98,28 @@ impl Report {
             Kind::Module => "core module",
         };
         self.line("kind", format_args!("{kind}, {}", bytes(size as u64)));
-        self.line("WASI", versions(face));
-        if face.is_program() && face.runs_deferred_calls() {
+        self.line("WASI", versions(summary));
+        if summary.is_program() && summary.runs_deferred_calls() {
             self.line("callback", "the program itself, with the payload on standard input");
-        } else if face.is_program() {
+        } else if summary.is_program() {
             self.line("callback", "none: it schedules no deferred calls");
-        } else if face.kind == Kind::Component {
-            self.line("handler", face.handler().unwrap_or("none"));
-            self.line("callback", face.callback().unwrap_or("none: it has no deferred calls"));
+        } else if summary.kind == Kind::Component {
+            self.line("handler", summary.handler().unwrap_or("none"));
+            self.line("callback", summary.callback().unwrap_or("none: it has no deferred calls"));
         }
-        for export in &face.exports {
+        for export in &summary.exports {
             self.line("export", export);
         }
     }
 
-    fn imports(&mut self, face: &Face, missing: Option<&[Missing]>) {
+    fn imports(&mut self, summary: &Summary, missing: Option<&[Missing]>) {
         let Some(missing) = missing else {
-            face.imports.iter().for_each(|import| self.line("import", import));
+            summary.imports.iter().for_each(|import| self.line("import", import));
             return;
         };
-        let width = face.imports.iter().map(String::len).max().unwrap_or(0).min(IMPORT_WIDTH_MAX);
+        let width = summary.imports.iter().map(String::len).max().unwrap_or(0).min(IMPORT_WIDTH_MAX);
         let mut left = missing.len();
-        for import in &face.imports {
+        for import in &summary.imports {
             match missing.iter().find(|missing| missing.import == *import) {
                 Some(missing) => {
                     left = left.saturating_sub(1);
@@ -129,7 +129,7 @@ impl Report {
                     self.line("import", format_args!("{import:width$}  not looked for: too much is missing"));
                 }
                 None => {
-                    let grant = offer::grant(import, face.is_program());
+                    let grant = offer::grant(import, summary.is_program());
                     self.line("import", format_args!("{import:width$}  {grant}"));
                 }
             }
@@ -161,8 +161,8 @@ impl Report {
 }
 
 /// The versions of WASI that the names of imports and exports have.
-fn versions(face: &Face) -> String {
-    let names = || face.imports.iter().chain(&face.exports);
+fn versions(summary: &Summary) -> String {
+    let names = || summary.imports.iter().chain(&summary.exports);
     let mut versions: BTreeSet<&str> = names()
         .filter(|name| name.starts_with("wasi:"))
         .filter_map(|name| Some(name.split_once('@')?.1))

@@ -19,10 +19,10 @@ use crate::deferred::Deferred;
 use crate::error;
 use crate::guest::Content;
 use crate::guest::compiling;
-use crate::guest::face::Face;
 use crate::guest::initial_data;
 use crate::guest::pieces;
 use crate::guest::rewrite;
+use crate::guest::summary::Summary;
 use crate::memory::budget::Budget;
 use crate::program::guest::{ADDRESS_SPACE_BYTES, Guest, Program, Reuse, Room};
 use crate::program::instance::Place;
@@ -96,7 +96,7 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
 
 fn program(bytes: &[u8]) -> anyhow::Result<Program> {
     // It takes seconds to compile what is larger; a server takes them.
-    anyhow::ensure!(bytes.len() <= 64 << 10 && Face::read(bytes)?.check().is_ok());
+    anyhow::ensure!(bytes.len() <= 64 << 10 && Summary::read(bytes)?.check().is_ok());
     let compiling = compiling::Limits { time_max: Duration::MAX, memory_bytes_max: u64::MAX };
     let room = Room {
         cores: 1,

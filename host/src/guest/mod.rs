@@ -2,12 +2,12 @@
 
 pub mod compiled;
 pub mod compiling;
-pub mod face;
 pub mod file;
 pub mod initial_data;
 pub mod offer;
 pub mod pieces;
 pub mod rewrite;
+pub mod summary;
 
 /// A guest as it is in its file.
 pub struct Content {

@@ -13,8 +13,8 @@ use crate::clock::Nanos;
 use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
 use crate::guest::compiling::{self, Settings};
-use crate::guest::face::Face;
 use crate::guest::initial_data::{self, Data, InitialData};
+use crate::guest::summary::Summary;
 use crate::memory::image::Image;
 use crate::memory::memories::{GUARD_BYTES, Memories};
 use crate::memory::stacks::Stacks;
@@ -35,9 +35,9 @@ pub struct Program {
     pub(crate) engine: Engine,
     pub(crate) entry: Entry,
     pub(crate) host: Arc<Host>,
-    /// See `Face::runs_deferred_calls`.
+    /// See `Summary::runs_deferred_calls`.
     pub(crate) runs_deferred_calls: bool,
-    /// See `Face::closes`.
+    /// See `Summary::closes`.
     pub(crate) closes: bool,
     /// Which guest it is made of: of 0 at the start, and one more after each swap.
     pub(crate) generation: u64,
@@ -102,7 +102,7 @@ pub struct Reuse {
 
 /// A guest that is checked and compiled.
 pub struct Guest {
-    face: Face,
+    summary: Summary,
     data: InitialData<Arc<Image>>,
     code: Code,
     room: Room,
@@ -121,10 +121,10 @@ impl Guest {
         log: &Log,
     ) -> Result<Guest> {
         let made = || -> Result<_> {
-            let face = Face::read(&content.bytes)?;
-            face.check()?;
-            let data = InitialData::of(&content.bytes, face.is_small())?;
-            let source = Source { content: &content, face: &face, data: &data };
+            let summary = Summary::read(&content.bytes)?;
+            summary.check()?;
+            let data = InitialData::of(&content.bytes, summary.is_small())?;
+            let source = Source { content: &content, summary: &summary, data: &data };
             let (data, code) = std::thread::scope(|scope| -> Result<_> {
                 let making = data.as_ref().try_map(|data| {
                     let image = std::thread::Builder::new().name("image".into());
@@ -137,10 +137,10 @@ impl Guest {
                 })?;
                 Ok((data, code?))
             })?;
-            Ok((data, code, face))
+            Ok((data, code, summary))
         };
-        let (data, code, face) = made().with_context(|| name.clone())?;
-        Ok(Guest { face, data, code, room, name })
+        let (data, code, summary) = made().with_context(|| name.clone())?;
+        Ok(Guest { summary, data, code, room, name })
     }
 
     /// Links it. A program has an engine, memories and stacks of its own, so that
@@ -155,8 +155,8 @@ impl Guest {
                 )?;
             }
             let engine = self.engine(memories.as_ref())?;
-            let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.face)?;
-            let (runs_deferred_calls, closes) = (self.face.runs_deferred_calls(), self.face.closes());
+            let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.summary)?;
+            let (runs_deferred_calls, closes) = (self.summary.runs_deferred_calls(), self.summary.closes());
             let initial = memory_bytes_min(&self.code.needs) + HOST_BYTES_MIN;
             ensure!(
                 initial <= host.budget.bytes(),
@@ -188,9 +188,10 @@ impl Guest {
     }
 
     fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
-        let mut config = settings(&self.face, !self.data.is_mapped(), self.code.reservation_bytes).config();
+        let mut config =
+            settings(&self.summary, !self.data.is_mapped(), self.code.reservation_bytes).config();
         // A guest for 0.3 may have a stack for each of its tasks.
-        let stacks_max = self.room.cores.saturating_mul(if self.face.is_concurrent() { 4 } else { 1 });
+        let stacks_max = self.room.cores.saturating_mul(if self.summary.is_concurrent() { 4 } else { 1 });
         if let Some(memories) = memories {
             config.with_host_memory(Arc::new(memories.clone()));
             config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
@@ -219,7 +220,7 @@ struct Code {
 #[derive(Clone, Copy)]
 struct Source<'a> {
     content: &'a Content,
-    face: &'a Face,
+    summary: &'a Summary,
     data: &'a InitialData<Data<'a>>,
 }
 
@@ -259,7 +260,7 @@ impl Code {
         room: Room,
         log: &Log,
     ) -> Result<Code> {
-        let settings = settings(source.face, !source.data.is_mapped(), reservation_bytes);
+        let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
         let Content { bytes, sum } = source.content;
         let compile = |name: &str| match source.data {
             InitialData::Taken(_) => {
@@ -294,12 +295,12 @@ pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<
 }
 
 /// One that compiles a guest as serving would, for those who do not serve it.
-pub fn engine_for_checks(face: &Face) -> Result<Engine> {
-    Ok(Engine::new(&settings(face, face.is_small(), RESERVATION_BYTES).config())?)
+pub fn engine_for_checks(summary: &Summary) -> Result<Engine> {
+    Ok(Engine::new(&settings(summary, summary.is_small(), RESERVATION_BYTES).config())?)
 }
 
-fn settings(face: &Face, is_small: bool, reservation_bytes: u64) -> Settings {
-    Settings { is_concurrent: face.is_concurrent(), is_small, reservation_bytes }
+fn settings(summary: &Summary, is_small: bool, reservation_bytes: u64) -> Settings {
+    Settings { is_concurrent: summary.is_concurrent(), is_small, reservation_bytes }
 }
 
 fn pool(room: Room, needs: &ResourcesRequired, stacks_max: u32) -> PoolingAllocationConfig {

@@ -12,8 +12,8 @@ use wasmtime_wasi_http::{p2, p3};
 use super::cgi::Command;
 use crate::contract::GATEWAY;
 use crate::guest::compiled::{Export, Exports, Loaded};
-use crate::guest::face::{self, CommandVersion, Face};
 use crate::guest::offer;
+use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;
 use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
 use crate::sandbox::state::State;
@@ -52,19 +52,19 @@ pub(crate) struct Callback {
 }
 
 impl Entry {
-    pub fn link(code: &Loaded, face: &Face) -> Result<Entry> {
+    pub fn link(code: &Loaded, summary: &Summary) -> Result<Entry> {
         match code {
-            Loaded::Component(component) => link_component(component, face),
+            Loaded::Component(component) => link_component(component, summary),
             Loaded::Module(module) => Ok(Entry::Command(Command::Module(link_module(module)?))),
         }
     }
 }
 
-fn link_component(component: &Component, face: &Face) -> Result<Entry> {
-    let linker = linker(component.engine(), face.is_concurrent())?;
+fn link_component(component: &Component, summary: &Summary) -> Result<Entry> {
+    let linker = linker(component.engine(), summary.is_concurrent())?;
     let pre = link_imports(&linker, component)?;
     let exports = Exports::of(component, &linker)?;
-    let handler = match (face.command(), face.handler()) {
+    let handler = match (summary.command(), summary.handler()) {
         (Some((CommandVersion::P2, run)), _) => {
             exports.function::<(), (Result<(), ()>,)>(run, "run")?;
             let indices = wasi_p2::bindings::CommandIndices::new(&pre)?;
@@ -75,17 +75,17 @@ fn link_component(component: &Component, face: &Face) -> Result<Entry> {
             let indices = wasi_p3::bindings::CommandIndices::new(&pre)?;
             return Ok(Entry::Command(Command::P3(pre, indices)));
         }
-        (None, Some(handler)) if face.is_p3() => Handler::P3(exports.function(handler, "handle")?),
+        (None, Some(handler)) if summary.is_p3() => Handler::P3(exports.function(handler, "handle")?),
         (None, handler) => {
             let handler = handler.context("exports no handler")?;
             Handler::P2(exports.function(handler, "handle")?)
         }
     };
-    let callback = face.callback().map(|callback| {
+    let callback = summary.callback().map(|callback| {
         let run = exports.function(callback, "run")?;
-        anyhow::Ok(Callback { run, is_async: face::is_async_callback(callback) })
+        anyhow::Ok(Callback { run, is_async: summary::is_async_callback(callback) })
     });
-    let is_gateway = face.imports_a(GATEWAY);
+    let is_gateway = summary.imports_a(GATEWAY);
     Ok(Entry::Proxy(Proxy { pre, handler, callback: callback.transpose()?, is_gateway }))
 }
 

@@ -9,18 +9,18 @@ use wasmtime::{Engine, Module, ResourcesRequired};
 use super::guest;
 use super::link::{self, Entry};
 use crate::guest::compiled::Loaded;
-use crate::guest::face::Face;
 use crate::guest::offer::{self, Missing};
 use crate::guest::rewrite;
+use crate::guest::summary::Summary;
 
 pub struct Outline<'a> {
     code: Loaded,
-    face: &'a Face,
+    summary: &'a Summary,
 }
 
 impl<'a> Outline<'a> {
-    pub fn read(bytes: &[u8], face: &'a Face) -> Result<Outline<'a>> {
-        let engine = guest::engine_for_checks(face)?;
+    pub fn read(bytes: &[u8], summary: &'a Summary) -> Result<Outline<'a>> {
+        let engine = guest::engine_for_checks(summary)?;
         let code = match has_valid_code(&engine, bytes) {
             true => load(&engine, &rewrite::outline(bytes)?),
             false => Err(wasmtime::Error::msg("a function is not valid")),
@@ -31,7 +31,7 @@ impl<'a> Outline<'a> {
             .or_else(|_| load(&engine, bytes))
             .map_err(anyhow::Error::from)
             .context("cannot be compiled")?;
-        Ok(Outline { code, face })
+        Ok(Outline { code, summary })
     }
 
     pub fn needs(&self) -> Result<ResourcesRequired> {
@@ -41,7 +41,7 @@ impl<'a> Outline<'a> {
     pub fn missing(&self) -> Result<Vec<Missing>> {
         Ok(match &self.code {
             Loaded::Component(component) => {
-                let linker = link::linker(component.engine(), self.face.is_concurrent())?;
+                let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
                 offer::missing(&linker, component)
             }
             Loaded::Module(module) => {
@@ -54,7 +54,7 @@ impl<'a> Outline<'a> {
     pub fn link_imports(&self) -> Result<()> {
         match &self.code {
             Loaded::Component(component) => {
-                let linker = link::linker(component.engine(), self.face.is_concurrent())?;
+                let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
                 link::link_imports(&linker, component).map(drop)
             }
             Loaded::Module(_) => Ok(()),
@@ -63,7 +63,7 @@ impl<'a> Outline<'a> {
 
     /// All that it imports and exports is there.
     pub fn link(&self) -> Result<()> {
-        Entry::link(&self.code, self.face).map(drop)
+        Entry::link(&self.code, self.summary).map(drop)
     }
 }
 

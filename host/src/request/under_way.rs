@@ -34,7 +34,7 @@ pub(super) struct UnderWay {
     pub(super) deadline: Arc<Deadline>,
     pub(super) driver: Driver,
     pub(super) exchange: Exchange,
-    /// See `Face::closes`.
+    /// See `Summary::closes`.
     pub(super) closes: bool,
     pub(super) name: RequestName,
 }

@@ -39,7 +39,7 @@ pub enum CommandVersion {
 /// What is known of a guest before it is compiled: the names of its imports and
 /// exports, and how much data comes with it.
 #[derive(Debug)]
-pub struct Face {
+pub struct Summary {
     pub kind: Kind,
     /// Of a core module, `MODULE NAME`.
     pub imports: Vec<String>,
@@ -120,8 +120,8 @@ impl Found {
     }
 }
 
-impl Face {
-    pub fn read(bytes: &[u8]) -> Result<Face> {
+impl Summary {
+    pub fn read(bytes: &[u8]) -> Result<Summary> {
         file::check(bytes)?;
         let mut found = Found { exports_only_types: true, ..Found::default() };
         let mut nested = 0;
@@ -148,7 +148,7 @@ impl Face {
         }
         let kind = found.kind();
         let Found { imports, exports, data_bytes, is_asynchronous, .. } = found;
-        Ok(Face { kind, imports, exports, data_bytes, is_asynchronous })
+        Ok(Summary { kind, imports, exports, data_bytes, is_asynchronous })
     }
 
     pub fn check(&self) -> Result<()> {
