@@ -1,6 +1,6 @@
 //! `wasm-serve inspect FILE`: what a file is, what it needs of the server and what it
 //! would get, and whether it can be served. What is asked of a guest is in `summary`,
-//! `guest` and `offer`, as loading asks it; here it is only told.
+//! `guest` and `missing`, as loading asks it; here it is only told.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::config::Inspect;
+use crate::guest::advice;
 use crate::guest::file;
-use crate::guest::offer::{self, Missing};
+use crate::guest::missing::{Missing, is_cut};
 use crate::guest::summary::{Kind, Summary};
 use crate::program::guest;
 use crate::program::stripped::Outline;
@@ -125,11 +126,11 @@ impl Report {
                     left = left.saturating_sub(1);
                     self.line("import", format_args!("{import:width$}  not offered: {}", missing.what));
                 }
-                None if left == 0 && offer::is_cut(missing) => {
+                None if left == 0 && is_cut(missing) => {
                     self.line("import", format_args!("{import:width$}  not looked for: too much is missing"));
                 }
                 None => {
-                    let grant = offer::grant(import, summary.is_program());
+                    let grant = advice::grant(import, summary.is_program());
                     self.line("import", format_args!("{import:width$}  {grant}"));
                 }
             }

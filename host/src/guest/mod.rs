@@ -1,10 +1,11 @@
 //! A guest as it is in its file: what it is, what it needs, and its code.
 
+pub mod advice;
 pub mod compiled;
 pub mod compiling;
 pub mod file;
 pub mod initial_data;
-pub mod offer;
+pub mod missing;
 pub mod pieces;
 pub mod rewrite;
 pub mod summary;

@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{p2, p3};
 use super::cgi::Command;
 use crate::contract::GATEWAY;
 use crate::guest::compiled::{Export, Exports, Loaded};
-use crate::guest::offer;
+use crate::guest::missing::{self, Missing};
 use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;
 use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
@@ -91,7 +91,7 @@ fn link_component(component: &Component, summary: &Summary) -> Result<Entry> {
 
 /// All that a component imports is there.
 pub fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
-    linker.instantiate_pre(component).map_err(|error| refused(offer::missing(linker, component), error))
+    linker.instantiate_pre(component).map_err(|error| refused(missing::missing(linker, component), error))
 }
 
 fn link_module(module: &Module) -> Result<wasmtime::InstancePre<State>> {
@@ -101,11 +101,13 @@ fn link_module(module: &Module) -> Result<wasmtime::InstancePre<State>> {
         "exports a `_start` that is not a function without parameters and results; build a command"
     );
     let linker = module_linker(module.engine())?;
-    linker.instantiate_pre(module).map_err(|error| refused(offer::missing_of_module(&linker, module), error))
+    linker
+        .instantiate_pre(module)
+        .map_err(|error| refused(missing::missing_of_module(&linker, module), error))
 }
 
-fn refused(missing: Vec<offer::Missing>, error: wasmtime::Error) -> anyhow::Error {
-    match offer::refusal(&missing) {
+fn refused(missing: Vec<Missing>, error: wasmtime::Error) -> anyhow::Error {
+    match missing::refusal(&missing) {
         Some(refusal) => anyhow!(refusal),
         None => anyhow::Error::from(error).context("cannot be linked"),
     }

@@ -9,7 +9,7 @@ use wasmtime::{Engine, Module, ResourcesRequired};
 use super::guest;
 use super::link::{self, Entry};
 use crate::guest::compiled::Loaded;
-use crate::guest::offer::{self, Missing};
+use crate::guest::missing::{self, Missing};
 use crate::guest::rewrite;
 use crate::guest::summary::Summary;
 
@@ -42,10 +42,10 @@ impl<'a> Outline<'a> {
         Ok(match &self.code {
             Loaded::Component(component) => {
                 let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
-                offer::missing(&linker, component)
+                missing::missing(&linker, component)
             }
             Loaded::Module(module) => {
-                offer::missing_of_module(&link::module_linker(module.engine())?, module)
+                missing::missing_of_module(&link::module_linker(module.engine())?, module)
             }
         })
     }

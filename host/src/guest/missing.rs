@@ -1,5 +1,5 @@
-//! What the server offers to guests. Whether it has an import is asked of the linker
-//! that serving uses; what an import grants, and what to do without one, is here.
+//! What the server does not have of what a guest imports: that is asked of the linker that
+//! serving uses.
 
 use wasm_encoder::{
     ComponentImportSection, ComponentTypeRef, ComponentTypeSection, InstanceType, TypeBounds,
@@ -8,6 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
 use wasmtime::{Caller, ExternType, ImportType, Module, UnknownImportError, Val};
 
+use super::advice::advice;
 use crate::contract::{GATEWAY, TIMERS, TIMERS_MODULE};
 
 /// So many missing imports are looked for: the linker begins anew for each, and a guest may
@@ -201,60 +202,4 @@ fn resources(item: &ComponentItem, component: &Component, found: &mut Vec<Resour
         }
         _ => {}
     }
-}
-
-/// What a guest, which is or is not a program, gets by an import that is offered.
-pub fn grant(import: &str, is_program: bool) -> &'static str {
-    let (stdin, stdout) = match is_program {
-        true => ("the request's body, or the payload", "the response, or to the log in a deferred call"),
-        false => ("at its end", "to the log"),
-    };
-    let grants = [
-        (
-            "wasi_snapshot_preview1 ",
-            "WASI 0.1: the folders of --dir, the variables of --env, clocks, random numbers",
-        ),
-        ("wasi:cli/environment@", "the variables of --env, and no others"),
-        ("wasi:cli/exit@", "ends the call"),
-        ("wasi:cli/stdin@", stdin),
-        ("wasi:cli/stdout@", stdout),
-        ("wasi:cli/stderr@", "to the log"),
-        ("wasi:cli/terminal-", "never a terminal"),
-        ("wasi:clocks/", "the system's clocks"),
-        ("wasi:filesystem/", "the folders of --dir, and no others"),
-        ("wasi:http/types@", "requests and responses"),
-        ("wasi:http/outgoing-handler@", "every request is denied"),
-        ("wasi:http/client@", "every request is denied"),
-        ("wasi:http/handler@", "every request is denied"),
-        ("wasi:random/", "the system's random numbers"),
-        ("wasi:sockets/", "every use is denied"),
-        ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
-        ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
-        ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
-    ];
-    let grant = grants.iter().find(|(prefix, _)| import.starts_with(prefix));
-    grant.map_or("without limits of its own", |(_, grant)| grant)
-}
-
-/// What to do about an import that is not offered.
-pub fn advice(import: &str) -> &'static str {
-    let offered = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
-    let package = import.strip_prefix("wasi:").and_then(|rest| rest.split('/').next());
-    if let Some((module, _)) = import.split_once(' ') {
-        return match module {
-            "wasi_snapshot_preview1" | "wasm_serve" => "check its name and type",
-            "wasi_unstable" => "build it with tools of today, for `wasi_snapshot_preview1`",
-            _ => "build it without, such as for the target `wasm32-wasip1`",
-        };
-    }
-    if import.starts_with("wasm-serve:gateway/") {
-        return "build it again with `wasm-serve build --wsgi-file` of this version of the server";
-    }
-    if import.starts_with("wasm-serve:") {
-        return "build it with the folder `wit` of this version of the server";
-    }
-    if package.is_some_and(|package| offered.contains(&package)) {
-        return "build it with tools for WASI 0.2 or for WASI 0.3.0, not for a draft of them";
-    }
-    "build it without, or compose it with a component that exports this, for example with `wac plug`"
 }
