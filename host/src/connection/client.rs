@@ -254,8 +254,10 @@ mod tests {
         }
     }
 
-    /// The rows are the fields, and what becomes of them with a proxy that is trusted.
-    fn check(rows: &[(&[(&str, &str)], &str, bool, &str)]) {
+    /// Fields, and what becomes of them with a proxy that is trusted.
+    type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, bool, &'a str);
+
+    fn check(rows: &[Row<'_>]) {
         for &(fields, address, is_https, about) in rows {
             let expected = (address.to_owned(), is_https, about.to_owned());
             assert_eq!(signed(None, &["unix"], fields), expected, "{fields:?}");

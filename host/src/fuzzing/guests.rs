@@ -117,7 +117,7 @@ async fn call(program: Arc<Program>) {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("/a?b").header("host", "a").body(body).expect("a request");
     let (sender, head) = oneshot::channel();
-    let ended = program.handle(Place::Free(share), deadline, request, sender, Driver::new().link());
+    let ended = program.handle(Place::Free(share), deadline, request, sender, Driver::default().link());
     let read = async {
         if let Ok(Ok(response)) = head.await {
             let _ = response.into_body().collect().await;

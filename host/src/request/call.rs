@@ -56,7 +56,7 @@ impl Call {
         name: RequestName,
     ) -> Call {
         let deadline = Deadline::at(clock::after(service.limits.time_max));
-        let driver = Driver::new();
+        let driver = Driver::default();
         let (sender, head) = oneshot::channel();
         let is_head_request = request.method() == Method::HEAD;
         let limits = service.limits.body;

@@ -253,7 +253,7 @@ mod tests {
         let (guest, body) = mpsc::unbounded_channel();
         let room = Room::new(of_one_max, of_all_max);
         let unsent = Unsent::new(Channel(body).boxed_unsync(), room.clone());
-        Response { guest, unsent, room, link: Driver::new().link() }
+        Response { guest, unsent, room, link: Driver::default().link() }
     }
 
     impl Response {

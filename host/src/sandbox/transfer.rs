@@ -134,9 +134,9 @@ impl Link {
 /// The side of the one who drives the guest call: nobody else can say what the guest does.
 pub struct Driver(Arc<Link>);
 
-impl Driver {
+impl Default for Driver {
     /// The driver of a call that has not begun, whose body is open.
-    pub fn new() -> Driver {
+    fn default() -> Driver {
         Driver(Arc::new(Link {
             body: AtomicU8::new(BodyState::Open as u8),
             body_changes: Notify::new(),
@@ -145,7 +145,9 @@ impl Driver {
             reader: Mutex::new(None),
         }))
     }
+}
 
+impl Driver {
     /// For the guest, and for the bodies of request and response.
     pub fn link(&self) -> Arc<Link> {
         self.0.clone()
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn only_one_who_is_not_the_guest_passes_the_body_on() {
-        let driver = Driver::new();
+        let driver = Driver::default();
         driver.run(|| driver.note_request_is_read());
         assert!(!driver.is_passed_on());
         driver.cut();
@@ -222,14 +224,15 @@ mod tests {
     #[test]
     fn a_body_loses_its_guest_unless_it_needs_it_no_more() {
         let cx = Context::from_waker(noop_waker_ref());
-        let tellings: [(fn(&Link), bool, bool); 4] = [
+        type Telling = fn(&Link);
+        let tellings: [(Telling, bool, bool); 4] = [
             (|_| {}, true, true),
             (Link::note_request_is_read, false, false),
             (Link::complete_body, true, false),
             (Link::abandon_body, true, true),
         ];
         for (tell, sends_no_more, is_gone) in tellings {
-            let driver = Driver::new();
+            let driver = Driver::default();
             assert!(driver.waits_for_guest(&cx));
             tell(&driver);
             driver.end();
