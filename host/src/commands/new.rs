@@ -11,8 +11,6 @@ use include_dir::{Dir, DirEntry, include_dir};
 use crate::config::{self, Language};
 use crate::contract::WIT;
 
-/// The contract of guests, and WASI's packages.
-
 /// What a project of one language begins with.
 struct Starter {
     /// Of the folder `guests/LANG`: what every guest in it needs.
