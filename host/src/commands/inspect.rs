@@ -15,7 +15,7 @@ use crate::guest::advice;
 use crate::guest::file;
 use crate::guest::missing::{Missing, is_cut};
 use crate::guest::summary::{Kind, Summary};
-use crate::program::guest;
+use crate::program::engine;
 use crate::program::stripped::Outline;
 use crate::terminal::escape;
 
@@ -79,7 +79,7 @@ impl Report {
                     bytes(memory_bytes_max as u64)
                 ),
             );
-            self.good(guest::check_size(&needs, memory_bytes_max));
+            self.good(engine::check_size(&needs, memory_bytes_max));
         }
         // One that has no handler is linked only as far as its imports go.
         match is_served {

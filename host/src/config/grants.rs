@@ -7,7 +7,7 @@ use super::cache::user_cache;
 use super::options::Options;
 use super::project::own_program;
 use crate::connection::address::Address;
-use crate::program::load::Source;
+use crate::program::loader::Source;
 use crate::system::folders::Guarded;
 
 impl Options {

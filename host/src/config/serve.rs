@@ -18,8 +18,9 @@ use crate::deferred;
 use crate::dispatch;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
-use crate::program::guest::{self, Reuse, Room};
-use crate::program::load::Source;
+use crate::program::Reuse;
+use crate::program::engine::{ADDRESS_SPACE_BYTES, Room};
+use crate::program::loader::Source;
 use crate::request::body;
 use crate::request::callback;
 use crate::request::{service, unsent};
@@ -127,7 +128,7 @@ impl Settings {
             programs: self.threads.get(),
             memory_bytes_max: self.options.memory_limit.0,
             address_space_bytes: machine::address_space_bytes()
-                .map_or(guest::ADDRESS_SPACE_BYTES, |space| space / 2),
+                .map_or(ADDRESS_SPACE_BYTES, |space| space / 2),
             compiling: compiling::Limits {
                 time_max: self.options.compile_timeout.0,
                 memory_bytes_max: self.options.compile_memory.0 as u64,

@@ -14,8 +14,8 @@ use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOut
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p3};
 
 use super::cgi;
-use super::guest::{Program, Reuse};
 use super::link::{AnswerP3, Entry, Handler, Proxy, RequestP3};
+use super::{Program, Reuse};
 use crate::clock::Nanos;
 use crate::connection::client;
 use crate::deferred::Call;

@@ -1,118 +1,202 @@
-//! From what was named on the command line to a program for each worker: at the
-//! start, and anew at each swap.
+//! From the guest's file to a program that is checked, compiled and linked, so
+//! that making an instance of it is all that a call has to do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use wasmtime::{Engine, InstanceAllocationStrategy, ResourcesRequired};
 
-use super::guest::{Guest, Program, Room};
+use super::engine::{
+    ADDRESS_SPACE_BYTES, RESERVATION_BYTES, Room, check_size, memory_bytes_min, pool, settings,
+};
 use super::link::Entry;
-use crate::guest::{self, Content};
-use crate::memory::account;
-use crate::python::{self, Application, Tools, variables};
-use crate::sandbox::host::{Grants, Host};
-use crate::sandbox::meta_variables;
-use crate::system::file;
-use crate::system::folders::Folder;
+use super::{Program, Size};
+use crate::guest::Content;
+use crate::guest::compiled::{self, Kept};
+use crate::guest::initial_data::{self, Data, InitialData};
+use crate::guest::summary::Summary;
+use crate::memory::image::Image;
+use crate::memory::memories::{GUARD_BYTES, Memories};
+use crate::memory::stacks::Stacks;
+use crate::sandbox::host::Host;
+use crate::sandbox::state::HOST_BYTES_MIN;
 use crate::telemetry::log::Log;
 
-/// What a guest is made of.
-#[derive(Clone, Debug)]
-pub enum Source {
-    Component(PathBuf),
-    Python(Application, Tools),
-}
-
-impl Source {
-    pub fn file(&self) -> &Path {
-        match self {
-            Source::Component(file) => file,
-            Source::Python(application, _) => &application.file,
-        }
-    }
-
-    /// The option that named it, for errors.
-    pub fn option(&self) -> String {
-        match self {
-            Source::Component(file) => format!("--guest {}", file.display()),
-            Source::Python(application, _) => format!("--wsgi-file {}", application.file.display()),
-        }
-    }
-}
-
-/// What programs are made of.
-pub struct Loader {
-    source: Source,
-    cache: Option<PathBuf>,
-    /// The folders that the guest sees.
-    granted: Vec<Folder>,
-    /// The variables that it sees.
-    environment: Vec<(String, String)>,
+/// A guest that is checked and compiled.
+pub struct Guest {
+    summary: Summary,
+    data: InitialData<Arc<Image>>,
+    code: Code,
     room: Room,
-    log: Log,
+    /// The option that named it, for errors.
+    name: String,
 }
 
-impl Loader {
-    /// Of guests that are given `grants`. What was made before is kept in the folder `cache`.
-    pub fn new(source: Source, cache: Option<PathBuf>, grants: &Grants, room: Room, log: Log) -> Loader {
-        let (granted, environment) = (grants.folders.clone(), grants.environment.clone());
-        Loader { source, cache, granted, environment, room, log }
+impl Guest {
+    /// Checks and compiles the guest, which the option `name` named. Compiled code is kept
+    /// in the folder `cache`. The error says what to change.
+    pub fn load(
+        name: String,
+        content: Content,
+        cache: Option<&Path>,
+        room: Room,
+        log: &Log,
+    ) -> Result<Guest> {
+        let made = || -> Result<_> {
+            let summary = Summary::read(&content.bytes)?;
+            summary.check()?;
+            let data = InitialData::of(&content.bytes, summary.is_small())?;
+            let source = Source { content: &content, summary: &summary, data: &data };
+            let (data, code) = std::thread::scope(|scope| -> Result<_> {
+                let making = data.as_ref().try_map(|data| {
+                    let image = std::thread::Builder::new().name("image".into());
+                    image.spawn_scoped(scope, || data.image())
+                })?;
+                let kept = cache.and_then(|folder| Kept::open(folder, log));
+                let code = Code::compile(source, kept.as_ref(), room, log);
+                let data = making.try_map(|image| -> Result<_> {
+                    Ok(Arc::new(image.join().expect("making an image does not panic")?))
+                })?;
+                Ok((data, code?))
+            })?;
+            Ok((data, code, summary))
+        };
+        let (data, code, summary) = made().with_context(|| name.clone())?;
+        Ok(Guest { summary, data, code, room, name })
     }
 
-    /// Reads the guest as it is now, and compiles it. The error says what to change.
-    pub fn compile(&self) -> Result<Guest> {
-        let cache = self.cache.as_deref();
-        let content = self.content()?;
-        variables::check(&content.bytes, &self.environment).with_context(|| self.source.option())?;
-        let guest = Guest::load(self.source.option(), content, cache, self.room, &self.log)?;
-        // An idle server allocates nothing, by which the allocator would come to do it.
-        account::give_back();
-        Ok(guest)
-    }
-
-    /// Makes a program for each of the hosts, side by side. The error says what to change.
-    pub fn link(&self, guest: &Guest, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
-        let program = |host| guest.program(generation, host);
-        let mut hosts = hosts.into_iter();
-        // What is wrong with the guest shows in the first one.
-        let mut programs: Vec<Program> = hosts.next().map(program).transpose()?.into_iter().collect();
-        programs.iter().for_each(|first| self.say_what_is_withheld(first));
-        std::thread::scope(|scope| {
-            let others: Vec<_> = hosts.map(|host| scope.spawn(move || program(host))).collect();
-            for other in others {
-                programs.push(other.join().expect("making a program does not panic")?);
+    /// Links it. A program has an engine, memories and stacks of its own, so that
+    /// workers that have a program each meet nowhere.
+    pub fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
+        let made = || -> Result<Program> {
+            let memories = self.memories();
+            if let Some(memories) = &memories {
+                // At the start it can still be said.
+                memories.try_room(self.code.reservation_bytes + GUARD_BYTES).context(
+                    "the system has no addresses for an instance; raise its limit (ulimit -v), or lower --memory-limit",
+                )?;
             }
-            Ok(programs)
+            let engine = self.engine(memories.as_ref())?;
+            let entry = Entry::link(&self.code.compiled.load(&engine)?, &self.summary)?;
+            let (runs_deferred_calls, closes) = (self.summary.runs_deferred_calls(), self.summary.closes());
+            let initial = memory_bytes_min(&self.code.needs) + HOST_BYTES_MIN;
+            ensure!(
+                initial <= host.budget.bytes(),
+                "an instance takes {initial} bytes at its beginning, more than --memory-total {}",
+                host.budget.bytes()
+            );
+            let size = Size { initial, recent: AtomicU64::new(initial) };
+            let reuse = self.room.reuse;
+            Ok(Program {
+                engine,
+                entry,
+                host,
+                runs_deferred_calls,
+                closes,
+                generation,
+                reuse,
+                memories,
+                size,
+            })
+        };
+        made().with_context(|| self.name.clone())
+    }
+
+    fn memories(&self) -> Option<Memories> {
+        // The cores' instances are spread over the programs, as a rule evenly.
+        let instances = self.room.cores.div_ceil(self.room.programs) + 8;
+        let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
+        (!self.data.is_mapped()).then(|| Memories::new(self.data.taken().cloned(), kept_max as usize))
+    }
+
+    fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
+        let mut config =
+            settings(&self.summary, !self.data.is_mapped(), self.code.reservation_bytes).config();
+        // A guest for 0.3 may have a stack for each of its tasks.
+        let stacks_max = self.room.cores.saturating_mul(if self.summary.is_concurrent() { 4 } else { 1 });
+        if let Some(memories) = memories {
+            config.with_host_memory(Arc::new(memories.clone()));
+            config.with_host_stack(Arc::new(Stacks::new(stacks_max)));
+        } else {
+            let pool = pool(self.room, &self.code.needs, stacks_max);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        }
+        Engine::new(&config).map_err(anyhow::Error::from).with_context(|| {
+            let Room { cores, memory_bytes_max, .. } = self.room;
+            format!("no room for --cores {cores} with --memory-limit {memory_bytes_max}, once a thread")
         })
     }
+}
 
-    /// A variable that was given for the guest, and that it does not get.
-    fn say_what_is_withheld(&self, program: &Program) {
-        if !matches!(program.entry, Entry::Command(_)) {
-            return;
+/// Compiled code, for engines that differ by nothing but where their instances
+/// take memory from: what an instance needs is known only after compiling, and
+/// the pool belongs to the engine.
+struct Code {
+    compiled: compiled::Code,
+    needs: ResourcesRequired,
+    /// Bytes of address space for each memory.
+    reservation_bytes: u64,
+}
+
+/// What code is made of.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    content: &'a Content,
+    summary: &'a Summary,
+    data: &'a InitialData<Data<'a>>,
+}
+
+impl Code {
+    fn compile(source: Source<'_>, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
+        let code = Code::compile_for(RESERVATION_BYTES, source, kept, room, log)?;
+        let needs = &code.needs;
+        check_size(needs, room.memory_bytes_max)?;
+        let of_one = u64::from(needs.num_memories.max(1));
+        let memories = of_one * u64::from(room.cores) * u64::from(room.programs);
+        if memories.saturating_mul(RESERVATION_BYTES + GUARD_BYTES) <= room.address_space_bytes {
+            return Ok(code);
         }
-        for (name, _) in &program.host.environment {
-            if meta_variables::is_of_requests(name) {
-                self.log.server(format_args!(
-                    "--env {name}: is not given to this program, which has it from requests alone"
-                ));
-            }
+        // Compiled again, with explicit bounds checks.
+        let reservation = (room.memory_bytes_max as u64).next_multiple_of(64 << 10);
+        let instances = room.address_space_bytes / (of_one * (reservation + GUARD_BYTES));
+        ensure!(
+            instances > 0 && memories.saturating_mul(reservation) <= ADDRESS_SPACE_BYTES,
+            "--cores {} with --memory-limit {} on {} threads need more address space than there is",
+            room.cores,
+            room.memory_bytes_max,
+            room.programs
+        );
+        if instances < u64::from(room.cores) {
+            log.server(format_args!(
+                "there are addresses for about {instances} instances at once (ulimit -v), not for --cores {}; calls beyond them are answered 503; a lower --memory-limit leaves room for more",
+                room.cores
+            ));
         }
+        Code::compile_for(reservation, source, kept, room, log)
     }
 
-    /// The file that was named, or a Python application's component.
-    fn content(&self) -> Result<Content> {
-        match &self.source {
-            Source::Component(file) => {
-                let file = file.clone();
-                let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
-                Ok(Content { bytes: bytes.with_context(|| self.source.option())?, sum: None })
+    fn compile_for(
+        reservation_bytes: u64,
+        source: Source<'_>,
+        kept: Option<&Kept>,
+        room: Room,
+        log: &Log,
+    ) -> Result<Code> {
+        let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
+        let Content { bytes, sum } = source.content;
+        let compile = |name: &str| match source.data {
+            InitialData::Taken(_) => {
+                settings.compile(name, &initial_data::without_data(bytes)?, room.compiling)
             }
-            Source::Python(application, tools) => {
-                let tell = |message: &str| self.log.server(message);
-                python::component(application, tools, self.cache.as_deref(), &self.granted, &tell)
-            }
-        }
+            InitialData::Small | InitialData::Mapped => settings.compile(name, bytes, room.compiling),
+        };
+        let sum = sum.unwrap_or_else(|| blake3::hash(bytes));
+        let engine = Engine::new(&settings.config())?;
+        let (compiled, code) =
+            compiled::load(&engine, bytes, sum, kept, log, compile).context("cannot be compiled")?;
+        let needs = code.needs()?;
+        Ok(Code { compiled, needs, reservation_bytes })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::guest::Program;
+use super::Program;
 use super::instance::{Instance, Place};
 use crate::clock;
 use crate::dispatch::CoreGuard;

@@ -6,7 +6,7 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, ResourcesRequired};
 
-use super::guest;
+use super::engine;
 use super::link::{self, Entry};
 use crate::guest::compiled::Loaded;
 use crate::guest::missing::{self, Missing};
@@ -20,7 +20,7 @@ pub struct Outline<'a> {
 
 impl<'a> Outline<'a> {
     pub fn read(bytes: &[u8], summary: &'a Summary) -> Result<Outline<'a>> {
-        let engine = guest::engine_for_checks(summary)?;
+        let engine = engine::engine_for_checks(summary)?;
         let code = match has_valid_code(&engine, bytes) {
             true => load(&engine, &rewrite::outline(bytes)?),
             false => Err(wasmtime::Error::msg("a function is not valid")),

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::connection::Client;
 use crate::dispatch::CoreGuard;
 use crate::error::Failure;
-use crate::program::guest::Program;
+use crate::program::Program;
 use crate::program::instance::{Instance, Place};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::http::Head;

@@ -8,7 +8,7 @@ use crate::clock::{self, Nanos};
 use crate::deferred::{Call, TimerId};
 use crate::dispatch::CoreGuard;
 use crate::error::Failure;
-use crate::program::guest::Program;
+use crate::program::Program;
 use crate::program::instance::{Instance, Place};
 use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;

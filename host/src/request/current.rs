@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::program::guest::Program;
+use crate::program::Program;
 use crate::sandbox::host::Host;
 
 /// The program in which a worker's calls begin. The lock is the worker's own: it
