@@ -122,10 +122,15 @@ fn a_service_manager_that_cannot_be_told_is_no_reason_not_to_serve() {
     // One that is gone, one that reads nothing, and what is no address.
     let full = folder.join("full");
     let reads_nothing = Manager::at(&SocketAddr::from_pathname(&full).unwrap());
-    let fills = UnixDatagram::unbound().unwrap();
-    fills.set_nonblocking(true).unwrap();
-    while fills.send_to(b"x", &full).is_ok() {}
-    for address in [folder.join("gone"), full, PathBuf::from("vsock:2:1234"), PathBuf::from("/".repeat(200))]
+    // A sender for each: how much one may have sent is bounded, too.
+    let sends = || {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        sender.send_to(b"x", &full)
+    };
+    while sends().is_ok() {}
+    for address in
+        [folder.join("gone"), full.clone(), PathBuf::from("vsock:2:1234"), PathBuf::from("/".repeat(200))]
     {
         let server = setup(guest("hello")).envs(Some(("NOTIFY_SOCKET", address))).start();
         assert_eq!(server.get("/").text(), "Hello World");
