@@ -21,12 +21,12 @@ use crate::guest::Content;
 use crate::guest::compiling;
 use crate::guest::initial_data;
 use crate::guest::pieces;
-use crate::guest::rewrite;
 use crate::guest::summary::Summary;
 use crate::memory::budget::Budget;
 use crate::program::engine::{ADDRESS_SPACE_BYTES, Room};
 use crate::program::instance::Place;
 use crate::program::load::Guest;
+use crate::program::stripped;
 use crate::program::{Program, Reuse};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::epoch::Epoch;
@@ -48,7 +48,7 @@ pub fn guest(bytes: &[u8]) {
     let is_valid =
         |bytes: &[u8]| Validator::new_with_features(WasmFeatures::all()).validate_all(bytes).is_ok();
     let data = initial_data::find(bytes);
-    let outline = rewrite::outline(bytes);
+    let outline = stripped::outline(bytes);
     if is_valid(bytes) {
         assert!(is_valid(&outline.expect("a valid one can be read")));
         if let Some(data) = data.expect("a valid one can be read") {

@@ -1,7 +1,8 @@
 //! A guest's initial data, taken out of its module: see `memory::image` for the reason.
 
 use anyhow::{Context, Result};
-use wasmparser::{BinaryReaderError, DataKind, Operator, Parser, Payload, TypeRef};
+use wasm_encoder::Encode;
+use wasmparser::{BinaryReaderError, DataKind, DataSectionReader, Operator, Parser, Payload, TypeRef};
 
 use super::rewrite;
 use crate::memory::image::Image;
@@ -133,9 +134,28 @@ fn offset(segment: &wasmparser::Data<'_>) -> Result<Option<usize>, BinaryReaderE
 /// The component with empty, passive segments in the place of its active ones.
 pub fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     rewrite::sections(component, |payload, content| match payload {
-        Payload::DataSection(data) => Ok(Some(rewrite::emptied(data.clone())?.into())),
+        Payload::DataSection(data) => Ok(Some(emptied(data.clone())?.into())),
         _ => Ok(Some(content.into())),
     })
+}
+
+const PASSIVE: u8 = 1;
+
+/// A data section's content. Segments keep their numbers, and passive ones their bytes.
+pub fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
+    let mut content = Vec::new();
+    data.count().encode(&mut content);
+    for segment in data {
+        let segment = segment?;
+        let kept = match segment.kind {
+            DataKind::Passive => segment.data,
+            // Empty is what an active one is once its module is instantiated.
+            DataKind::Active { .. } => &[],
+        };
+        content.push(PASSIVE);
+        kept.encode(&mut content);
+    }
+    Ok(content)
 }
 
 #[cfg(test)]
