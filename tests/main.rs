@@ -98,6 +98,8 @@ mod log;
 /// What the documents are to be: short, true about options, with links that lead somewhere.
 mod documents;
 
+/// The code of the host as the map and the floors have it.
+mod house;
 /// What users install: a wheel, a package of Debian's, an image.
 mod packages;
 

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 
 use crate::support::root;
@@ -24,24 +22,6 @@ fn ready_built_guests_match_their_source() {
     }
 }
 
-#[test]
-fn the_map_names_every_file_of_the_host_and_no_other() {
-    let readme = std::fs::read_to_string(root().join("host/README.md")).unwrap();
-    let map =
-        readme.split("\n## Map\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section Map");
-    let named: BTreeSet<String> = map
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|name| name.ends_with(".rs") && !name.contains("tests/"))
-        .map(str::to_owned)
-        .collect();
-    let sources = root().join("host/src");
-    let mut files = BTreeSet::new();
-    list(&sources, &sources, &mut files);
-    assert_eq!(named, files);
-}
-
 /// What a script of ours gets from elsewhere it says before, with how much it is.
 #[test]
 fn downloads_are_announced_with_their_size() {
@@ -62,15 +42,4 @@ fn downloads_are_announced_with_their_size() {
         }
     }
     assert_eq!(downloads, 10);
-}
-
-fn list(folder: &Path, base: &Path, files: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            list(&path, base, files);
-        } else {
-            files.insert(path.strip_prefix(base).unwrap().to_str().unwrap().to_owned());
-        }
-    }
 }
