@@ -1,5 +1,8 @@
 //! What is promised of the whole server, seen from outside: the real program,
 //! real sockets, real guests. One binary; a module for each kind of promise.
+#![allow(unreachable_pub, reason = "a program has no outside")]
+#![allow(clippy::disallowed_methods, reason = "it is started by what the environment names")]
+#![allow(clippy::too_many_lines, reason = "tables of cases are long")]
 
 mod support;
 

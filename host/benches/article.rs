@@ -3,6 +3,8 @@
 //! It checks that nothing is lost and nothing early, and prints what it cost.
 //!
 //! `cargo bench --bench article`, with `ab` of Apache's tools installed.
+#![allow(unreachable_pub, reason = "a program has no outside")]
+#![allow(clippy::disallowed_methods, reason = "it is started by what the environment names")]
 
 #[path = "../../tests/support/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]

@@ -9,7 +9,7 @@ use std::process;
 use std::sync::OnceLock;
 
 use wasm_serve::fuzzing::{TARGETS, Target};
-use wasm_serve::memory::account::Charging;
+use wasm_serve::memory::charging::Charging;
 
 #[global_allocator]
 static ALLOCATOR: Charging<System> = Charging(System);

@@ -3,17 +3,17 @@
 
 use include_dir::{Dir, include_dir};
 
-pub static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
+pub(crate) static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
 
 /// Components import it, to schedule deferred calls.
-pub const TIMERS: &str = "wasm-serve:deferred/timers@0.1.0";
+pub(crate) const TIMERS: &str = "wasm-serve:deferred/timers@0.1.0";
 /// The module from which core modules import the same.
-pub const TIMERS_MODULE: &str = "wasm_serve";
-pub const CALL_LATER: &str = "call_later";
+pub(crate) const TIMERS_MODULE: &str = "wasm_serve";
+pub(crate) const CALL_LATER: &str = "call_later";
 
 /// Guests export one of these, to run them.
-pub const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
-pub const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
+pub(crate) const CALLBACK: &str = "wasm-serve:deferred/callback@0.1.0";
+pub(crate) const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.0";
 
 /// Imported by adapters of languages, for a whole request in one call.
-pub const GATEWAY: &str = "wasm-serve:gateway/host@0.2.0";
+pub(crate) const GATEWAY: &str = "wasm-serve:gateway/host@0.2.0";

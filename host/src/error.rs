@@ -11,7 +11,7 @@ use crate::terminal::escape;
 /// The guest call was still under way at its deadline. The store raises it in a
 /// guest that computes; a guest that waits is dropped instead.
 #[derive(Clone, Copy, Debug)]
-pub struct DeadlinePassed;
+pub(crate) struct DeadlinePassed;
 
 impl std::fmt::Display for DeadlinePassed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -23,7 +23,7 @@ impl std::error::Error for DeadlinePassed {}
 
 /// The server would hold more for an instance than so many bytes. The store raises it.
 #[derive(Clone, Copy, Debug)]
-pub struct HostMemoryExceeded(pub u64);
+pub(crate) struct HostMemoryExceeded(pub u64);
 
 impl std::fmt::Display for HostMemoryExceeded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,7 +35,7 @@ impl std::error::Error for HostMemoryExceeded {}
 
 /// All instances together have no room for more. The store raises it.
 #[derive(Clone, Copy, Debug)]
-pub struct NoRoom;
+pub(crate) struct NoRoom;
 
 impl std::fmt::Display for NoRoom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,7 +47,7 @@ impl std::error::Error for NoRoom {}
 
 /// Why a call has no result of the guest's own.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The head of the request breaks a rule of HTTP, which is named.
     BadRequest(&'static str),
     /// The head has more fields than `--head-fields`.
@@ -77,7 +77,7 @@ pub enum Failure {
 }
 
 /// Every name that `Failure::metric` gives.
-pub const METRICS: [&str; 14] = [
+pub(crate) const METRICS: [&str; 14] = [
     "bad_request",
     "head_too_large",
     "body_too_large",
@@ -96,7 +96,7 @@ pub const METRICS: [&str; 14] = [
 
 /// How loud a failure is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Level {
     /// Counted only: any client can cause it at will.
     Silent,
     /// A line in the log.
@@ -113,7 +113,7 @@ struct Row {
 impl Failure {
     /// What made the guest's code end early: a trap, or the deadline.
     #[cold]
-    pub fn from_trap(error: wasmtime::Error) -> Failure {
+    pub(crate) fn from_trap(error: wasmtime::Error) -> Failure {
         if error.is::<DeadlinePassed>() {
             Failure::Deadline
         } else if error.is::<NoRoom>() {
@@ -125,7 +125,7 @@ impl Failure {
 
     /// Why there is no instance.
     #[cold]
-    pub fn from_instantiation(error: wasmtime::Error) -> Failure {
+    pub(crate) fn from_instantiation(error: wasmtime::Error) -> Failure {
         match Failure::from_trap(error) {
             Failure::Trap(error) if is_for_want_of_memory(&error) => Failure::NoRoom,
             Failure::Trap(error) => Failure::Instantiation(error),
@@ -161,21 +161,21 @@ impl Failure {
         }
     }
 
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.row().status
     }
 
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         self.row().level
     }
 
-    pub fn metric(&self) -> &'static str {
+    pub(crate) fn metric(&self) -> &'static str {
         self.row().metric
     }
 
     /// The response to a request that failed before the head of one was sent.
     #[cold]
-    pub fn response<B: From<String>>(&self) -> Response<B> {
+    pub(crate) fn response<B: From<String>>(&self) -> Response<B> {
         let status = self.status();
         let text = match self {
             // Only this one concerns what the client sent; how a guest failed is

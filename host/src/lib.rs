@@ -1,24 +1,26 @@
 //! wasm-serve: an application server for WebAssembly. The map in `host/README.md`
 //! says which file answers which question.
 
-pub mod cache;
-pub mod clock;
+mod cache;
+mod clock;
 pub mod commands;
 pub mod config;
-pub mod connection;
-pub mod contract;
+mod connection;
+mod contract;
 pub mod deferred;
-pub mod dispatch;
-pub mod error;
+mod dispatch;
+mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod guest;
+mod guest;
 pub mod memory;
-pub mod program;
-pub mod python;
-pub mod request;
-pub mod sandbox;
+mod program;
+mod python;
+mod request;
+mod sandbox;
 pub mod server;
-pub mod system;
-pub mod telemetry;
-pub mod terminal;
+mod system;
+mod telemetry;
+mod terminal;
+
+pub use self::terminal::say;

@@ -3,15 +3,10 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use wasm_serve::commands::inspect;
-use wasm_serve::commands::{build, componentize, dev, new};
-use wasm_serve::config::{CommandLine, Task, Work};
-use wasm_serve::guest::compiling;
+use wasm_serve::config::{CommandLine, Work};
 use wasm_serve::memory::allocator::Mimalloc;
 use wasm_serve::memory::charging::Charging;
-use wasm_serve::server;
-use wasm_serve::system::confined;
-use wasm_serve::terminal::say;
+use wasm_serve::{commands, say, server};
 
 #[global_allocator]
 static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);
@@ -19,6 +14,7 @@ static ALLOCATOR: Charging<Mimalloc> = Charging(Mimalloc);
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
+#[allow(clippy::disallowed_methods, reason = "here the arguments come in")]
 fn main() -> ExitCode {
     let command_line = match CommandLine::read(std::env::args_os()) {
         Ok(command_line) => command_line,
@@ -39,17 +35,7 @@ fn main() -> ExitCode {
     };
     let done = match work {
         Work::Serve(settings) => server::run(&settings),
-        Work::Task(Task::New(options)) => new::run(&options),
-        Work::Task(Task::Build(options)) => build::run(&options),
-        Work::Task(Task::Dev(options)) => dev::run(&options),
-        Work::Task(Task::Componentize(options)) => componentize::run(&options),
-        Work::Task(Task::Inspect(options)) => Ok(inspect::run(&options)),
-        Work::Task(Task::Compile(options)) => {
-            compiling::run(options.parent, options.settings(), options.memory)
-        }
-        Work::Task(Task::Confined(options)) => {
-            confined::run(options.parent, options.writable.as_deref(), &options.program)
-        }
+        Work::Task(task) => commands::run(&task),
     };
     done.unwrap_or_else(|error| {
         say(format_args!("wasm-serve: {error:#}"));

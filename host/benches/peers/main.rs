@@ -2,6 +2,8 @@
 //! several short rounds, and decides which of the bars that the project set itself
 //! hold. `cargo bench --bench peers`; behind `--`, the names of scenarios run only
 //! these, and `--list` and `--help` show what there is.
+#![allow(unreachable_pub, reason = "a program has no outside")]
+#![allow(clippy::disallowed_methods, reason = "it is started by what the environment names")]
 
 /// What was asked for on the command line.
 mod options;

@@ -15,11 +15,11 @@ const UNFINISHED: &str = "unfinished-";
 const FILE_BYTES_MAX: u64 = 4 << 30;
 /// A folder in which, and on the way to which, nobody but this user and root can write.
 /// So what a path in it names cannot be changed by others between two looks at it.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// Opens the folder, or makes it.
-    pub fn open(path: &Path) -> io::Result<Folder> {
+    pub(crate) fn open(path: &Path) -> io::Result<Folder> {
         let way = Way::to(path)?;
         way.check()?;
         DirBuilder::new().recursive(true).mode(0o700).create(&way.end)?;
@@ -35,7 +35,7 @@ impl Folder {
     }
 
     /// A folder that is removed with the value.
-    pub fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
+    pub(crate) fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
         private().tempdir_in(&self.0)
     }
 
@@ -65,7 +65,7 @@ impl Folder {
 }
 
 /// A folder for this user alone where all programs put theirs, removed with the value.
-pub fn temporary_folder() -> io::Result<tempfile::TempDir> {
+pub(crate) fn temporary_folder() -> io::Result<tempfile::TempDir> {
     Way::to(&std::env::temp_dir())?.check()?;
     private().tempdir()
 }

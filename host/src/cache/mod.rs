@@ -12,20 +12,20 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-pub use self::folder::{Folder, temporary_folder};
+pub(crate) use self::folder::{Folder, temporary_folder};
 use self::folder::{check_file, remove};
 use self::key::{KEY_BYTES, key};
 use crate::system::file;
 use crate::system::sealed::{Sealed, Unsealed};
 
 /// What the user may do about a folder that cannot be used.
-pub const ANOTHER: &str = "; --cache DIR names another folder";
+pub(crate) const ANOTHER: &str = "; --cache DIR names another folder";
 const SUM_BYTES: usize = blake3::OUT_LEN;
 /// What is read at once stays in the processor's cache until its sum is made.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// The folder with its key. It may be used by many servers at once.
-pub struct Cache {
+pub(crate) struct Cache {
     folder: Folder,
     key: [u8; KEY_BYTES],
     /// Files of one extension that are kept; of more, the longest unused go.
@@ -34,7 +34,7 @@ pub struct Cache {
 
 /// Why a file that is there is not what was kept.
 #[derive(Debug)]
-pub struct Unfit(String);
+pub(crate) struct Unfit(String);
 
 impl std::fmt::Display for Unfit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,23 +45,23 @@ impl std::fmt::Display for Unfit {
 impl Cache {
     /// Opens the folder, or makes it. A key that will not do is made anew, and with it
     /// all that was kept.
-    pub fn open(folder: &Path, files_max: usize) -> io::Result<Cache> {
+    pub(crate) fn open(folder: &Path, files_max: usize) -> io::Result<Cache> {
         let folder = Folder::open(folder)?;
         let key = key(&folder)?;
         Ok(Cache { folder, key, files_max })
     }
 
-    pub fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
+    pub(crate) fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
         self.folder.temporary_folder()
     }
 
     /// The content of a file, if it is there, and notes that it is used.
-    pub fn find(&self, name: &str) -> Result<Option<Vec<u8>>, Unfit> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Vec<u8>>, Unfit> {
         self.copy(name, |bytes| Ok(Vec::with_capacity(bytes)))
     }
 
     /// The same, as a file of its own that cannot change any more.
-    pub fn find_sealed(&self, name: &str) -> Result<Option<Sealed>, Unfit> {
+    pub(crate) fn find_sealed(&self, name: &str) -> Result<Option<Sealed>, Unfit> {
         let begin = |_| Ok(Copy { content: Unsealed::new(name)?, piece: vec![0; PIECE_BYTES] });
         let Some(Copy { content, .. }) = self.copy(name, begin)? else { return Ok(None) };
         content.seal().map(Some).map_err(|error| Unfit(format!("it cannot be sealed: {error}")))
@@ -69,12 +69,12 @@ impl Cache {
 
     /// Keeps a file. It has its whole content when it gets its name, since others may
     /// be looking for it, or be keeping the same one.
-    pub fn keep(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(crate) fn keep(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.keep_all(name, content)
     }
 
     /// The same for a file in memory.
-    pub fn keep_sealed(&self, name: &str, content: &Sealed) -> io::Result<()> {
+    pub(crate) fn keep_sealed(&self, name: &str, content: &Sealed) -> io::Result<()> {
         self.keep_all(name, File::open(content.path())?)
     }
 

@@ -13,7 +13,7 @@ use crate::system::file;
 use crate::terminal::say;
 
 /// `wasm-serve build`
-pub fn run(options: &Build) -> Result<ExitCode> {
+pub(super) fn run(options: &Build) -> Result<ExitCode> {
     match options.made() {
         Made::Project { dir, output } => {
             let folder = tempfile::tempdir().context("no folder to build in can be made")?;

@@ -20,7 +20,7 @@ use crate::guest::summary::{Kind, Summary};
 /// The version of WASI that our WIT has.
 const WASI: &str = "0.2.12";
 
-pub fn run(options: &config::Componentize) -> Result<ExitCode> {
+pub(crate) fn run(options: &config::Componentize) -> Result<ExitCode> {
     let named = || options.module.display().to_string();
     let module = file::content(&options.module).with_context(named)?;
     write(&options.output, &component(module).with_context(named)?)?;

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(20);
 const SAME_MAX: u32 = 2;
 const OTHERS_MAX: u32 = 10;
 
-pub fn run(options: &config::Dev) -> Result<ExitCode> {
+pub(super) fn run(options: &config::Dev) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the server cannot be started")?;
     runtime.block_on(async { Session::begin(options)?.run().await })

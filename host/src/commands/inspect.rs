@@ -20,7 +20,7 @@ use crate::program::stripped::Outline;
 use crate::terminal::escape;
 
 /// Tells it on standard output. The exit code says whether the file can be served.
-pub fn run(options: &Inspect) -> ExitCode {
+pub(crate) fn run(options: &Inspect) -> ExitCode {
     let mut report = Report::default();
     report.file(&options.file, options.memory_limit.0);
     let is_good = report.problems.is_empty();

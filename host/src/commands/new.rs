@@ -61,7 +61,7 @@ fn starter(language: Language) -> Starter {
     }
 }
 
-pub fn run(options: &config::New) -> Result<ExitCode> {
+pub(super) fn run(options: &config::New) -> Result<ExitCode> {
     let dir = &options.dir;
     let named = || dir.display().to_string();
     fs::create_dir_all(dir).with_context(named)?;

@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const QUIET_WITHIN: Duration = Duration::from_secs(2);
 
 /// When a file was changed, by its filesystem's clock: seconds and nanoseconds.
-pub type Stamp = (i64, i64);
+pub(super) type Stamp = (i64, i64);
 /// What package managers write when a project is built. Who changes one of these while it is
 /// built changes something else, too, as a rule.
 const LOCKS: [&str; 7] =
@@ -30,7 +30,7 @@ const NOT_WATCHED: [&str; 4] = ["target", "node_modules", "build", "__pycache__"
 
 /// The last of some changes.
 #[derive(Clone, Copy)]
-pub struct Change {
+pub(super) struct Change {
     pub at: Stamp,
     /// Not all of them are such as a build makes by itself.
     pub is_of_sources: bool,
@@ -48,7 +48,7 @@ impl Change {
 }
 
 /// Changes of what is in a folder.
-pub struct Changes {
+pub(super) struct Changes {
     dir: PathBuf,
     watcher: RecommendedWatcher,
     seen: Arc<Seen>,
@@ -63,7 +63,7 @@ struct Seen {
 }
 
 impl Changes {
-    pub fn watch(dir: &Path) -> notify::Result<Changes> {
+    pub(super) fn watch(dir: &Path) -> notify::Result<Changes> {
         // As the watcher tells of what is in it.
         let dir = std::path::absolute(dir).map_err(notify::Error::io)?;
         let seen = Arc::new(Seen::default());
@@ -99,7 +99,7 @@ impl Changes {
 
     /// Waits for a change, and for the end of those that come with it. Says when the last
     /// of them was. It may be dropped: then what it saw is told next time.
-    pub async fn next(&mut self) -> Change {
+    pub(super) async fn next(&mut self) -> Change {
         while self.seen.last.lock().is_none() {
             self.seen.told.notified().await;
         }
@@ -141,7 +141,7 @@ fn changed_at(path: &Path) -> Change {
     Change { at: metadata.as_ref().map_or_else(now, stamp), is_of_sources: !is_lock }
 }
 
-pub fn stamp(metadata: &Metadata) -> Stamp {
+pub(super) fn stamp(metadata: &Metadata) -> Stamp {
     (metadata.ctime(), metadata.ctime_nsec())
 }
 

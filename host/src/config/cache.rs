@@ -51,7 +51,7 @@ fn absolute(variable: &str) -> Option<PathBuf> {
 }
 
 /// Our part of where the user's programs keep what they can make again.
-pub fn user_cache() -> Option<PathBuf> {
+pub(super) fn user_cache() -> Option<PathBuf> {
     let of_user = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
     of_user.map(|folder| folder.join("wasm-serve"))
 }

@@ -38,7 +38,7 @@ impl Options {
 }
 
 /// What the guest is made of, and by what.
-pub fn guarded_guest(source: &Source) -> Vec<Guarded> {
+pub(super) fn guarded_guest(source: &Source) -> Vec<Guarded> {
     match source {
         Source::Component(file) => vec![Guarded::place("--guest", file)],
         Source::Python(application, _) => {

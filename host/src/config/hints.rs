@@ -7,14 +7,14 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 
 /// What serves the Python application that other servers know as `MODULE:NAME`.
-pub struct Meant {
+pub(super) struct Meant {
     file: String,
     callable: String,
 }
 
 impl Meant {
     /// `package.module:name`, or `path/file.py:name`.
-    pub fn by(text: &str) -> Option<Meant> {
+    pub(super) fn by(text: &str) -> Option<Meant> {
         let (module, callable) = text.rsplit_once(':')?;
         // Some name a function that makes the application.
         let callable = callable.trim_end_matches("()");
@@ -115,7 +115,7 @@ const LANGUAGES: [(&[&str], &str); 7] = [
 ];
 
 /// Adds to an error what may have been meant, in the place of options that only look alike.
-pub fn add(error: &mut clap::Error) {
+pub(super) fn add(error: &mut clap::Error) {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,

@@ -5,7 +5,7 @@ use rustix::process::{Resource, getrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Bytes of memory: of the machine, or of the control group that the server is in.
-pub fn memory_bytes() -> Result<u64> {
+pub(super) fn memory_bytes() -> Result<u64> {
     let mut system = System::new()?;
     system.refresh_memory();
     let own = Pid::from_u32(std::process::id());
@@ -15,7 +15,7 @@ pub fn memory_bytes() -> Result<u64> {
 }
 
 /// Bytes of address space, of which memory takes a part (`ulimit -v`); none without a limit.
-pub fn address_space_bytes() -> Option<u64> {
+pub(super) fn address_space_bytes() -> Option<u64> {
     getrlimit(Resource::As).current
 }
 

@@ -1,5 +1,6 @@
 //! The command line, turned into checked values before anything is opened or
 //! bound. Nothing else in the program reads arguments or the environment.
+#![allow(clippy::disallowed_methods, reason = "this is the room that reads the environment")]
 
 mod cache;
 mod check;

@@ -14,7 +14,7 @@ use crate::connection::listen::Sockets;
 use crate::system::folders::Folder;
 
 /// Unless another one is given.
-pub const MEMORY_LIMIT: &str = "128M";
+pub(super) const MEMORY_LIMIT: &str = "128M";
 
 /// How to serve.
 #[derive(Args, Debug)]

@@ -9,20 +9,20 @@ use anyhow::{Result, ensure};
 use crate::system::file;
 
 /// A file that is to be read.
-pub fn check_file(named_by: &str, file: &Path) -> Result<()> {
+pub(super) fn check_file(named_by: &str, file: &Path) -> Result<()> {
     ensure!(file != Path::new("-"), "{named_by}-: standard input is not read; name a file");
     ensure!(!is_missing(file), "{named_by}{}: there is no such file", file.display());
     Ok(())
 }
 
 /// A folder.
-pub fn check_folder(named_by: &str, folder: &Path) -> Result<()> {
+pub(super) fn check_folder(named_by: &str, folder: &Path) -> Result<()> {
     ensure!(!is_missing(folder), "{named_by}{}: there is no such folder", folder.display());
     Ok(())
 }
 
 /// The folder in which a file is to be made.
-pub fn check_folder_of(named_by: &str, file: &Path) -> Result<()> {
+pub(super) fn check_folder_of(named_by: &str, file: &Path) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let is_folder = folder.is_none_or(|folder| folder.is_dir());
     ensure!(is_folder, "{named_by}{}: there is no such folder", file.display());

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 /// How many of something that cannot be none.
-pub fn count(text: &str) -> Result<NonZeroU32> {
+pub(super) fn count(text: &str) -> Result<NonZeroU32> {
     text.parse().map_err(|_| anyhow::anyhow!("expected a whole number from 1 to {}", u32::MAX))
 }
 
 /// A variable of the environment: its name, and the value, or else the server's own.
-pub fn variable(text: &str) -> Result<(String, String)> {
+pub(super) fn variable(text: &str) -> Result<(String, String)> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
         None => {
@@ -26,7 +26,7 @@ pub fn variable(text: &str) -> Result<(String, String)> {
 }
 
 /// Of a variable that is given again, the last value counts, as with options.
-pub fn variables(given: &[(String, String)]) -> Vec<(String, String)> {
+pub(super) fn variables(given: &[(String, String)]) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = Vec::with_capacity(given.len());
     for (name, value) in given {
         variables.retain(|(earlier, _)| earlier != name);

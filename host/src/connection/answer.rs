@@ -48,7 +48,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
 }
 
 /// A response that the server gives itself: a text of this media type.
-pub fn text<B: From<String>>(status: StatusCode, media_type: &'static str, text: String) -> Response<B> {
+pub(crate) fn text<B: From<String>>(
+    status: StatusCode,
+    media_type: &'static str,
+    text: String,
+) -> Response<B> {
     let mut response = Response::new(B::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

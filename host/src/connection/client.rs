@@ -49,7 +49,7 @@ fn network(text: &str) -> Result<IpNet> {
 /// The header in which a guest finds the client's address: one IP address, or
 /// `unix` for a client of a Unix socket. A client's own is removed, unless it is
 /// a trusted proxy.
-pub const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The header in which a trusted proxy says by which scheme its client came, and in which
 /// guests find it then. Any other client's is removed.
@@ -61,20 +61,20 @@ const SCHEME_HEADER: HeaderName = HeaderName::from_static("x-forwarded-proto");
 struct Https;
 
 /// Whether the request came by `https`.
-pub fn is_https<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_https<B>(request: &Request<B>) -> bool {
     request.extensions().get::<Https>().is_some()
 }
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
-pub struct ClientAddress {
+pub(crate) struct ClientAddress {
     /// Its address, as a guest sees it.
     text: HeaderValue,
     is_trusted_proxy: bool,
 }
 
 impl ClientAddress {
-    pub fn new(address: Option<IpAddr>, trusted: &[TrustedProxy]) -> ClientAddress {
+    pub(crate) fn new(address: Option<IpAddr>, trusted: &[TrustedProxy]) -> ClientAddress {
         // An IPv4 client of an IPv6 socket has an IPv4 address all the same.
         let address = address.map(|address| address.to_canonical());
         let text = address.map_or("unix".to_owned(), |address| address.to_string());
@@ -86,13 +86,13 @@ impl ClientAddress {
         ClientAddress { text, is_trusted_proxy }
     }
 
-    pub fn is_trusted_proxy(&self) -> bool {
+    pub(crate) fn is_trusted_proxy(&self) -> bool {
         self.is_trusted_proxy
     }
 
     /// Writes the client's address into the head, and returns it. What else only a proxy
     /// can know is removed, unless a trusted one says it.
-    pub fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
+    pub(crate) fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
         let headers = request.headers_mut();
         let told = if self.is_trusted_proxy { Told::by_proxy(headers) } else { Told::default() };
         let client = told.address.unwrap_or_else(|| self.text.clone());

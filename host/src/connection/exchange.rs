@@ -8,7 +8,7 @@ use super::fault::Fault;
 
 /// One request of a connection with its response.
 #[derive(Clone, Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     activity: Arc<Activity>,
     /// Which of its connection it is, from 1.
     number: u64,
@@ -16,27 +16,27 @@ pub struct Exchange {
 
 impl Exchange {
     /// What is malformed in the request, as far as it has come. What answers it must break off.
-    pub fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<Fault> {
         self.activity.fault_of(self.number)
     }
 
     /// Of HTTP/1: the body of the request has not come in whole.
-    pub fn is_incomplete(&self) -> bool {
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.activity.is_incomplete(self.number)
     }
 
     /// Someone has the body of the request, and may read it to its end.
-    pub fn note_body_is_wanted(&self) {
+    pub(crate) fn note_body_is_wanted(&self) {
         self.activity.note_body_is_wanted(self.number);
     }
 
     /// Nobody will read the rest of it.
-    pub fn note_body_is_left(&self) {
+    pub(crate) fn note_body_is_left(&self) {
         self.activity.note_body_is_left(self.number);
     }
 
     /// It is too late to say that the connection ends with this request.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.activity.is_answered(self.number)
     }
 }

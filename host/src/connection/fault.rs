@@ -3,7 +3,7 @@
 /// What a client does wrong in a way that only the bytes show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Fault {
+pub(crate) enum Fault {
     LengthAndEncoding = 1,
     Chunk,
     Trailer,
@@ -13,12 +13,12 @@ pub enum Fault {
 impl Fault {
     const ALL: [Fault; 4] = [Fault::LengthAndEncoding, Fault::Chunk, Fault::Trailer, Fault::CutShort];
 
-    pub fn from_number(number: u8) -> Option<Fault> {
+    pub(crate) fn from_number(number: u8) -> Option<Fault> {
         Fault::ALL.into_iter().find(|fault| *fault as u8 == number)
     }
 
     /// The rule that is broken.
-    pub fn rule(self) -> &'static str {
+    pub(crate) fn rule(self) -> &'static str {
         match self {
             Fault::LengthAndEncoding => "Content-Length beside Transfer-Encoding (RFC 9112, 6.1)",
             Fault::Chunk => "a malformed chunk (RFC 9112, 7.1)",

@@ -2,7 +2,7 @@
 //! of a connection, followed by their first nine bytes (RFC 9113, 4.1).
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, 3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -10,7 +10,7 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 /// Follows what a client sends.
-pub struct Frames {
+pub(super) struct Frames {
     /// The beginning of a frame, as far as it has come.
     start: [u8; 9],
     start_bytes: usize,
@@ -22,7 +22,7 @@ pub struct Frames {
 
 /// What there is of heads at the end of the bytes that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coming {
+pub(super) enum Coming {
     Nothing,
     /// The rest of a head.
     Head {
@@ -39,7 +39,7 @@ impl Default for Frames {
 }
 
 impl Frames {
-    pub fn follow(&mut self, mut bytes: &[u8]) -> Coming {
+    pub(super) fn follow(&mut self, mut bytes: &[u8]) -> Coming {
         let mut is_new = false;
         loop {
             let count = self.bytes_left.min(bytes.len());

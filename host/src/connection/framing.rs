@@ -12,7 +12,7 @@ use super::fault::Fault;
 
 /// Follows one connection.
 #[derive(Default)]
-pub struct Framing {
+pub(crate) struct Framing {
     state: State,
     /// The beginning of a line of a head whose end has not come.
     line: Vec<u8>,
@@ -45,22 +45,22 @@ struct Head {
 impl Framing {
     /// How many heads have come in whole: the number of the request whose head or body was
     /// read last, from 1.
-    pub fn heads(&self) -> u64 {
+    pub(crate) fn heads(&self) -> u64 {
         self.heads
     }
 
     /// All requests up to now are whole.
-    pub fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         matches!(self.state, State::Between) && self.line.is_empty()
     }
 
     /// The rest of a body is to come.
-    pub fn is_within_body(&self) -> bool {
+    pub(crate) fn is_within_body(&self) -> bool {
         matches!(self.state, State::Body(_) | State::Chunks(_))
     }
 
     /// Reads what came. If something in it is wrong: what, and how many bytes are before it.
-    pub fn follow(&mut self, bytes: &[u8]) -> Option<(usize, Fault)> {
+    pub(crate) fn follow(&mut self, bytes: &[u8]) -> Option<(usize, Fault)> {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
@@ -157,7 +157,7 @@ impl Head {
 }
 
 /// What a Content-Length says: digits and nothing else (RFC 9110, 8.6).
-pub fn number(digits: &[u8]) -> Option<u64> {
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     let (first, rest) = digits.split_first()?;
     let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
     rest.iter().try_fold(digit(first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))

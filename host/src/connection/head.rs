@@ -5,7 +5,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 
 /// An absolute target may have a query and no path, which stands for `/` (RFC 9110, 4.2.3).
-pub fn add_missing_path<B>(request: &mut Request<B>) {
+pub(crate) fn add_missing_path<B>(request: &mut Request<B>) {
     if !request.uri().path_and_query().is_some_and(|target| target.as_str().starts_with('?')) {
         return;
     }
@@ -18,7 +18,7 @@ pub fn add_missing_path<B>(request: &mut Request<B>) {
 
 /// The host of a request that names none, which HTTP/1.0 allows, and HTTP/1.1 does not, see
 /// `check`: `wasi:http` demands one.
-pub fn add_missing_host<B>(request: &mut Request<B>) {
+pub(crate) fn add_missing_host<B>(request: &mut Request<B>) {
     if request.version() != Version::HTTP_11
         && request.uri().authority().is_none()
         && !request.headers().contains_key(header::HOST)
@@ -29,7 +29,7 @@ pub fn add_missing_host<B>(request: &mut Request<B>) {
 
 /// Fields of a request over HTTP/2, which the HTTP library does not count. A cookie that is
 /// split there (RFC 9113, 8.2.3) is one field.
-pub fn fields<B>(request: &Request<B>) -> usize {
+pub(crate) fn fields<B>(request: &Request<B>) -> usize {
     if request.version() != Version::HTTP_2 {
         return 0;
     }
@@ -39,7 +39,7 @@ pub fn fields<B>(request: &Request<B>) -> usize {
 
 /// Checks the target, the host and the encoding of a request. The error is the rule that is
 /// broken.
-pub fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
+pub(crate) fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {

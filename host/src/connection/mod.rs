@@ -1,17 +1,17 @@
 //! One connection: HTTP/1 or HTTP/2 by prior knowledge, its requests, and the
 //! time that its client may take.
 
-pub mod activity;
-pub mod address;
-pub mod answer;
+pub(crate) mod activity;
+pub(crate) mod address;
+pub(crate) mod answer;
 mod chunks;
-pub mod client;
-pub mod exchange;
-pub mod fault;
+pub(crate) mod client;
+pub(crate) mod exchange;
+pub(crate) mod fault;
 mod frames;
-pub mod framing;
-pub mod head;
-pub mod listen;
+pub(crate) mod framing;
+pub(crate) mod head;
+pub(crate) mod listen;
 mod peer;
 mod socket;
 
@@ -60,29 +60,29 @@ pub struct Limits {
 }
 
 /// Who sends a request, and on which connection.
-pub struct Client {
+pub(crate) struct Client {
     address: ClientAddress,
     exchange: Exchange,
 }
 
 impl Client {
     /// See `ClientAddress::sign`.
-    pub fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
+    pub(crate) fn sign<B>(&self, request: &mut Request<B>) -> HeaderValue {
         self.address.sign(request)
     }
 
-    pub fn exchange(&self) -> &Exchange {
+    pub(crate) fn exchange(&self) -> &Exchange {
         &self.exchange
     }
 
-    pub fn into_exchange(self) -> Exchange {
+    pub(crate) fn into_exchange(self) -> Exchange {
         self.exchange
     }
 }
 
 /// Serves a connection until it is closed: by the client, by one of the limits,
 /// or, once `stopping` is true, when no request is under way.
-pub async fn serve<F, R, B>(
+pub(crate) async fn serve<F, R, B>(
     mut stream: Stream,
     address: ClientAddress,
     limits: Limits,

@@ -9,7 +9,7 @@ use rustix::net::{SendFlags, send};
 
 /// What is known of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub(super) enum Peer {
     Present,
     /// It sends no more; whether it still listens is not known.
     SendsNoMore,
@@ -20,7 +20,7 @@ pub enum Peer {
 ///
 /// # Safety
 /// `fd` must be open.
-pub unsafe fn look(fd: RawFd) -> Peer {
+pub(super) unsafe fn look(fd: RawFd) -> Peer {
     // SAFETY: the caller's promise.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
@@ -44,7 +44,7 @@ pub unsafe fn look(fd: RawFd) -> Peer {
 ///
 /// # Safety
 /// `fd` must be open.
-pub unsafe fn probe(fd: RawFd) -> Peer {
+pub(super) unsafe fn probe(fd: RawFd) -> Peer {
     const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
     // SAFETY: the caller's promise.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };

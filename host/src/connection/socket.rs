@@ -47,7 +47,7 @@ impl Stream {
 }
 
 /// A connection as the HTTP library takes it.
-pub struct Socket {
+pub(super) struct Socket {
     stream: Stream,
     /// What was read to tell HTTP/1 from HTTP/2.
     first_bytes: Bytes,
@@ -67,7 +67,7 @@ enum Course {
 }
 
 impl Socket {
-    pub fn new(
+    pub(super) fn new(
         stream: Stream,
         first_bytes: Bytes,
         is_http2: bool,

@@ -60,7 +60,7 @@ impl fmt::Display for ScheduleError {
 
 /// The pending calls of one process.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     limits: Limits,
     /// In the order in which they start: by due time, then as scheduled, which
     /// is what the ids count.
@@ -79,12 +79,12 @@ struct Pending {
 }
 
 impl Queue {
-    pub fn new(limits: Limits) -> Queue {
+    pub(super) fn new(limits: Limits) -> Queue {
         Queue { limits, calls: BTreeMap::new(), due_of: BTreeMap::new(), payload_bytes: 0, last_id: 0 }
     }
 
     /// Adds a call that starts `delay` after `now` at the earliest.
-    pub fn schedule(
+    pub(super) fn schedule(
         &mut self,
         now: Nanos,
         delay: Nanos,
@@ -97,7 +97,7 @@ impl Queue {
 
     /// Adds a call that is due at a given time, which may be before `now`: then it starts before
     /// those that are due later.
-    pub fn schedule_at(
+    pub(super) fn schedule_at(
         &mut self,
         now: Nanos,
         due: Nanos,
@@ -138,7 +138,7 @@ impl Queue {
     }
 
     /// True if and only if the call was pending and now never starts.
-    pub fn cancel(&mut self, id: TimerId) -> bool {
+    pub(super) fn cancel(&mut self, id: TimerId) -> bool {
         let Some(due) = self.due_of.remove(&id) else { return false };
         let pending = self.calls.remove(&(due, id)).expect("every id in due_of is in calls");
         self.payload_bytes -= pending.payload.len() as u64;
@@ -146,7 +146,7 @@ impl Queue {
     }
 
     /// Takes out the call to start next, if one is due at `now`.
-    pub fn take_due(&mut self, now: Nanos) -> Option<Call> {
+    pub(super) fn take_due(&mut self, now: Nanos) -> Option<Call> {
         let first = self.calls.first_entry()?;
         let (due, id) = *first.key();
         if due > now {
@@ -159,22 +159,22 @@ impl Queue {
     }
 
     /// When the first call is due.
-    pub fn first_due(&self) -> Option<Nanos> {
+    pub(super) fn first_due(&self) -> Option<Nanos> {
         self.calls.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// When the first call is due of those that are due at `from` or later.
-    pub fn first_due_from(&self, from: Nanos) -> Option<Nanos> {
+    pub(super) fn first_due_from(&self, from: Nanos) -> Option<Nanos> {
         self.calls.range((from, 0)..).next().map(|((due, _), _)| *due)
     }
 
     /// Calls that have not been taken or cancelled.
-    pub fn pending(&self) -> u64 {
+    pub(super) fn pending(&self) -> u64 {
         self.calls.len() as u64
     }
 
     /// The ids of pending calls, the first due first.
-    pub fn ids(&self) -> impl Iterator<Item = TimerId> + '_ {
+    pub(super) fn ids(&self) -> impl Iterator<Item = TimerId> + '_ {
         self.calls.keys().map(|(_, id)| *id)
     }
 }

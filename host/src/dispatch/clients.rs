@@ -23,7 +23,7 @@ pub struct Bounds {
 }
 
 /// All clients that have connections.
-pub struct Clients {
+pub(crate) struct Clients {
     bounds: Bounds,
     present: Mutex<HashMap<IpAddr, Present>>,
 }
@@ -41,19 +41,19 @@ struct Held {
 }
 
 /// One connection of a client. It counts until the last call of its requests has ended.
-pub struct Claim {
+pub(crate) struct Claim {
     clients: Arc<Clients>,
     network: IpAddr,
     held: Arc<Held>,
 }
 
 impl Clients {
-    pub fn new(bounds: Bounds) -> Arc<Clients> {
+    pub(crate) fn new(bounds: Bounds) -> Arc<Clients> {
         Arc::new(Clients { bounds, present: Mutex::default() })
     }
 
     /// A further connection of a client, or None if it has as many as it may.
-    pub fn claim(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Claim>> {
+    pub(crate) fn claim(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Claim>> {
         let network = network(address);
         let mut present = self.present.lock();
         let client =
@@ -82,28 +82,28 @@ impl Drop for Claim {
 /// it is changed, without an operation that reads and writes at once.
 impl Claim {
     /// The client holds fewer cores than it may.
-    pub fn may_take_core(&self) -> bool {
+    pub(crate) fn may_take_core(&self) -> bool {
         self.held.cores.load(Relaxed) < self.clients.bounds.cores_max
     }
 
-    pub fn take_core(&self) {
+    pub(crate) fn take_core(&self) {
         add(&self.held.cores, 1);
     }
 
-    pub fn give_core_back(&self) {
+    pub(crate) fn give_core_back(&self) {
         add(&self.held.cores, -1);
     }
 
     /// Fewer of its requests wait than may.
-    pub fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         self.held.waiting.load(Relaxed) < self.clients.bounds.waiting_max
     }
 
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         add(&self.held.waiting, 1);
     }
 
-    pub fn wait_no_more(&self) {
+    pub(crate) fn wait_no_more(&self) {
         add(&self.held.waiting, -1);
     }
 }

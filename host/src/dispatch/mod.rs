@@ -11,9 +11,9 @@
 //! A request whose client holds as many cores as it may waits, too, though cores are
 //! idle; those behind it pass by.
 
-pub mod clients;
+pub(crate) mod clients;
 mod queues;
-pub mod timer;
+pub(crate) mod timer;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use self::queues::{Core, Queues, Waiting};
 use crate::deferred::{Call, Deferred};
 
 /// The cores of a server. `I` is what a core keeps between calls.
-pub struct Dispatch<I: Send + 'static> {
+pub(crate) struct Dispatch<I: Send + 'static> {
     queues: Mutex<Queues<I, Reply<I>>>,
     deferred: Arc<Deferred>,
     limits: Limits,
@@ -59,7 +59,7 @@ pub struct Limits {
 
 /// Why a request got no core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoCore {
+pub(crate) enum NoCore {
     /// As many requests wait as may.
     QueueFull,
     /// It waited as long as it may.
@@ -72,7 +72,7 @@ enum Next<I: Send + 'static> {
 }
 
 impl<I: Send + 'static> Dispatch<I> {
-    pub fn new(limits: Limits, deferred: Arc<Deferred>) -> Arc<Dispatch<I>> {
+    pub(crate) fn new(limits: Limits, deferred: Arc<Deferred>) -> Arc<Dispatch<I>> {
         Arc::new(Dispatch {
             queues: Mutex::new(Queues::new(limits.cores, limits.workers, limits.deferred_share)),
             deferred,
@@ -84,13 +84,13 @@ impl<I: Send + 'static> Dispatch<I> {
     }
 
     /// The part of a worker, which counts from 0.
-    pub fn worker(self: &Arc<Self>, number: usize) -> Arc<Worker<I>> {
+    pub(crate) fn worker(self: &Arc<Self>, number: usize) -> Arc<Worker<I>> {
         Arc::new(Worker { number, dispatch: self.clone() })
     }
 
     /// Tells the workers that calls came due. A core that becomes free while none
     /// is idle takes a call by itself.
-    pub fn calls_are_due(&self) {
+    pub(crate) fn calls_are_due(&self) {
         self.due.iter().for_each(Notify::notify_one);
     }
 
@@ -118,18 +118,18 @@ impl<I: Send + 'static> Dispatch<I> {
     }
 
     /// Cores that a call holds.
-    pub fn busy(&self) -> u32 {
+    pub(crate) fn busy(&self) -> u32 {
         self.limits.cores - self.queues.lock().idle()
     }
 
     /// Requests that wait for a core.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queues.lock().waiting()
     }
 
     /// Takes from the idle cores what `is_wanted` of what they keep between calls. The lock
     /// is held for some nanoseconds a core.
-    pub fn take_kept(&self, is_wanted: impl Fn(&I) -> bool) -> Vec<I> {
+    pub(crate) fn take_kept(&self, is_wanted: impl Fn(&I) -> bool) -> Vec<I> {
         let mut queues = self.queues.lock();
         let cores = queues.idle_cores();
         cores.filter_map(|core| core.instance.take_if(|instance| is_wanted(instance))).collect()
@@ -144,7 +144,7 @@ impl<I: Send + 'static> Dispatch<I> {
     }
 
     /// Waits until no call holds a core.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         loop {
             let all_idle = self.all_idle.notified();
             if self.busy() == 0 {
@@ -157,25 +157,25 @@ impl<I: Send + 'static> Dispatch<I> {
 
 /// A worker's part of the dispatch. What it hands out refers to this, not to the
 /// `Dispatch`, so that workers do not count their references in the same place.
-pub struct Worker<I: Send + 'static> {
+pub(crate) struct Worker<I: Send + 'static> {
     number: usize,
     dispatch: Arc<Dispatch<I>>,
 }
 
 impl<I: Send + 'static> Worker<I> {
-    pub fn number(&self) -> usize {
+    pub(crate) fn number(&self) -> usize {
         self.number
     }
 
     /// Says how this worker starts a deferred call. Called once, before any is due.
-    pub fn on_deferred(&self, start: impl Fn(CoreGuard<I>, Call) + Send + Sync + 'static) {
+    pub(crate) fn on_deferred(&self, start: impl Fn(CoreGuard<I>, Call) + Send + Sync + 'static) {
         let first = self.dispatch.start[self.number].set(Box::new(start)).is_ok();
         assert!(first, "on_deferred is called once");
     }
 
     /// Starts the calls that are due, as long as there are idle cores, one by one:
     /// in between, whatever else the worker has to do is done. It never ends.
-    pub async fn start_due(self: &Arc<Self>) {
+    pub(crate) async fn start_due(self: &Arc<Self>) {
         loop {
             match self.take_due() {
                 Some((core, call)) => {
@@ -200,7 +200,7 @@ impl<I: Send + 'static> Worker<I> {
 
     /// Takes a core for a request, at once or after those that wait already. `claim` is
     /// its client's, if that is counted.
-    pub async fn core_for_request(
+    pub(crate) async fn core_for_request(
         self: &Arc<Self>,
         claim: Option<Arc<Claim>>,
     ) -> Result<CoreGuard<I>, NoCore> {
@@ -231,7 +231,7 @@ impl<I: Send + 'static> Worker<I> {
     }
 
     /// What an idle core has kept, whichever worker's it is: none of them are used soon.
-    pub fn take_coldest_kept(&self) -> Option<I> {
+    pub(crate) fn take_coldest_kept(&self) -> Option<I> {
         self.dispatch.take_coldest_kept()
     }
 
@@ -296,7 +296,7 @@ impl<I: Send + 'static> Worker<I> {
 }
 
 /// A core that is taken by a call. Dropping it gives the core back.
-pub struct CoreGuard<I: Send + 'static> {
+pub(crate) struct CoreGuard<I: Send + 'static> {
     core: Option<Core<I>>,
     /// Who gives it back.
     worker: Arc<Worker<I>>,
@@ -310,7 +310,7 @@ impl<I: Send + 'static> CoreGuard<I> {
     }
 
     /// The worker whose core this is for the time of the call.
-    pub fn worker(&self) -> usize {
+    pub(crate) fn worker(&self) -> usize {
         self.worker.number()
     }
 
@@ -323,17 +323,17 @@ impl<I: Send + 'static> CoreGuard<I> {
     }
 
     /// The core's number.
-    pub fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         self.core.as_ref().map_or(0, |core| core.number)
     }
 
     /// Takes the instance that an earlier call left.
-    pub fn take_instance(&mut self) -> Option<I> {
+    pub(crate) fn take_instance(&mut self) -> Option<I> {
         self.core.as_mut().and_then(|core| core.instance.take())
     }
 
     /// Leaves an instance for the next call.
-    pub fn leave_instance(&mut self, instance: I) {
+    pub(crate) fn leave_instance(&mut self, instance: I) {
         if let Some(core) = self.core.as_mut() {
             core.instance = Some(instance);
         }

@@ -13,7 +13,7 @@ pub(super) const OWN_FIRST: Duration = Duration::from_millis(5);
 
 /// The idle cores of all workers, and the requests that wait. `I` is what a core keeps between
 /// calls, `R` what a request waits with.
-pub struct Queues<I, R> {
+pub(super) struct Queues<I, R> {
     pub(super) workers: Vec<Mine<I, R>>,
     idle: u32,
     waiting: usize,
@@ -30,7 +30,7 @@ pub(super) struct Mine<I, R> {
 }
 
 /// A request that waits.
-pub struct Waiting<R> {
+pub(super) struct Waiting<R> {
     ticket: u64,
     pub(super) since: Nanos,
     /// Whose request it is, if that is counted.
@@ -47,7 +47,7 @@ impl<R> Waiting<R> {
 
 impl<I, R> Queues<I, R> {
     /// All cores are idle. `deferred_share` is in percent.
-    pub fn new(cores: u32, workers: usize, deferred_share: u32) -> Queues<I, R> {
+    pub(super) fn new(cores: u32, workers: usize, deferred_share: u32) -> Queues<I, R> {
         let mine = |_| Mine { idle: VecDeque::new(), waiting: VecDeque::new() };
         let mut mine: Vec<Mine<I, R>> = (0..workers).map(mine).collect();
         for number in (0..cores).rev() {
@@ -58,22 +58,22 @@ impl<I, R> Queues<I, R> {
     }
 
     /// Idle cores.
-    pub fn idle(&self) -> u32 {
+    pub(super) fn idle(&self) -> u32 {
         self.idle
     }
 
     /// Requests that wait.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// The idle cores, of each worker the one first that has been idle for the longest.
-    pub fn idle_cores(&mut self) -> impl Iterator<Item = &mut Core<I>> {
+    pub(super) fn idle_cores(&mut self) -> impl Iterator<Item = &mut Core<I>> {
         self.workers.iter_mut().flat_map(|worker| &mut worker.idle)
     }
 
     /// An idle core: the worker's own, or else one of another worker, its coldest.
-    pub fn take_idle(&mut self, worker: usize) -> Option<Core<I>> {
+    pub(super) fn take_idle(&mut self, worker: usize) -> Option<Core<I>> {
         if self.idle == 0 {
             return None;
         }
@@ -85,14 +85,14 @@ impl<I, R> Queues<I, R> {
         most.expect("there is a worker").idle.pop_front()
     }
 
-    pub fn put_idle(&mut self, worker: usize, core: Core<I>) {
+    pub(super) fn put_idle(&mut self, worker: usize, core: Core<I>) {
         self.idle += 1;
         self.workers[worker].idle.push_back(core);
     }
 
     /// The request that a worker serves next: its own first, unless another
     /// worker's has waited for longer than is fair. Its client holds a core from now on.
-    pub fn pop_waiting(&mut self, worker: usize) -> Option<Waiting<R>> {
+    pub(super) fn pop_waiting(&mut self, worker: usize) -> Option<Waiting<R>> {
         if self.waiting == 0 {
             return None;
         }
@@ -114,7 +114,7 @@ impl<I, R> Queues<I, R> {
     }
 
     /// The ticket names its place.
-    pub fn push_waiting(&mut self, worker: usize, claim: Option<Arc<Claim>>, core: R) -> u64 {
+    pub(super) fn push_waiting(&mut self, worker: usize, claim: Option<Arc<Claim>>, core: R) -> u64 {
         self.last_ticket += 1;
         self.waiting += 1;
         if let Some(claim) = &claim {
@@ -126,7 +126,7 @@ impl<I, R> Queues<I, R> {
     }
 
     /// Gives the request back, to be dropped without the lock.
-    pub fn remove_waiting(&mut self, worker: usize, ticket: u64) -> Option<Waiting<R>> {
+    pub(super) fn remove_waiting(&mut self, worker: usize, ticket: u64) -> Option<Waiting<R>> {
         let waiting = &self.workers[worker].waiting;
         let index = waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
         self.take_waiting(worker, index)
@@ -144,7 +144,7 @@ impl<I, R> Queues<I, R> {
 
 /// One core while no call holds it.
 #[derive(Debug)]
-pub struct Core<I> {
+pub(super) struct Core<I> {
     /// Counts from 0; it names the core in the log.
     pub number: u32,
     /// Left here by the last call, to be used again.
@@ -153,13 +153,13 @@ pub struct Core<I> {
 
 /// Whose turn it is when a core becomes free while deferred calls are due:
 /// `percent` of the turns, evenly spread, belong to them.
-pub struct Share {
+pub(super) struct Share {
     percent: u32,
     pub(super) credit: u32,
 }
 
 impl Share {
-    pub fn is_turn_of_deferred(&mut self) -> bool {
+    pub(super) fn is_turn_of_deferred(&mut self) -> bool {
         self.credit += self.percent;
         let turn = self.credit >= 100;
         if turn {

@@ -7,7 +7,10 @@ use super::Dispatch;
 use crate::deferred::Deferred;
 
 /// Starts its thread, which ends with the process.
-pub fn start<I: Send + 'static>(dispatch: Arc<Dispatch<I>>, deferred: Arc<Deferred>) -> io::Result<()> {
+pub(crate) fn start<I: Send + 'static>(
+    dispatch: Arc<Dispatch<I>>,
+    deferred: Arc<Deferred>,
+) -> io::Result<()> {
     let timer = move || {
         loop {
             let seen = deferred.now();

@@ -8,7 +8,7 @@ const NAME: &str = "a.cwasm";
 
 /// A file that was kept, or the folder's key, is changed: what was kept is found as it was, or
 /// not at all.
-pub fn cache(bytes: &[u8]) {
+pub(super) fn cache(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let open = || Cache::open(folder.path(), 9).expect("it is ours");

@@ -42,7 +42,7 @@ const TIME_MAX: Duration = Duration::from_millis(30);
 
 /// A file that is inspected, made a component, and written anew without its data or code, or
 /// with long work in pieces: what is made of a valid one is valid.
-pub fn guest(bytes: &[u8]) {
+pub(super) fn guest(bytes: &[u8]) {
     let report = inspect::report(bytes, MEMORY_BYTES_MAX);
     assert!(report.ends_with('\n'));
     let is_valid =
@@ -67,7 +67,7 @@ pub fn guest(bytes: &[u8]) {
 }
 
 /// A guest that is loaded as by a server, and called twice.
-pub fn run(bytes: &[u8]) {
+pub(super) fn run(bytes: &[u8]) {
     let Ok(program) = program(bytes) else { return };
     let program = Arc::new(program);
     EPOCH.drive(&program.engine);

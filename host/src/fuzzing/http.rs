@@ -45,7 +45,7 @@ static LEFT_OUT: LazyLock<Arc<LeftOut>> = LazyLock::new(|| {
 });
 
 /// A program's standard output, in pieces of a size that the first byte says.
-pub fn cgi(bytes: &[u8]) {
+pub(super) fn cgi(bytes: &[u8]) {
     let Some((&size, output)) = bytes.split_first() else { return };
     let (whole, pieces) = (answer(output, usize::MAX), answer(output, 1 + usize::from(size)));
     assert_eq!(whole, pieces, "pieces matter");
@@ -78,7 +78,7 @@ fn answer(output: &[u8], size: usize) -> Option<Told> {
 }
 
 /// A response, its head and its body, as the gateway of Python writes them.
-pub fn gateway(bytes: &[u8]) {
+pub(super) fn gateway(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let is_head_request = text.starts_with('H');
     let (head, body) = text.trim_start_matches('H').split_once('\0').unwrap_or((&text, ""));
@@ -189,7 +189,7 @@ impl Received<'_> {
 }
 
 /// What a client sends, in pieces of a size that the first byte says.
-pub fn request(bytes: &[u8]) {
+pub(super) fn request(bytes: &[u8]) {
     let Some((&size, sent)) = bytes.split_first() else { return };
     let mut framing = Framing::default();
     framing.follow(sent);
@@ -210,7 +210,7 @@ pub fn request(bytes: &[u8]) {
 /// A body in chunks, in pieces of a size that the first byte says, and a request behind it:
 /// the HTTP library and `framing` read the same of them, or the first reads nothing that
 /// `framing` does not let pass.
-pub fn chunks(bytes: &[u8]) {
+pub(super) fn chunks(bytes: &[u8]) {
     let Some((&size, body)) = bytes.split_first() else { return };
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     let sent = [head, body].concat();

@@ -10,7 +10,7 @@ use crate::telemetry::lines::{self, Shown};
 use crate::terminal::escape;
 
 /// Words, each ended by a line feed.
-pub fn options(bytes: &[u8]) {
+pub(super) fn options(bytes: &[u8]) {
     let words = bytes.split(|byte| *byte == b'\n').map(|word| OsString::from_vec(word.to_vec()));
     let command_line =
         match CommandLine::try_parse_from([OsString::from("wasm-serve")].into_iter().chain(words)) {
@@ -39,7 +39,7 @@ pub fn options(bytes: &[u8]) {
 }
 
 /// What a guest printed, and a message with a part from a guest.
-pub fn log(bytes: &[u8]) {
+pub(super) fn log(bytes: &[u8]) {
     let steers = |c: char| {
         c.is_control() && !matches!(c, '\t' | '\n')
             || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' | '\u{200e}' | '\u{200f}')

@@ -1,7 +1,7 @@
 //! What an import grants, and what to do about one that the server does not have.
 
 /// What a guest, which is or is not a program, gets by an import that is offered.
-pub fn grant(import: &str, is_program: bool) -> &'static str {
+pub(crate) fn grant(import: &str, is_program: bool) -> &'static str {
     let (stdin, stdout) = match is_program {
         true => ("the request's body, or the payload", "the response, or to the log in a deferred call"),
         false => ("at its end", "to the log"),
@@ -34,7 +34,7 @@ pub fn grant(import: &str, is_program: bool) -> &'static str {
 }
 
 /// What to do about an import that is not offered.
-pub fn advice(import: &str) -> &'static str {
+pub(crate) fn advice(import: &str) -> &'static str {
     let offered = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
     let package = import.strip_prefix("wasi:").and_then(|rest| rest.split('/').next());
     if let Some((module, _)) = import.split_once(' ') {

@@ -27,20 +27,20 @@ const FILES_MAX: usize = 32;
 const LARGE_BYTES: usize = 1 << 20;
 
 /// A guest's code, for all engines that compile alike.
-pub struct Code {
+pub(crate) struct Code {
     encoding: Encoding,
     content: Sealed,
 }
 
 /// Code that an engine has taken over.
-pub enum Loaded {
+pub(crate) enum Loaded {
     Component(Component),
     Module(Module),
 }
 
 impl Loaded {
     /// What an instance needs.
-    pub fn needs(&self) -> Result<ResourcesRequired> {
+    pub(crate) fn needs(&self) -> Result<ResourcesRequired> {
         match self {
             Loaded::Component(component) => component
                 .resources_required()
@@ -52,7 +52,7 @@ impl Loaded {
 
 impl Code {
     /// The code as it is for `engine`.
-    pub fn load(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
+    pub(crate) fn load(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
         // SAFETY: this process compiled it, or one of this user, since the cache gives
         // nothing else; nobody can change it any more; and wasmtime checks that its own
         // version and the engine's settings are the same, and that it is of this kind.
@@ -71,19 +71,19 @@ impl Code {
 }
 
 /// What a component exports, with the host's resources for those that it imports.
-pub struct Exports<'a> {
+pub(crate) struct Exports<'a> {
     component: &'a Component,
     ty: types::Component,
 }
 
 impl<'a> Exports<'a> {
-    pub fn of<T>(component: &'a Component, linker: &Linker<T>) -> wasmtime::Result<Exports<'a>> {
+    pub(crate) fn of<T>(component: &'a Component, linker: &Linker<T>) -> wasmtime::Result<Exports<'a>> {
         Ok(Exports { component, ty: linker.substituted_component_type(component)? })
     }
 
     /// A function that is called with these types. wasmtime itself would tell at the first
     /// call that it has others.
-    pub fn function<P, R>(&self, interface: &str, name: &str) -> Result<Export<P, R>>
+    pub(crate) fn function<P, R>(&self, interface: &str, name: &str) -> Result<Export<P, R>>
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
@@ -110,7 +110,7 @@ impl<'a> Exports<'a> {
 
 /// A function that a component exports. Its type was looked at when the component was linked,
 /// and is not again for each instance: those of `wasi:http` have many parts.
-pub struct Export<P, R> {
+pub(crate) struct Export<P, R> {
     index: ComponentExportIndex,
     types: PhantomData<fn(P) -> R>,
 }
@@ -121,7 +121,11 @@ where
     R: ComponentNamedList + Lift,
 {
     /// The function of an instance of the component, which was linked as its type was looked at.
-    pub fn of(&self, store: impl AsContextMut, instance: &Instance) -> wasmtime::Result<TypedFunc<P, R>> {
+    pub(crate) fn of(
+        &self,
+        store: impl AsContextMut,
+        instance: &Instance,
+    ) -> wasmtime::Result<TypedFunc<P, R>> {
         let function = instance.get_func(store, self.index);
         let function = function.ok_or_else(|| wasmtime::format_err!("an export of another component"))?;
         // SAFETY: an index is that of one component, in which it was found to have these types.
@@ -130,7 +134,7 @@ where
 }
 
 /// The folder of compiled guests.
-pub struct Kept {
+pub(crate) struct Kept {
     cache: Cache,
     folder: PathBuf,
 }
@@ -138,7 +142,7 @@ pub struct Kept {
 impl Kept {
     /// Opens the folder. Without it the server works, but starts slowly: so one that
     /// cannot be used is only a line in the log.
-    pub fn open(folder: &Path, log: &Log) -> Option<Kept> {
+    pub(crate) fn open(folder: &Path, log: &Log) -> Option<Kept> {
         match Cache::open(folder, FILES_MAX) {
             Ok(cache) => Some(Kept { cache, folder: folder.to_owned() }),
             Err(error) => {
@@ -172,7 +176,7 @@ fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
 
 /// The code of `guest`, of which `sum` is the sum: what is kept, or what `compile` makes of
 /// it under the name of the code.
-pub fn load(
+pub(crate) fn load(
     engine: &Engine,
     guest: &[u8],
     sum: blake3::Hash,

@@ -18,7 +18,7 @@ use crate::system::child;
 use crate::system::sealed::{Sealed, Unsealed};
 
 /// The task's name on the command line.
-pub const TASK: &str = "own-task-compile";
+pub(crate) const TASK: &str = "own-task-compile";
 
 /// What compiling one guest may take.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ fn why(output: &Output, limits: Limits) -> String {
 
 /// What the process does: the guest comes on standard input, and the code goes to
 /// standard output. `parent` has started the process.
-pub fn run(parent: u32, settings: Settings, memory_bytes_max: u64) -> Result<ExitCode> {
+pub(crate) fn run(parent: u32, settings: Settings, memory_bytes_max: u64) -> Result<ExitCode> {
     child::begin(parent)?;
     child::dies_first();
     limit(Resource::As, memory_bytes_max)?;

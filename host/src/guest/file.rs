@@ -16,7 +16,7 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 const OTHER_FILE_BYTES: u64 = 4096;
 
 /// The content of the guest's file; of one that is not WebAssembly, the beginning.
-pub fn content(file: &Path) -> Result<Vec<u8>> {
+pub(crate) fn content(file: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut read = || {
         let mut file = file::open(file)?;
@@ -32,7 +32,7 @@ pub fn content(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// Says what is wrong with a file that begins as WebAssembly does.
-pub fn invalid(bytes: &[u8], error: &BinaryReaderError) -> anyhow::Error {
+pub(crate) fn invalid(bytes: &[u8], error: &BinaryReaderError) -> anyhow::Error {
     if error.message().contains("unexpected end") {
         let end = bytes.len();
         return anyhow::anyhow!(
@@ -43,7 +43,7 @@ pub fn invalid(bytes: &[u8], error: &BinaryReaderError) -> anyhow::Error {
 }
 
 /// It begins as WebAssembly does. The error says what it is instead, and what to do.
-pub fn check(bytes: &[u8]) -> Result<()> {
+pub(crate) fn check(bytes: &[u8]) -> Result<()> {
     ensure!(bytes.starts_with(MAGIC), "{}", other_kind(bytes));
     Ok(())
 }

@@ -8,11 +8,11 @@ use super::rewrite;
 use crate::memory::image::Image;
 
 /// Changes with what is taken out of a guest.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// The initial data of a component, as it is there: what `without_data` leaves of the
 /// component behaves the same in memory that begins as the image of it.
-pub struct Data<'a> {
+pub(crate) struct Data<'a> {
     /// Of the memory.
     bytes: usize,
     /// Each with its offset.
@@ -20,13 +20,13 @@ pub struct Data<'a> {
 }
 
 impl Data<'_> {
-    pub fn image(&self) -> Result<Image> {
+    pub(crate) fn image(&self) -> Result<Image> {
         Image::new(self.bytes, &self.segments).context("no memory for the guest's initial data")
     }
 }
 
 /// Where an instance has its initial data from. `T` is what was taken out of the guest.
-pub enum InitialData<T> {
+pub(crate) enum InitialData<T> {
     /// It is little: wasmtime copies it.
     Small,
     /// It is no longer in the code: memories begin with it.
@@ -37,7 +37,7 @@ pub enum InitialData<T> {
 
 impl<'a> InitialData<Data<'a>> {
     /// That of a guest, which may be little.
-    pub fn of(guest: &'a [u8], is_small: bool) -> Result<InitialData<Data<'a>>, BinaryReaderError> {
+    pub(crate) fn of(guest: &'a [u8], is_small: bool) -> Result<InitialData<Data<'a>>, BinaryReaderError> {
         if is_small {
             return Ok(InitialData::Small);
         }
@@ -46,18 +46,18 @@ impl<'a> InitialData<Data<'a>> {
 }
 
 impl<T> InitialData<T> {
-    pub fn taken(&self) -> Option<&T> {
+    pub(crate) fn taken(&self) -> Option<&T> {
         match self {
             InitialData::Taken(taken) => Some(taken),
             InitialData::Small | InitialData::Mapped => None,
         }
     }
 
-    pub fn is_mapped(&self) -> bool {
+    pub(crate) fn is_mapped(&self) -> bool {
         matches!(self, InitialData::Mapped)
     }
 
-    pub fn as_ref(&self) -> InitialData<&T> {
+    pub(crate) fn as_ref(&self) -> InitialData<&T> {
         match self {
             InitialData::Small => InitialData::Small,
             InitialData::Taken(taken) => InitialData::Taken(taken),
@@ -66,7 +66,7 @@ impl<T> InitialData<T> {
     }
 
     /// The same, with what is made of what was taken.
-    pub fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<InitialData<U>, E> {
+    pub(crate) fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<InitialData<U>, E> {
         Ok(match self {
             InitialData::Small => InitialData::Small,
             InitialData::Taken(taken) => InitialData::Taken(make(taken)?),
@@ -78,7 +78,7 @@ impl<T> InitialData<T> {
 /// The initial data, if it can be had in advance: it can if one module has all memory and
 /// all data, at constant places, so that no other module sees the memory before its
 /// data is there.
-pub fn find(component: &[u8]) -> Result<Option<Data<'_>>, BinaryReaderError> {
+pub(crate) fn find(component: &[u8]) -> Result<Option<Data<'_>>, BinaryReaderError> {
     let mut memory = None;
     let mut segments = Vec::new();
     // The memory belongs to the module whose sections are being read, as number 0.
@@ -132,7 +132,7 @@ fn offset(segment: &wasmparser::Data<'_>) -> Result<Option<usize>, BinaryReaderE
 }
 
 /// The component with empty, passive segments in the place of its active ones.
-pub fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+pub(crate) fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     rewrite::sections(component, |payload, content| match payload {
         Payload::DataSection(data) => Ok(Some(emptied(data.clone())?.into())),
         _ => Ok(Some(content.into())),
@@ -142,7 +142,7 @@ pub fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
 const PASSIVE: u8 = 1;
 
 /// A data section's content. Segments keep their numbers, and passive ones their bytes.
-pub fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
+pub(crate) fn emptied(data: DataSectionReader<'_>) -> Result<Vec<u8>, BinaryReaderError> {
     let mut content = Vec::new();
     data.count().encode(&mut content);
     for segment in data {

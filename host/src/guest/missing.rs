@@ -16,14 +16,14 @@ use crate::contract::{GATEWAY, TIMERS, TIMERS_MODULE};
 const MISSING_MAX: usize = 50;
 
 /// An import that the server does not have as the guest wants it.
-pub struct Missing {
+pub(crate) struct Missing {
     pub import: String,
     /// What of it.
     pub what: String,
 }
 
 /// The imports of `component` for which `linker` has nothing that fits.
-pub fn missing<T: Send>(linker: &Linker<T>, component: &Component) -> Vec<Missing> {
+pub(crate) fn missing<T: Send>(linker: &Linker<T>, component: &Component) -> Vec<Missing> {
     let (engine, ty) = (component.engine(), component.component_type());
     let mut completed = linker.clone();
     completed.allow_shadowing(true);
@@ -56,7 +56,7 @@ pub fn missing<T: Send>(linker: &Linker<T>, component: &Component) -> Vec<Missin
 }
 
 /// The imports of a core module for which `linker` has nothing that fits.
-pub fn missing_of_module<T: 'static>(linker: &wasmtime::Linker<T>, module: &Module) -> Vec<Missing> {
+pub(crate) fn missing_of_module<T: 'static>(linker: &wasmtime::Linker<T>, module: &Module) -> Vec<Missing> {
     let mut completed = linker.clone();
     let mut missing = Vec::new();
     // As above.
@@ -87,12 +87,12 @@ pub fn missing_of_module<T: 'static>(linker: &wasmtime::Linker<T>, module: &Modu
 }
 
 /// There may be more than those.
-pub fn is_cut(missing: &[Missing]) -> bool {
+pub(crate) fn is_cut(missing: &[Missing]) -> bool {
     missing.len() == MISSING_MAX
 }
 
 /// Why a guest cannot be linked, if something is missing.
-pub fn refusal(missing: &[Missing]) -> Option<String> {
+pub(crate) fn refusal(missing: &[Missing]) -> Option<String> {
     if missing.is_empty() {
         return None;
     }

@@ -1,17 +1,17 @@
 //! A guest as it is in its file: what it is, what it needs, and its code.
 
-pub mod advice;
-pub mod compiled;
-pub mod compiling;
-pub mod file;
-pub mod initial_data;
-pub mod missing;
-pub mod pieces;
-pub mod rewrite;
-pub mod summary;
+pub(crate) mod advice;
+pub(crate) mod compiled;
+pub(crate) mod compiling;
+pub(crate) mod file;
+pub(crate) mod initial_data;
+pub(crate) mod missing;
+pub(crate) mod pieces;
+pub(crate) mod rewrite;
+pub(crate) mod summary;
 
 /// A guest as it is in its file.
-pub struct Content {
+pub(crate) struct Content {
     pub bytes: Vec<u8>,
     /// The sum of the bytes, if it is known.
     pub sum: Option<blake3::Hash>,

@@ -10,7 +10,7 @@ const COMPONENT_SECTION: u8 = 4;
 
 /// Writes a component or a module with the content that `replace` gives for each section,
 /// of whatever is nested in it, too; without the sections for which it gives none.
-pub fn sections<'a>(
+pub(crate) fn sections<'a>(
     component: &'a [u8],
     replace: impl Fn(&Payload<'a>, &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, BinaryReaderError>,
 ) -> Result<Vec<u8>, BinaryReaderError> {

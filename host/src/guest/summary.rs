@@ -15,7 +15,7 @@ const DATA_BYTES_COPIED_MAX: u64 = 128 << 10;
 
 /// What kind of WebAssembly a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Component,
     /// A component that only describes interfaces and worlds.
     WitPackage,
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// The version of `wasi:cli/run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandVersion {
+pub(crate) enum CommandVersion {
     P2,
     P3,
 }
@@ -39,7 +39,7 @@ pub enum CommandVersion {
 /// What is known of a guest before it is compiled: the names of its imports and
 /// exports, and how much data comes with it.
 #[derive(Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub kind: Kind,
     /// Of a core module, `MODULE NAME`.
     pub imports: Vec<String>,
@@ -121,7 +121,7 @@ impl Found {
 }
 
 impl Summary {
-    pub fn read(bytes: &[u8]) -> Result<Summary> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Summary> {
         file::check(bytes)?;
         let mut found = Found { exports_only_types: true, ..Found::default() };
         let mut nested = 0;
@@ -151,7 +151,7 @@ impl Summary {
         Ok(Summary { kind, imports, exports, data_bytes, is_asynchronous })
     }
 
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.check_kind()?;
         if self.kind == Kind::Command {
             return Ok(());
@@ -197,29 +197,29 @@ impl Summary {
     }
 
     /// The export that answers requests.
-    pub fn handler(&self) -> Option<&str> {
+    pub(crate) fn handler(&self) -> Option<&str> {
         self.exports.iter().map(String::as_str).find(|export| is_p2(export) || is_p3(export))
     }
 
     /// The export that runs deferred calls.
-    pub fn callback(&self) -> Option<&str> {
+    pub(crate) fn callback(&self) -> Option<&str> {
         let is_callback = |name: &&str| is_version_of(name, CALLBACK) || is_async_callback(name);
         self.exports.iter().map(String::as_str).find(is_callback)
     }
 
     /// It can be given deferred calls. A program is run again for them, which one that
     /// schedules none does not expect.
-    pub fn runs_deferred_calls(&self) -> bool {
+    pub(crate) fn runs_deferred_calls(&self) -> bool {
         if self.is_program() { self.schedules() } else { self.callback().is_some() }
     }
 
     /// It wants to be told that its client has left, as gateways' interfaces have it.
-    pub fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.imports.iter().any(|import| import == GATEWAY)
     }
 
     /// It is served by CGI.
-    pub fn is_program(&self) -> bool {
+    pub(crate) fn is_program(&self) -> bool {
         self.kind == Kind::Command || self.command().is_some()
     }
 
@@ -229,7 +229,7 @@ impl Summary {
     }
 
     /// The interface, in a version that is linked to ours.
-    pub fn imports_a(&self, interface: &str) -> bool {
+    pub(crate) fn imports_a(&self, interface: &str) -> bool {
         self.imports.iter().any(|import| is_version_of(import, interface))
     }
 
@@ -239,7 +239,7 @@ impl Summary {
 
     /// The export `wasi:cli/run` that makes a component a program, and its version; a
     /// handler goes before.
-    pub fn command(&self) -> Option<(CommandVersion, &str)> {
+    pub(crate) fn command(&self) -> Option<(CommandVersion, &str)> {
         if self.handler().is_some() {
             return None;
         }
@@ -255,19 +255,19 @@ impl Summary {
         self.exports.iter().any(|export| is_p2(export))
     }
 
-    pub fn is_p3(&self) -> bool {
+    pub(crate) fn is_p3(&self) -> bool {
         self.exports.iter().any(|export| is_p3(export))
     }
 
     /// wasmtime has little data to copy: instances take their memories from `memories`.
     /// Otherwise its own pool maps the data copy-on-write.
-    pub fn is_small(&self) -> bool {
+    pub(crate) fn is_small(&self) -> bool {
         self.data_bytes <= DATA_BYTES_COPIED_MAX
     }
 
     /// The guest needs tasks that run concurrently. An engine without them is
     /// faster, and the choice stands before anything is compiled.
-    pub fn is_concurrent(&self) -> bool {
+    pub(crate) fn is_concurrent(&self) -> bool {
         let mut names = self.imports.iter().chain(&self.exports);
         self.is_asynchronous || names.any(|name| name.contains("@0.3.") || is_async_callback(name))
     }
@@ -318,7 +318,7 @@ fn is_asynchronous_type(ty: &ComponentType<'_>) -> bool {
     }
 }
 
-pub fn is_async_callback(export: &str) -> bool {
+pub(crate) fn is_async_callback(export: &str) -> bool {
     is_version_of(export, CALLBACK_ASYNC)
 }
 

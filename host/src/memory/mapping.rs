@@ -19,7 +19,7 @@ const RESIDENT_IMAGE_BYTES_MAX: usize = 4 << 20;
 
 /// A piece of address space: accessible at its beginning, reserved behind that,
 /// and a guard at its end.
-pub struct Mapping {
+pub(super) struct Mapping {
     base: NonNull<u8>,
     pub bytes_accessible: usize,
     pub bytes_reserved: usize,
@@ -36,7 +36,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub fn new(
+    pub(super) fn new(
         accessible: usize,
         reserved: usize,
         guard: usize,
@@ -62,7 +62,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    pub fn start(&self) -> *mut u8 {
+    pub(super) fn start(&self) -> *mut u8 {
         self.base.as_ptr()
     }
 
@@ -71,7 +71,7 @@ impl Mapping {
         unsafe { self.base.as_ptr().add(offset) }
     }
 
-    pub fn grow(&mut self, bytes: usize) -> std::io::Result<()> {
+    pub(super) fn grow(&mut self, bytes: usize) -> std::io::Result<()> {
         if bytes > self.bytes_reserved {
             return Err(std::io::ErrorKind::OutOfMemory.into());
         }
@@ -86,7 +86,7 @@ impl Mapping {
     }
 
     /// Makes all but the first `bytes` inaccessible again.
-    pub fn cut(&mut self, bytes: usize) -> std::io::Result<()> {
+    pub(super) fn cut(&mut self, bytes: usize) -> std::io::Result<()> {
         let surplus = self.bytes_accessible.saturating_sub(bytes);
         if surplus > 0 {
             // SAFETY: within the mapping, which no instance has at present.
@@ -97,7 +97,7 @@ impl Mapping {
     }
 
     /// Puts back what was written.
-    pub fn clear(&mut self, pagemap: Option<&File>) -> std::io::Result<()> {
+    pub(super) fn clear(&mut self, pagemap: Option<&File>) -> std::io::Result<()> {
         let Some(pagemap) = pagemap else { return self.discard(0, self.bytes_accessible) };
         let resident_max = if self.image.is_some() { RESIDENT_IMAGE_BYTES_MAX } else { RESIDENT_BYTES_MAX };
         let mut regions = [Region::default(); 64];
@@ -142,7 +142,7 @@ impl Mapping {
 
     /// Finds the pages from `seen` on that the system holds for this memory alone; none if it
     /// cannot tell.
-    pub fn touched(&self, pagemap: &File, seen: usize, regions: &mut [Region]) -> Option<Touched> {
+    pub(super) fn touched(&self, pagemap: &File, seen: usize, regions: &mut [Region]) -> Option<Touched> {
         let start = self.base.as_ptr() as usize;
         pagemap::touched(pagemap, start + seen..start + self.bytes_accessible, regions)
     }

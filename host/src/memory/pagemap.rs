@@ -12,7 +12,7 @@ const PAGE_IS_PFNZERO: u64 = 1 << 5;
 
 /// Finds the pages in a range of addresses that the system holds for this process alone,
 /// whether in place or swapped out; none if it cannot tell (Linux can since 6.7).
-pub fn touched(pagemap: &File, addresses: Range<usize>, regions: &mut [Region]) -> Option<Touched> {
+pub(super) fn touched(pagemap: &File, addresses: Range<usize>, regions: &mut [Region]) -> Option<Touched> {
     let scan = PagemapScan(ScanArgument {
         size: size_of::<ScanArgument>() as u64,
         start: addresses.start as u64,
@@ -31,7 +31,7 @@ pub fn touched(pagemap: &File, addresses: Range<usize>, regions: &mut [Region]) 
 }
 
 /// What a scan found: so many regions, up to this address.
-pub struct Touched {
+pub(super) struct Touched {
     pub regions: usize,
     pub end: u64,
 }
@@ -60,7 +60,7 @@ struct ScanArgument {
 /// `struct page_region`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub struct Region {
+pub(super) struct Region {
     pub start: u64,
     pub end: u64,
     categories: u64,

@@ -13,7 +13,7 @@ use crate::sandbox::state::ELEMENT_BYTES;
 /// beyond it.
 pub(super) const RESERVATION_BYTES: u64 = 4 << 30;
 /// Half of what a process of this architecture can address.
-pub const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
+pub(crate) const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// Elements that one table may hold, if the guest does not start with more.
 const TABLE_ELEMENTS_MAX: u64 = 100_000;
 
@@ -39,7 +39,7 @@ pub(super) fn memory_bytes_min(needs: &ResourcesRequired) -> u64 {
 }
 
 /// An instance can be made within the limit.
-pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<()> {
+pub(crate) fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<()> {
     let bytes_min = memory_bytes_min(needs);
     ensure!(
         bytes_min <= memory_bytes_max as u64,
@@ -49,7 +49,7 @@ pub fn check_size(needs: &ResourcesRequired, memory_bytes_max: usize) -> Result<
 }
 
 /// One that compiles a guest as serving would, for those who do not serve it.
-pub fn engine_for_checks(summary: &Summary) -> Result<Engine> {
+pub(crate) fn engine_for_checks(summary: &Summary) -> Result<Engine> {
     Ok(Engine::new(&settings(summary, summary.is_small(), RESERVATION_BYTES).config())?)
 }
 

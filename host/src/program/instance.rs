@@ -32,7 +32,7 @@ use crate::sandbox::store::Ground;
 use crate::sandbox::transfer::Link;
 
 /// One running copy of the guest.
-pub struct Instance {
+pub(crate) struct Instance {
     /// What it is a copy of: workers have programs of their own, and an instance
     /// may change its worker with its core.
     program: Arc<Program>,
@@ -47,7 +47,7 @@ pub struct Instance {
 
 /// Where a guest call runs: in an instance that an earlier one left, of the same guest, or in
 /// a fresh one, for which there is room.
-pub enum Place {
+pub(crate) enum Place {
     Kept(Instance),
     Free(Share),
 }
@@ -73,7 +73,7 @@ type HandleP3 = TypedFunc<RequestP3, AnswerP3>;
 /// A guest call after its end. The instance may serve another call only if the
 /// call ended well; it is still there after a failure so that whoever waits for
 /// the response learns of the failure before the instance goes.
-pub struct Ended {
+pub(crate) struct Ended {
     pub instance: Option<Instance>,
     pub result: Result<(), Failure>,
 }
@@ -81,7 +81,7 @@ pub struct Ended {
 impl Program {
     /// Serves a request. The head of the response goes to `head`, its body belongs to the
     /// head.
-    pub async fn handle(
+    pub(crate) async fn handle(
         self: Arc<Self>,
         place: Place,
         deadline: Arc<Deadline>,
@@ -108,7 +108,12 @@ impl Program {
     }
 
     /// Runs a deferred call.
-    pub async fn run_callback(self: Arc<Self>, place: Place, deadline: Arc<Deadline>, call: Call) -> Ended {
+    pub(crate) async fn run_callback(
+        self: Arc<Self>,
+        place: Place,
+        deadline: Arc<Deadline>,
+        call: Call,
+    ) -> Ended {
         let proxy = match &self.entry {
             Entry::Proxy(proxy) => proxy,
             Entry::Command(command) => {
@@ -209,7 +214,7 @@ impl Instance {
     }
 
     /// Its last call ended before this time.
-    pub fn has_rested_since(&self, time: Nanos) -> bool {
+    pub(crate) fn has_rested_since(&self, time: Nanos) -> bool {
         self.ended < time
     }
 
@@ -221,7 +226,7 @@ impl Instance {
     }
 
     /// It serves no more. What it has sent shows its end, if it has one.
-    pub fn end_trailers(&mut self) {
+    pub(crate) fn end_trailers(&mut self) {
         imports::http::end_trailers(&mut self.store);
     }
 

@@ -52,7 +52,7 @@ pub(crate) struct Callback {
 }
 
 impl Entry {
-    pub fn link(code: &Loaded, summary: &Summary) -> Result<Entry> {
+    pub(crate) fn link(code: &Loaded, summary: &Summary) -> Result<Entry> {
         match code {
             Loaded::Component(component) => link_component(component, summary),
             Loaded::Module(module) => Ok(Entry::Command(Command::Module(link_module(module)?))),
@@ -90,7 +90,7 @@ fn link_component(component: &Component, summary: &Summary) -> Result<Entry> {
 }
 
 /// All that a component imports is there.
-pub fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
+pub(crate) fn link_imports(linker: &Linker<State>, component: &Component) -> Result<InstancePre<State>> {
     linker.instantiate_pre(component).map_err(|error| refused(missing::missing(linker, component), error))
 }
 
@@ -113,7 +113,7 @@ fn refused(missing: Vec<Missing>, error: wasmtime::Error) -> anyhow::Error {
     }
 }
 
-pub fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasi_p2::add_to_linker_async(&mut linker)?;
     add_io_to_linker(&mut linker)?;
@@ -147,7 +147,7 @@ impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-pub fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<State>> {
+pub(crate) fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<State>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, State::preview1)?;
     modules::add_to_linker(&mut linker)?;

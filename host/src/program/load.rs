@@ -25,7 +25,7 @@ use crate::sandbox::state::HOST_BYTES_MIN;
 use crate::telemetry::log::Log;
 
 /// A guest that is checked and compiled.
-pub struct Guest {
+pub(crate) struct Guest {
     summary: Summary,
     data: InitialData<Arc<Image>>,
     code: Code,
@@ -37,7 +37,7 @@ pub struct Guest {
 impl Guest {
     /// Checks and compiles the guest, which the option `name` named. Compiled code is kept
     /// in the folder `cache`. The error says what to change.
-    pub fn load(
+    pub(crate) fn load(
         name: String,
         content: Content,
         cache: Option<&Path>,
@@ -69,7 +69,7 @@ impl Guest {
 
     /// Links it. A program has an engine, memories and stacks of its own, so that
     /// workers that have a program each meet nowhere.
-    pub fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
+    pub(crate) fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
         let made = || -> Result<Program> {
             let memories = self.memories();
             if let Some(memories) = &memories {

@@ -44,7 +44,7 @@ impl Source {
 }
 
 /// What programs are made of.
-pub struct Loader {
+pub(crate) struct Loader {
     source: Source,
     cache: Option<PathBuf>,
     /// The folders that the guest sees.
@@ -57,13 +57,19 @@ pub struct Loader {
 
 impl Loader {
     /// Of guests that are given `grants`. What was made before is kept in the folder `cache`.
-    pub fn new(source: Source, cache: Option<PathBuf>, grants: &Grants, room: Room, log: Log) -> Loader {
+    pub(crate) fn new(
+        source: Source,
+        cache: Option<PathBuf>,
+        grants: &Grants,
+        room: Room,
+        log: Log,
+    ) -> Loader {
         let (granted, environment) = (grants.folders.clone(), grants.environment.clone());
         Loader { source, cache, granted, environment, room, log }
     }
 
     /// Reads the guest as it is now, and compiles it. The error says what to change.
-    pub fn compile(&self) -> Result<Guest> {
+    pub(crate) fn compile(&self) -> Result<Guest> {
         let cache = self.cache.as_deref();
         let content = self.content()?;
         variables::check(&content.bytes, &self.environment).with_context(|| self.source.option())?;
@@ -74,7 +80,7 @@ impl Loader {
     }
 
     /// Makes a program for each of the hosts, side by side. The error says what to change.
-    pub fn link(&self, guest: &Guest, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
+    pub(crate) fn link(&self, guest: &Guest, generation: u64, hosts: Vec<Arc<Host>>) -> Result<Vec<Program>> {
         let program = |host| guest.program(generation, host);
         let mut hosts = hosts.into_iter();
         // What is wrong with the guest shows in the first one.

@@ -1,13 +1,13 @@
 //! A guest that can be called, and its instances.
 
-pub mod cgi;
-pub mod engine;
-pub mod instance;
-pub mod link;
-pub mod load;
-pub mod loader;
-pub mod reuse;
-pub mod stripped;
+pub(crate) mod cgi;
+pub(crate) mod engine;
+pub(crate) mod instance;
+pub(crate) mod link;
+pub(crate) mod load;
+pub(crate) mod loader;
+pub(crate) mod reuse;
+pub(crate) mod stripped;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::memory::memories::Memories;
 use crate::sandbox::host::Host;
 
 /// What one worker needs of the guest.
-pub struct Program {
+pub(crate) struct Program {
     pub(crate) engine: Engine,
     pub(crate) entry: Entry,
     pub(crate) host: Arc<Host>,

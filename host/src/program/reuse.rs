@@ -15,7 +15,7 @@ use crate::memory::budget::{Budget, Share};
 const ROOM_TURN: Duration = Duration::from_millis(5);
 
 /// Where a call of `program` runs on its core: a fresh instance may have to wait for room.
-pub async fn place(
+pub(crate) async fn place(
     core: &mut CoreGuard<Instance>,
     program: &Program,
     dispatch: &Worker<Instance>,
@@ -50,7 +50,7 @@ async fn room(budget: &Budget, bytes: u64, dispatch: &Worker<Instance>) -> Share
 }
 
 /// Leaves the instance of a call that ended well on its core, if it may serve another.
-pub fn keep(core: &mut CoreGuard<Instance>, instance: Option<Instance>) {
+pub(crate) fn keep(core: &mut CoreGuard<Instance>, instance: Option<Instance>) {
     if let Some(mut instance) = instance.filter(Instance::may_serve_more) {
         instance.ended = clock::coarse();
         core.leave_instance(instance);

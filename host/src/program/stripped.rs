@@ -18,13 +18,13 @@ use crate::guest::summary::Summary;
 /// A function body without locals that traps, with its size; it is valid for every type.
 const TRAP: [u8; 4] = [3, 0, 0x00, 0x0b];
 
-pub struct Outline<'a> {
+pub(crate) struct Outline<'a> {
     code: Loaded,
     summary: &'a Summary,
 }
 
 impl<'a> Outline<'a> {
-    pub fn read(bytes: &[u8], summary: &'a Summary) -> Result<Outline<'a>> {
+    pub(crate) fn read(bytes: &[u8], summary: &'a Summary) -> Result<Outline<'a>> {
         let engine = engine::engine_for_checks(summary)?;
         let code = match has_valid_code(&engine, bytes) {
             true => load(&engine, &outline(bytes)?),
@@ -39,11 +39,11 @@ impl<'a> Outline<'a> {
         Ok(Outline { code, summary })
     }
 
-    pub fn needs(&self) -> Result<ResourcesRequired> {
+    pub(crate) fn needs(&self) -> Result<ResourcesRequired> {
         self.code.needs()
     }
 
-    pub fn missing(&self) -> Result<Vec<Missing>> {
+    pub(crate) fn missing(&self) -> Result<Vec<Missing>> {
         Ok(match &self.code {
             Loaded::Component(component) => {
                 let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
@@ -56,7 +56,7 @@ impl<'a> Outline<'a> {
     }
 
     /// All that it imports is there, of a component that cannot be called.
-    pub fn link_imports(&self) -> Result<()> {
+    pub(crate) fn link_imports(&self) -> Result<()> {
         match &self.code {
             Loaded::Component(component) => {
                 let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
@@ -67,14 +67,14 @@ impl<'a> Outline<'a> {
     }
 
     /// All that it imports and exports is there.
-    pub fn link(&self) -> Result<()> {
+    pub(crate) fn link(&self) -> Result<()> {
         Entry::link(&self.code, self.summary).map(drop)
     }
 }
 
 /// The same component on the outside, and in its types, memories and tables; but each
 /// function only traps, and there is no initial data. It compiles in no time.
-pub fn outline(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+pub(crate) fn outline(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     rewrite::sections(component, |payload, content| {
         Ok(match payload {
             Payload::CustomSection(_) => None,

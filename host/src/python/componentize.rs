@@ -57,7 +57,7 @@ pub struct Tool {
 }
 
 /// A component that was made.
-pub struct Built {
+pub(super) struct Built {
     pub component: Vec<u8>,
     /// Variables that the application asked for.
     pub asked: Asked,
@@ -126,7 +126,7 @@ fn install(tools: &Folder, folder: &Path) -> Result<()> {
 }
 
 /// Makes the component, in the folder `stage` of its own.
-pub fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path) -> Result<Built> {
+pub(super) fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path) -> Result<Built> {
     let folder = |name: &str| -> Result<PathBuf> {
         let path = stage.join(name);
         fs::create_dir(&path)?;

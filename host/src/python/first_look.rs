@@ -23,7 +23,7 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Has the file, whose content is `source`, looked at by the host's Python, which executes
 /// nothing of it. What that cannot tell, the build will.
-pub fn check(application: &Application, source: &[u8], tell: &dyn Fn(&str)) -> Result<()> {
+pub(super) fn check(application: &Application, source: &[u8], tell: &dyn Fn(&str)) -> Result<()> {
     let mut python = confined::unconfined("python3");
     python.args(["-I", "-S", "-W", "ignore", "-c", LOOK]).arg(&application.file);
     python.args([&application.callable, VERSION]).args(&application.folders);

@@ -24,17 +24,17 @@ const MISSING: &str = "missing";
 
 /// The folder of components. `KEY.json` is what is known of an application: the name of
 /// its component, and the sums of the files and variables that went into it.
-pub struct Kept {
+pub(super) struct Kept {
     pub cache: Cache,
 }
 
 impl Kept {
-    pub fn open(folder: &Path) -> io::Result<Kept> {
+    pub(super) fn open(folder: &Path) -> io::Result<Kept> {
         Ok(Kept { cache: Cache::open(folder, FILES_MAX)? })
     }
 
     /// The component, if nothing that went into it has changed.
-    pub fn find(&self, key: &str, environment: &[(String, String)]) -> Result<Option<Content>, Unfit> {
+    pub(super) fn find(&self, key: &str, environment: &[(String, String)]) -> Result<Option<Content>, Unfit> {
         let Some(made_of) = self.cache.find(&format!("{key}.json"))? else { return Ok(None) };
         let made_of: Value = serde_json::from_slice(&made_of).unwrap_or_default();
         let Some(files) = made_of["files"].as_object() else { return Ok(None) };
@@ -53,7 +53,13 @@ impl Kept {
     }
 
     /// Keeps a component under the application's key.
-    pub fn keep(&self, key: &str, component: &[u8], made_of: Sources, asked: &Asked) -> io::Result<()> {
+    pub(super) fn keep(
+        &self,
+        key: &str,
+        component: &[u8],
+        made_of: Sources,
+        asked: &Asked,
+    ) -> io::Result<()> {
         let name = format!("{}.wasm", blake3::hash(component));
         self.cache.keep(&name, component)?;
         let made_of = json!({
@@ -68,12 +74,12 @@ impl Kept {
 
 /// What a component is made of: files and folders with their sums, by what they were
 /// when they were read.
-pub struct Sources(Map<String, Value>);
+pub(super) struct Sources(Map<String, Value>);
 
 impl Sources {
     /// What is known before a component is made: the application's file, whose content is
     /// `source`, and the folders in which imports are looked for.
-    pub fn before(application: &Application, source: &[u8]) -> io::Result<Sources> {
+    pub(super) fn before(application: &Application, source: &[u8]) -> io::Result<Sources> {
         let mut sources = Sources(Map::new());
         sources.add(&application.file, sum(source))?;
         for folder in &application.folders {
@@ -83,7 +89,7 @@ impl Sources {
     }
 
     /// Adds one, if it is not known from before.
-    pub fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
+    pub(super) fn add(&mut self, path: &Path, sum: String) -> io::Result<()> {
         let path = std::path::absolute(path)?.to_string_lossy().into_owned();
         self.0.entry(path).or_insert(sum.into());
         Ok(())
@@ -92,7 +98,7 @@ impl Sources {
 
 /// Names an application. It does not depend on what is in its files, so that a new
 /// component takes the place of the old one.
-pub fn key(application: &Application) -> io::Result<String> {
+pub(super) fn key(application: &Application) -> io::Result<String> {
     let mut sum = Sum::default();
     sum.add(std::path::absolute(&application.file)?.as_os_str().as_encoded_bytes());
     sum.add(application.callable.as_bytes());

@@ -10,15 +10,15 @@ mod first_look;
 /// Components that were made, by what they were made of.
 mod kept;
 /// Variables of the environment that went into them.
-pub mod variables;
+pub(crate) mod variables;
 
 use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-pub use self::application::Application;
-pub use self::componentize::Tools;
+pub(crate) use self::application::Application;
+pub(crate) use self::componentize::Tools;
 use self::kept::{Kept, Sources};
 use crate::cache;
 use crate::guest::Content;
@@ -29,7 +29,7 @@ use crate::terminal::say_while;
 /// The component of an application: the one that is kept in `cache`, or one that is
 /// made now, which takes some seconds, where the guest cannot write into what is `granted`.
 /// The error says what to change; `tell` is told what only costs time.
-pub fn component(
+pub(crate) fn component(
     application: &Application,
     tools: &Tools,
     cache: Option<&Path>,

@@ -21,21 +21,21 @@ const ALL: &str = "=";
 
 /// Names, each with the SHA-256 sum of its value.
 #[derive(Default)]
-pub struct Asked(pub BTreeMap<String, String>);
+pub(crate) struct Asked(pub BTreeMap<String, String>);
 
 impl Asked {
-    pub fn parse(value: &Value) -> Option<Asked> {
+    pub(crate) fn parse(value: &Value) -> Option<Asked> {
         let pair = |(name, sum): (&String, &Value)| Some((name.clone(), sum.as_str()?.to_owned()));
         value.as_object()?.iter().map(pair).collect::<Option<_>>().map(Asked)
     }
 
     /// Reads what the adapter has written.
-    pub fn read(json: &[u8]) -> Option<Asked> {
+    pub(crate) fn read(json: &[u8]) -> Option<Asked> {
         Asked::parse(&serde_json::from_slice(json).ok()?)
     }
 
     /// Whether an import would see in `environment` what the one of the component saw.
-    pub fn is_as_in(&self, environment: &[(String, String)]) -> bool {
+    pub(crate) fn is_as_in(&self, environment: &[(String, String)]) -> bool {
         let now = sums(environment);
         let is_same = |(name, sum): (&String, &String)| {
             name == ALL || now.get(name.as_str()).map_or(MISSING, String::as_str) == sum
@@ -51,7 +51,7 @@ impl Asked {
     }
 
     /// Puts them into the component.
-    pub fn add_to(&self, component: &mut Vec<u8>) {
+    pub(crate) fn add_to(&self, component: &mut Vec<u8>) {
         let json = json(&self.0);
         let section = CustomSection { name: SECTION.into(), data: json.as_bytes().into() };
         let mut bytes = Vec::new();
@@ -72,7 +72,7 @@ impl Asked {
 
 /// A guest that was built with other variables than it is served with would have the
 /// settings of its build, and nobody would notice.
-pub fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()> {
+pub(crate) fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()> {
     let differing = Asked::of(guest).differing(environment);
     let name = differing.unwrap_or_default();
     ensure!(
@@ -83,7 +83,7 @@ pub fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()> {
 }
 
 /// As the adapter is told of them.
-pub fn to_json(environment: &[(String, String)]) -> String {
+pub(crate) fn to_json(environment: &[(String, String)]) -> String {
     json(&environment.iter().cloned().collect())
 }
 

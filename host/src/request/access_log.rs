@@ -13,7 +13,7 @@ use crate::telemetry::stats::Stats;
 use crate::terminal::escape::Target;
 
 /// Where records go.
-pub struct Book {
+pub(crate) struct Book {
     log: Log,
     stats: Arc<Stats>,
     /// `--disable-logging` was not given.
@@ -22,15 +22,15 @@ pub struct Book {
 
 impl Book {
     /// `lines` says whether each request gets one.
-    pub fn new(log: Log, stats: Arc<Stats>, lines: bool) -> Book {
+    pub(crate) fn new(log: Log, stats: Arc<Stats>, lines: bool) -> Book {
         Book { log, stats, lines }
     }
 
-    pub fn log(&self) -> &Log {
+    pub(crate) fn log(&self) -> &Log {
         &self.log
     }
 
-    pub fn stats(&self) -> &Arc<Stats> {
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
         &self.stats
     }
 
@@ -49,13 +49,13 @@ impl Book {
 
 /// How the log names a request in a line that is not its own.
 #[derive(Clone)]
-pub struct RequestName {
+pub(crate) struct RequestName {
     method: Method,
     uri: Uri,
 }
 
 impl RequestName {
-    pub fn new<B>(request: &Request<B>) -> RequestName {
+    pub(crate) fn new<B>(request: &Request<B>) -> RequestName {
         RequestName { method: request.method().clone(), uri: request.uri().clone() }
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::sandbox::imports::gateway::{check_length, check_status};
 
 /// A response whose frames up to now are in hand.
-pub struct Begun {
+pub(crate) struct Begun {
     pub(super) head: http::response::Parts,
     pub(super) ready: VecDeque<Frame<Bytes>>,
     /// What follows, unless all frames are ready.

@@ -33,7 +33,7 @@ const REST_BYTES_MAX: u64 = 256 << 10;
 const NOT_WHOLE: &str = "the body is malformed or was cut short (RFC 9112, 7 and 8)";
 
 /// What the client is told of a body with this verdict.
-pub fn failure(verdict: Verdict) -> Failure {
+pub(crate) fn failure(verdict: Verdict) -> Failure {
     match verdict {
         Verdict::TooLarge => Failure::BodyTooLarge,
         Verdict::TooSlow => Failure::BodyTimeout,
@@ -42,7 +42,7 @@ pub fn failure(verdict: Verdict) -> Failure {
 }
 
 /// The body of a request under its limits.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     /// None once it is dropped.
     body: Option<Incoming>,
     is_http2: bool,
@@ -58,7 +58,7 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    pub fn new(
+    pub(crate) fn new(
         body: Incoming,
         is_http2: bool,
         is_awaited: bool,

@@ -39,14 +39,14 @@ use crate::sandbox::transfer::Driver;
 const READY_FRAMES_MAX: usize = 4;
 
 /// A guest call whose response has not been sent.
-pub struct Call {
+pub(crate) struct Call {
     under_way: UnderWay,
     head: oneshot::Receiver<Head>,
     is_head_request: bool,
 }
 
 impl Call {
-    pub fn begin(
+    pub(crate) fn begin(
         service: &Arc<Service>,
         core: CoreGuard<Instance>,
         program: Arc<Program>,
@@ -84,25 +84,25 @@ impl Call {
 
     /// See `UnderWay::verdict_on`.
     #[cold]
-    pub fn verdict_on(&self, failure: Failure) -> Failure {
+    pub(crate) fn verdict_on(&self, failure: Failure) -> Failure {
         self.under_way.verdict_on(failure)
     }
 
     /// See `UnderWay::request_failure`.
-    pub fn request_failure(&self) -> Option<Failure> {
+    pub(crate) fn request_failure(&self) -> Option<Failure> {
         self.under_way.request_failure()
     }
 
     /// Ends a call whose answer is not sent.
     #[cold]
-    pub fn discard(self, begun: Begun) {
+    pub(crate) fn discard(self, begun: Begun) {
         if begun.rest.is_none() && begun.failure.is_none() {
             self.under_way.keep_instance();
         }
     }
 
     /// Waits for the head of the response, and takes what is there of its body.
-    pub async fn response(&mut self) -> Result<Begun, Failure> {
+    pub(crate) async fn response(&mut self) -> Result<Begun, Failure> {
         // Most guests answer without waiting: then no timer is made.
         let first = std::future::poll_fn(|cx| Poll::Ready(self.poll_head(cx))).await;
         let head = match first {
@@ -199,7 +199,7 @@ impl Call {
     }
 
     /// Makes the response that the client gets, and sees to the rest of the call.
-    pub fn send(self, begun: Begun) -> Response<ResponseBody> {
+    pub(crate) fn send(self, begun: Begun) -> Response<ResponseBody> {
         let Call { under_way: mut call, is_head_request, .. } = self;
         let Begun { mut head, mut ready, rest, failure, length, .. } = begun;
         if let Some(failure) = failure {

@@ -34,7 +34,7 @@ struct Run {
 }
 
 /// Runs a deferred call.
-pub async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
+pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
     let Call { id, scheduled, due, started, attempt, .. } = call;
     let run = Run { id, scheduled, due, started, attempt, core: core.number() };
     let stats = service.book.stats().clone();

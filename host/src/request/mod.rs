@@ -1,17 +1,17 @@
 //! A request from its head to its response: what is checked before a guest sees
 //! it, the core that it waits for, and what becomes of a failure.
 
-pub mod access_log;
+pub(crate) mod access_log;
 pub(crate) mod begun;
-pub mod body;
-pub mod call;
-pub mod callback;
-pub mod current;
-pub mod response;
+pub(crate) mod body;
+pub(crate) mod call;
+pub(crate) mod callback;
+pub(crate) mod current;
+pub(crate) mod response;
 mod rest;
-pub mod service;
+pub(crate) mod service;
 mod under_way;
-pub mod unsent;
+pub(crate) mod unsent;
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ use crate::program::reuse;
 impl Service {
     /// Answers a request. If the future is dropped, because the client left, the
     /// guest call is cancelled. `claim` is the client's, if that is counted.
-    pub async fn respond(
+    pub(crate) async fn respond(
         self: Arc<Self>,
         mut request: Request<Incoming>,
         client: Client,

@@ -17,7 +17,7 @@ use crate::sandbox::transfer::Link;
 
 /// The transfer of a body broke: the client must not take it for complete.
 #[derive(Debug)]
-pub struct Broken;
+pub(crate) struct Broken;
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -28,7 +28,7 @@ impl std::fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 /// The body of a response, as the HTTP library takes it.
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     /// Frames that were there before the head was sent.
     ready: VecDeque<Frame<Bytes>>,
     rest: Rest,
@@ -62,7 +62,7 @@ pub(super) struct Source {
 impl ResponseBody {
     /// A body that is complete. `length` is what the head says: the HTTP library takes it for
     /// granted, and a client would take the next response for what is missing.
-    pub fn complete(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
+    pub(crate) fn complete(frames: VecDeque<Frame<Bytes>>, length: Option<u64>) -> ResponseBody {
         let bytes: u64 = frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
         match length {
             Some(length) if length != bytes => ResponseBody::broken(frames, Some(length)),

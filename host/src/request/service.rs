@@ -11,7 +11,7 @@ use crate::dispatch::Worker;
 use crate::program::instance::Instance;
 
 /// Everything that a worker needs to answer requests.
-pub struct Service {
+pub(crate) struct Service {
     pub(super) current: Arc<Current>,
     pub(super) dispatch: Arc<Worker<Instance>>,
     pub(super) book: Arc<Book>,
@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 impl Service {
-    pub fn new(
+    pub(crate) fn new(
         current: Arc<Current>,
         dispatch: Arc<Worker<Instance>>,
         book: Book,
@@ -47,11 +47,11 @@ impl Service {
         Service { current, dispatch, book: Arc::new(book), limits, unsent_room }
     }
 
-    pub fn dispatch(&self) -> &Arc<Worker<Instance>> {
+    pub(crate) fn dispatch(&self) -> &Arc<Worker<Instance>> {
         &self.dispatch
     }
 
-    pub fn book(&self) -> &Book {
+    pub(crate) fn book(&self) -> &Book {
         &self.book
     }
 }

@@ -63,7 +63,7 @@ impl Drop for Held {
 
 /// The rest of a response's body. Either side takes frames from it: the client's, and the
 /// guest call's while the client does not ask.
-pub struct Unsent {
+pub(crate) struct Unsent {
     state: Mutex<State>,
     room: Arc<Room>,
 }
@@ -90,7 +90,7 @@ enum Rest {
 
 /// What the guest call has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// Frames: the guest may have room for more.
     Frames,
     Nothing,
@@ -101,14 +101,14 @@ pub enum Taken {
 }
 
 impl Unsent {
-    pub fn new(body: WasiBody, room: Arc<Room>) -> Arc<Unsent> {
+    pub(crate) fn new(body: WasiBody, room: Arc<Room>) -> Arc<Unsent> {
         let rest = Rest::Body(body);
         let state = State { taken: VecDeque::new(), bytes: 0, rest, client_waits: false };
         Arc::new(Unsent { state: Mutex::new(state), room })
     }
 
     /// The next frame for the client. Pending means that none is there.
-    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    pub(crate) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut state = self.state.lock();
         if let Some(frame) = state.taken.pop_front() {
             let bytes = length(&frame);
@@ -127,7 +127,7 @@ impl Unsent {
     }
 
     /// Takes what the guest gives without waiting, as far as there is room.
-    pub fn take(&self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> Taken {
+    pub(crate) fn take(&self, guest_has_ended: bool, link: &Link, cx: &mut Context<'_>) -> Taken {
         let mut state = self.state.lock();
         let mut found = Taken::Nothing;
         // A body that was passed on needs no core.
@@ -143,7 +143,7 @@ impl Unsent {
 
     /// Takes all that a guest has sent that is about to go, which is no more than a few pieces,
     /// and finds out whether that is the whole body.
-    pub fn take_last(&self, link: &Link, cx: &mut Context<'_>) -> Taken {
+    pub(crate) fn take_last(&self, link: &Link, cx: &mut Context<'_>) -> Taken {
         let mut state = self.state.lock();
         while !link.is_passed_on() {
             let taken = self.take_frame(&mut state, true, link, cx);
@@ -192,7 +192,7 @@ impl Unsent {
 /// Looks for a frame of a guest's body. Pending means that none is there: tokio's
 /// cooperative budget, which makes its channels say so too when a task has done
 /// much, is left out.
-pub fn poll_frame_now(
+pub(crate) fn poll_frame_now(
     body: &mut WasiBody,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {

@@ -9,31 +9,31 @@ use crate::clock::Nanos;
 /// When a guest call must have ended. It is shared between the call, whose guest
 /// may be computing, and whoever moves it.
 #[derive(Debug)]
-pub struct Deadline {
+pub(crate) struct Deadline {
     nanos: AtomicU64,
     /// What others may wait for, if the guest has used files.
     held: OnceLock<Held>,
 }
 
 impl Deadline {
-    pub fn at(nanos: Nanos) -> Arc<Deadline> {
+    pub(crate) fn at(nanos: Nanos) -> Arc<Deadline> {
         Arc::new(Deadline { nanos: AtomicU64::new(nanos), held: OnceLock::new() })
     }
 
-    pub fn nanos(&self) -> Nanos {
+    pub(crate) fn nanos(&self) -> Nanos {
         self.nanos.load(Ordering::Relaxed)
     }
 
-    pub fn move_to(&self, nanos: Nanos) {
+    pub(crate) fn move_to(&self, nanos: Nanos) {
         self.nanos.store(nanos, Ordering::Relaxed);
     }
 
     /// Who looks at the deadline can see whether the guest holds locks.
-    pub fn show(&self, held: Held) {
+    pub(crate) fn show(&self, held: Held) {
         let _ = self.held.set(held);
     }
 
-    pub fn are_locks_held(&self) -> bool {
+    pub(crate) fn are_locks_held(&self) -> bool {
         self.held.get().is_some_and(Held::is_any)
     }
 }

@@ -9,14 +9,14 @@ use wasmtime::{Engine, EngineWeak};
 
 /// A guest computes for this long at most before it lets others run and its
 /// deadline is looked at.
-pub const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// What moves the epoch of engines, each for as long as it is in use.
-pub struct Epoch(Arc<Mutex<Vec<EngineWeak>>>);
+pub(crate) struct Epoch(Arc<Mutex<Vec<EngineWeak>>>);
 
 impl Epoch {
     /// Starts the thread, which ends with the process.
-    pub fn start() -> std::io::Result<Epoch> {
+    pub(crate) fn start() -> std::io::Result<Epoch> {
         let engines = Arc::new(Mutex::new(Vec::new()));
         let of_thread = engines.clone();
         let tick = move || {
@@ -30,7 +30,7 @@ impl Epoch {
     }
 
     /// Also moves the epoch of this one.
-    pub fn drive(&self, engine: &Engine) {
+    pub(crate) fn drive(&self, engine: &Engine) {
         self.0.lock().push(engine.weak());
     }
 }

@@ -42,7 +42,7 @@ pub struct Limits {
 
 /// What the hosts of all workers share.
 #[derive(Clone)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub log: Log,
     pub stats: Arc<Stats>,
     pub deferred: Arc<Deferred>,
@@ -53,7 +53,7 @@ pub struct Shared {
 }
 
 /// What all instances of a worker share.
-pub struct Host {
+pub(crate) struct Host {
     pub(crate) log: Log,
     pub(crate) stats: Arc<Stats>,
     pub(super) deferred: Arc<Deferred>,
@@ -83,7 +83,7 @@ pub struct Host {
 
 impl Host {
     /// Opens the folders.
-    pub fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
+    pub(crate) fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
         let Grants { folders, environment, name, blocking_files } = grants;
         let Shared { log, stats, deferred, budget, places } = shared;
         let mut files = open_folders(folders, *blocking_files)?;
@@ -112,7 +112,7 @@ impl Host {
     }
 
     /// The host of a server that listens, which is the first to know its address.
-    pub fn at(self, address: ServerAddress) -> Host {
+    pub(crate) fn at(self, address: ServerAddress) -> Host {
         Host { address, ..self }
     }
 }

@@ -17,24 +17,24 @@ const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// Whether a field is about one connection, or about the host of a request, and so not a
 /// gateway's to set. `wasi:http` leaves two of these to its guests, which have trailers.
-pub fn is_of_the_connection(name: &HeaderName) -> bool {
+pub(crate) fn is_of_the_connection(name: &HeaderName) -> bool {
     DEFAULT_FORBIDDEN_HEADERS.contains(name) || *name == header::TE || *name == header::TRAILER
 }
 
 /// Fields that programs and applications set though they are not theirs. By `wasi:http` the
 /// guest gets an error instead.
-pub struct LeftOut {
+pub(crate) struct LeftOut {
     log: Log,
     told: Mutex<Vec<HeaderName>>,
 }
 
 impl LeftOut {
-    pub fn new(log: Log) -> LeftOut {
+    pub(crate) fn new(log: Log) -> LeftOut {
         LeftOut { log, told: Mutex::default() }
     }
 
     /// Says it in the log, of each name once: it is likely to be in every response.
-    pub fn note(&self, name: &HeaderName) {
+    pub(crate) fn note(&self, name: &HeaderName) {
         let mut told = self.told.lock();
         if !told.contains(name) {
             told.push(name.clone());
@@ -46,7 +46,7 @@ impl LeftOut {
 }
 
 /// The hooks of every instance; they have no state.
-pub struct Hooks;
+pub(crate) struct Hooks;
 
 type Sent = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 

@@ -11,14 +11,14 @@ use crate::connection::client::{self, CLIENT_HEADER};
 
 /// Where the server listens, as far as that has an address and a port.
 #[derive(Clone, Debug, Default)]
-pub struct ServerAddress {
+pub(crate) struct ServerAddress {
     name: Option<String>,
     port: Option<u16>,
 }
 
 impl ServerAddress {
     /// That of all interfaces is no name.
-    pub fn of(address: SocketAddr) -> ServerAddress {
+    pub(crate) fn of(address: SocketAddr) -> ServerAddress {
         let name = (!address.ip().is_unspecified()).then(|| match address {
             SocketAddr::V4(address) => address.ip().to_string(),
             SocketAddr::V6(address) => format!("[{}]", address.ip()),
@@ -30,7 +30,7 @@ impl ServerAddress {
 /// Names and values in turn, each after a separator: a character that is in none of them.
 /// The characters of a value are its bytes. WSGI's own name for a scheme is there if that is
 /// not the usual one, and a name of ours if there is a body whose length nobody has said.
-pub fn joined<B: Body>(request: &Request<B>, server: &ServerAddress) -> String {
+pub(crate) fn joined<B: Body>(request: &Request<B>, server: &ServerAddress) -> String {
     // A path can have any byte, since it is decoded; nothing else can have a zero. The
     // other one is no byte, but makes the text a wider one in Python.
     let separator = if request.uri().path().contains("%00") { '\u{2028}' } else { '\0' };
@@ -55,7 +55,7 @@ pub fn joined<B: Body>(request: &Request<B>, server: &ServerAddress) -> String {
 }
 
 /// Calls `add` with the name and the value of each.
-pub fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut(&str, &[u8])) {
+pub(crate) fn each<B>(request: &Request<B>, server: &ServerAddress, mut add: impl FnMut(&str, &[u8])) {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     // What `OPTIONS *` is about has no path: it is empty, or begins with a slash (RFC 3875, 4.1.5).
@@ -178,7 +178,7 @@ fn percent_decoded(path: &str) -> Vec<u8> {
 
 /// Whether a variable of this name would be taken for one of a request: all that RFC 3875
 /// has (4.1), what servers have beside it, and what says of which call a run is.
-pub fn is_of_requests(name: &str) -> bool {
+pub(crate) fn is_of_requests(name: &str) -> bool {
     const NAMES: [&str; 19] = [
         "AUTH_TYPE",
         "CONTENT_LENGTH",

@@ -1,15 +1,15 @@
 //! What is around an instance: its state, its time, and what the host gives it.
 
-pub mod deadline;
-pub mod deferred_call;
-pub mod epoch;
-pub mod files;
-pub mod host;
-pub mod http_hooks;
-pub mod imports;
-pub mod meta_variables;
-pub mod output;
-pub mod state;
-pub mod store;
-pub mod transfer;
+pub(crate) mod deadline;
+pub(crate) mod deferred_call;
+pub(crate) mod epoch;
+pub(crate) mod files;
+pub(crate) mod host;
+pub(crate) mod http_hooks;
+pub(crate) mod imports;
+pub(crate) mod meta_variables;
+pub(crate) mod output;
+pub(crate) mod state;
+pub(crate) mod store;
+pub(crate) mod transfer;
 mod transfer_states;

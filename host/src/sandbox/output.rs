@@ -26,7 +26,7 @@ const A_LITTLE: usize = 1 << 10;
 
 /// One output of one instance. Clones write to the same lines.
 #[derive(Clone)]
-pub struct Output(Arc<Mutex<Lines>>);
+pub(crate) struct Output(Arc<Mutex<Lines>>);
 
 struct Lines {
     log: Log,
@@ -39,7 +39,7 @@ struct Lines {
 }
 
 impl Output {
-    pub fn new(log: Log) -> Output {
+    pub(crate) fn new(log: Log) -> Output {
         Output(Arc::new(Mutex::new(Lines {
             log,
             share: Share::default(),
@@ -49,7 +49,7 @@ impl Output {
     }
 
     /// Ends the last line, if it is unfinished. Called when a guest call ends.
-    pub fn finish_line(&self) {
+    pub(crate) fn finish_line(&self) {
         let mut lines = self.0.lock();
         lines.finish();
         // The next call of this instance has written nothing yet.

@@ -21,25 +21,25 @@ use crate::memory::budget::Share;
 use crate::telemetry::log::Log;
 
 /// What one element of a table takes.
-pub const ELEMENT_BYTES: usize = 8;
+pub(crate) const ELEMENT_BYTES: usize = 8;
 
 /// Resources of one kind of table (WASI's, the component model's) that one
 /// instance may hold at a time.
-pub const RESOURCES_MAX: usize = 10_000;
+pub(crate) const RESOURCES_MAX: usize = 10_000;
 
 /// Random bytes that are made without a break. What WASI 0.3 gives at most at once, which may
 /// be less than was asked for.
-pub const RANDOM_PIECE_BYTES: u64 = 64 << 10;
+pub(crate) const RANDOM_PIECE_BYTES: u64 = 64 << 10;
 
 /// What the server may hold for an instance grows in steps of so many bytes: each one is taken
 /// from the instance's share when it is needed.
-pub const HOST_STEP_BYTES: u64 = 256 << 10;
+pub(crate) const HOST_STEP_BYTES: u64 = 256 << 10;
 
 /// Pieces that are too small to be counted may take as much as what is counted.
 const HOST_FACTOR: u64 = 2;
 
 /// What the server holds at the beginning of an instance.
-pub const HOST_BYTES_MIN: u64 = HOST_FACTOR * HOST_STEP_BYTES;
+pub(crate) const HOST_BYTES_MIN: u64 = HOST_FACTOR * HOST_STEP_BYTES;
 
 /// The server gives back what it held for an instance for which it held more than this.
 const HOST_BYTES_LITTLE: u64 = 4 << 20;
@@ -98,7 +98,7 @@ pub(crate) struct RequestHead {
 }
 
 /// The host's side of one instance.
-pub struct State {
+pub(crate) struct State {
     pub(crate) server: Arc<Host>,
     /// What the guest call under way answers, if the guest asks for it in this form.
     pub(crate) request: RequestHead,
@@ -193,7 +193,7 @@ fn fits(desired: usize, maximum: Option<usize>) -> bool {
 
 impl State {
     /// The state of a fresh instance of a component.
-    pub fn new(server: Arc<Host>, deadline: Arc<Deadline>, account: Account, share: Share) -> State {
+    pub(crate) fn new(server: Arc<Host>, deadline: Arc<Deadline>, account: Account, share: Share) -> State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         State {
@@ -218,7 +218,7 @@ impl State {
 
     /// Makes it that of a program, which is a component or a core module. `set` says what the
     /// program is given.
-    pub fn begin_program(&mut self, is_module: bool, set: impl FnOnce(&mut WasiCtxBuilder)) {
+    pub(crate) fn begin_program(&mut self, is_module: bool, set: impl FnOnce(&mut WasiCtxBuilder)) {
         let outputs = self.outputs.insert(Outputs::new(&self.server.log));
         let mut builder = context(&self.server, outputs);
         set(&mut builder);
@@ -235,7 +235,7 @@ impl State {
     }
 
     /// What a core module has of WASI.
-    pub fn preview1(&mut self) -> &mut WasiP1Ctx {
+    pub(crate) fn preview1(&mut self) -> &mut WasiP1Ctx {
         match &mut self.wasi {
             Wasi::Module(wasi) => wasi,
             Wasi::Component { .. } => unreachable!("a component's imports are not those of a core module"),
@@ -247,7 +247,7 @@ impl State {
     }
 
     /// The resources that the instance holds.
-    pub fn table(&mut self) -> &mut ResourceTable {
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
         self.wasi.table()
     }
 
@@ -260,7 +260,7 @@ impl State {
         self.files.as_ref().is_some_and(|files| files.are_locks_held())
     }
 
-    pub fn begin_call(&mut self, deadline: Arc<Deadline>) {
+    pub(crate) fn begin_call(&mut self, deadline: Arc<Deadline>) {
         if let Some(files) = &self.files {
             deadline.show(files.held());
         }
@@ -271,7 +271,7 @@ impl State {
         self.request = RequestHead::default();
     }
 
-    pub fn end_call(&mut self) {
+    pub(crate) fn end_call(&mut self) {
         self.outputs.iter().for_each(Outputs::finish_lines);
         // What the call needed and gave back is for others.
         if self.account.bytes() + 2 * HOST_STEP_BYTES < self.host_bytes {
@@ -282,23 +282,23 @@ impl State {
     }
 
     /// What the instance takes: its own memory, and what the server holds for it.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.memory_bytes as u64 + HOST_FACTOR * self.host_bytes
     }
 
     /// The server holds so little for the instance that another call has most of what it may
     /// have. What clients have not taken yet of earlier responses counts, too.
-    pub fn is_light(&self) -> bool {
+    pub(crate) fn is_light(&self) -> bool {
         !self.account.is_overdrawn() && self.account.bytes() <= self.server.host_bytes_max / 4
     }
 
-    pub fn account(&self) -> &Account {
+    pub(crate) fn account(&self) -> &Account {
         &self.account
     }
 
     /// Whether `failure` is the guest's own, or follows from something that it was refused
     /// for want of room.
-    pub fn cause(&self, failure: Failure) -> Failure {
+    pub(crate) fn cause(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Trap(_) | Failure::Instantiation(_) | Failure::ExitStatus(_) if self.lacks_room => {
                 Failure::NoRoom
@@ -349,7 +349,7 @@ fn files_of<'a>(files: &'a mut Option<Box<Files>>, deadline: &Deadline) -> &'a m
 /// What happens when a guest computes for longer than a tick of `deadline`, or when the server
 /// holds more for it than before: it is stopped at its deadline or limit, and before that lets
 /// others run.
-pub fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+pub(crate) fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     if store.data().account.is_overdrawn() {
         store.data_mut().settle()?;
     }
@@ -362,7 +362,7 @@ pub fn at_epoch(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
 
 /// Between two pieces of a long call of the host: the deadline and the limits are looked at,
 /// and others run.
-pub fn pause(state: &mut State) -> wasmtime::Result<impl Future<Output = ()> + Send + use<>> {
+pub(crate) fn pause(state: &mut State) -> wasmtime::Result<impl Future<Output = ()> + Send + use<>> {
     if clock::now() >= state.deadline.nanos() {
         return Err(DeadlinePassed.into());
     }

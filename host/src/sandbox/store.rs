@@ -11,7 +11,7 @@ use crate::memory::account::Account;
 use crate::memory::budget::Share;
 
 /// What a store is made of.
-pub struct Ground<'a> {
+pub(crate) struct Ground<'a> {
     pub engine: &'a Engine,
     pub host: &'a Arc<Host>,
     pub share: Share,
@@ -19,7 +19,7 @@ pub struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    pub fn store(self) -> Store<State> {
+    pub(crate) fn store(self) -> Store<State> {
         let Ground { engine, host, share, deadline } = self;
         let account = Account::open(engine.weak(), HOST_STEP_BYTES);
         let state = State::new(host.clone(), deadline, account, share);

@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use wasmtime_wasi_http::Error;
 
-pub use super::transfer_states::{BodyState, Verdict};
+pub(crate) use super::transfer_states::{BodyState, Verdict};
 use super::transfer_states::{GuestState, Step};
 
 /// What a guest call and the bodies of its request and response tell each other.
-pub struct Link {
+pub(crate) struct Link {
     /// A `BodyState`.
     body: AtomicU8,
     /// Told when `body` changes.
@@ -33,12 +33,12 @@ pub struct Link {
 
 impl Link {
     /// Waits until the body needs the guest no more.
-    pub async fn body_needs_no_guest(&self) -> BodyState {
+    pub(crate) async fn body_needs_no_guest(&self) -> BodyState {
         self.body_state(|state| state != BodyState::Open).await
     }
 
     /// Waits for the end of the body, and says how it ended.
-    pub async fn body_is_over(&self) -> BodyState {
+    pub(crate) async fn body_is_over(&self) -> BodyState {
         self.body_state(BodyState::has_ended).await
     }
 
@@ -64,28 +64,28 @@ impl Link {
 
     /// Someone reads the request's body. If it is not the guest, then it is the
     /// response's body that does.
-    pub fn note_request_is_read(&self) {
+    pub(crate) fn note_request_is_read(&self) {
         if !self.guest().runs() {
             self.tell_body(BodyState::PassedOn);
         }
     }
 
-    pub fn is_passed_on(&self) -> bool {
+    pub(crate) fn is_passed_on(&self) -> bool {
         self.body() == BodyState::PassedOn
     }
 
     /// The verdict on the request's body, which nobody reads any further.
-    pub fn judge_request(&self, verdict: Verdict) {
+    pub(crate) fn judge_request(&self, verdict: Verdict) {
         self.verdict.store(verdict as u8, Ordering::Relaxed);
     }
 
     /// What is wrong with the request's body, as far as it was read.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
         Verdict::from_number(self.verdict.load(Ordering::Relaxed))
     }
 
     /// What `wasi:http` 0.3 tells the guest about the transfer.
-    pub async fn sent(self: Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn sent(self: Arc<Self>) -> Result<(), Error> {
         match self.body_is_over().await {
             BodyState::Over => Ok(()),
             _ => Err(Error::ConnectionTerminated),
@@ -93,33 +93,33 @@ impl Link {
     }
 
     /// The guest is to end here, if it is one of `wasi:http` 0.3 that has answered.
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.guest().is_cut()
     }
 
-    pub fn sends_no_more(&self) -> bool {
+    pub(crate) fn sends_no_more(&self) -> bool {
         self.guest().has_ended() && !self.is_passed_on()
     }
 
     /// The body lost its guest before it was over.
-    pub fn guest_is_gone(&self) -> bool {
+    pub(crate) fn guest_is_gone(&self) -> bool {
         self.guest() == GuestState::Gone && !matches!(self.body(), BodyState::PassedOn | BodyState::Over)
     }
 
     /// True if the body's task will be woken when the guest ends, false if it has.
-    pub fn waits_for_guest(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn waits_for_guest(&self, cx: &Context<'_>) -> bool {
         // In this order, so that the end is either seen or wakes.
         *self.reader.lock() = Some(cx.waker().clone());
         !self.sends_no_more()
     }
 
     /// The whole body was handed over, or taken out of the guest's hands.
-    pub fn complete_body(&self) {
+    pub(crate) fn complete_body(&self) {
         self.tell_body(BodyState::Over);
     }
 
     /// The client left, the guest gave the body up, or the transfer broke.
-    pub fn abandon_body(&self) {
+    pub(crate) fn abandon_body(&self) {
         self.tell_body(BodyState::Abandoned);
     }
 
@@ -132,7 +132,7 @@ impl Link {
 }
 
 /// The side of the one who drives the guest call: nobody else can say what the guest does.
-pub struct Driver(Arc<Link>);
+pub(crate) struct Driver(Arc<Link>);
 
 impl Default for Driver {
     /// The driver of a call that has not begun, whose body is open.
@@ -149,12 +149,12 @@ impl Default for Driver {
 
 impl Driver {
     /// For the guest, and for the bodies of request and response.
-    pub fn link(&self) -> Arc<Link> {
+    pub(crate) fn link(&self) -> Arc<Link> {
         self.0.clone()
     }
 
     /// Runs the guest, or lets it run as far as it can.
-    pub fn run<T>(&self, run: impl FnOnce() -> T) -> T {
+    pub(crate) fn run<T>(&self, run: impl FnOnce() -> T) -> T {
         self.step(Step::Run);
         let result = run();
         self.step(Step::Rest);
@@ -162,19 +162,19 @@ impl Driver {
     }
 
     /// The guest is to be left where it is.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.step(Step::Cut);
     }
 
     /// The guest has ended. What it has sent of the body is still delivered; if
     /// that is not all, the transfer breaks.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.step(Step::End);
         self.wake_reader();
     }
 
     /// The guest's store is about to be dropped before the body is over.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.step(Step::Leave);
         self.wake_reader();
     }

@@ -3,7 +3,7 @@
 /// The body of a response, seen from the guest call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum BodyState {
+pub(crate) enum BodyState {
     Open,
     /// It is the request's body, which the guest only passed on: it needs the
     /// guest no more, and no core.
@@ -111,7 +111,7 @@ impl GuestState {
 /// gives no answer of its own, the client is told this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     TooLarge = 1,
     TooSlow,
     /// It was malformed, or ended early.

@@ -7,7 +7,7 @@ use crate::system::address_file::AddressFile;
 use crate::terminal::say;
 
 /// Where it serves, and where its figures are.
-pub struct Urls {
+pub(super) struct Urls {
     pub(super) http: String,
     pub(super) stats: Option<String>,
 }
@@ -15,7 +15,7 @@ pub struct Urls {
 impl Urls {
     /// Says where it serves, now that it does: to scripts, and in the first lines on standard
     /// error.
-    pub fn announce(
+    pub(super) fn announce(
         &self,
         settings: &Settings,
         memory_total_bytes: u64,

@@ -21,7 +21,7 @@ use crate::telemetry::stats::Stats;
 const IDS_NAMED_MAX: usize = 1000;
 
 /// What is waited for when a server stops.
-pub struct Drain {
+pub(super) struct Drain {
     stopping: watch::Sender<bool>,
     /// Closed when nobody accepts any more.
     accepting: watch::Sender<()>,
@@ -39,7 +39,7 @@ pub struct Drain {
 
 impl Drain {
     /// `accepting` is closed when nobody accepts any more.
-    pub fn new(
+    pub(super) fn new(
         settings: &Settings,
         shared: &Shared,
         dispatch: Arc<Dispatch<Instance>>,
@@ -64,7 +64,7 @@ impl Drain {
 
     /// Ends when the work in hand is done: requests have their deadlines, and
     /// deferred calls those that are due in time and theirs.
-    pub async fn run(&self, grace: Duration) {
+    pub(super) async fn run(&self, grace: Duration) {
         let asked = Instant::now();
         self.deferred.close_after(clock::after(grace));
         self.stopping.send_replace(true);
@@ -90,7 +90,7 @@ impl Drain {
     }
 
     /// Ends the work in hand.
-    pub fn cut_short(&self) {
+    pub(super) fn cut_short(&self) {
         self.deferred.close_after(0);
         self.log.server(format_args!("stopped at once by a second signal: {} cut off", self.work()));
         self.name_dropped();

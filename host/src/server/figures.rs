@@ -49,7 +49,7 @@ struct Figures {
 }
 
 /// Shows the figures in this thread's runtime.
-pub fn start(
+pub(super) fn start(
     settings: &Settings,
     shared: &Shared,
     dispatch: &Arc<Dispatch<Instance>>,

@@ -13,7 +13,11 @@ use crate::request::current::Current;
 const IDLE_TURN_MIN: Duration = Duration::from_millis(100);
 
 /// Gives back what no call has used for `kept_time`.
-pub async fn give_back(dispatch: Arc<Dispatch<Instance>>, workers: Vec<Arc<Current>>, kept_time: Duration) {
+pub(super) async fn give_back(
+    dispatch: Arc<Dispatch<Instance>>,
+    workers: Vec<Arc<Current>>,
+    kept_time: Duration,
+) {
     let mut turns = tokio::time::interval((kept_time / 4).max(IDLE_TURN_MIN));
     loop {
         turns.tick().await;

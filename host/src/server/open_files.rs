@@ -12,7 +12,7 @@ const OWN_OF_THREAD: u64 = 8;
 
 /// Raises the limit as far as the system lets the process, and gives what all guests
 /// together may have open. One line if not everything can be had that was asked for.
-pub fn share(settings: &Settings) -> usize {
+pub(super) fn share(settings: &Settings) -> usize {
     let wanted = settings.open_files_total() as u64;
     let Some(limit) = raise() else { return settings.open_files_total() };
     let own = OWN + OWN_OF_THREAD * u64::from(settings.threads().get()) + settings.folders_named() as u64;

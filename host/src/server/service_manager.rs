@@ -19,7 +19,7 @@ const TELLING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What the manager is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// Requests are served, by the guest that its file has in it or, if that was refused, by
     /// the one before.
     Serves,
@@ -30,7 +30,7 @@ pub enum State {
 }
 
 /// Whoever is to be told, if anybody is.
-pub struct ServiceManager {
+pub(super) struct ServiceManager {
     /// None once the server stops: a swap that ends after that does not say that it serves.
     address: Mutex<Option<SocketAddr>>,
     log: Log,
@@ -38,7 +38,7 @@ pub struct ServiceManager {
 
 impl ServiceManager {
     /// `address` is what the manager gave, if it did: a path, or `@` and an abstract name.
-    pub fn new(address: Option<&OsStr>, log: Log) -> ServiceManager {
+    pub(super) fn new(address: Option<&OsStr>, log: Log) -> ServiceManager {
         let address = address.and_then(|text| {
             let address = read(text);
             address
@@ -50,7 +50,7 @@ impl ServiceManager {
 
     /// A manager that cannot be told is no reason not to serve: the variable may have come from
     /// a terminal that a service has started.
-    pub fn tell(&self, state: State) {
+    pub(super) fn tell(&self, state: State) {
         let mut address = self.address.lock();
         let Some(manager) = &*address else { return };
         if let Err(error) = send(manager, &message(state)) {

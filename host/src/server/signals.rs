@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::telemetry::log::Log;
 
 /// The signals that the server acts on.
-pub struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     changes: Changes,
@@ -14,13 +14,13 @@ pub struct Signals {
 
 /// Those after which it goes on. They would end it, unless it listens for them from the
 /// beginning; until it serves they wait.
-pub struct Changes {
+pub(super) struct Changes {
     reopen: Signal,
     reload: Signal,
 }
 
 impl Changes {
-    pub fn listen() -> Result<Changes> {
+    pub(super) fn listen() -> Result<Changes> {
         Ok(Changes { reopen: signal(SignalKind::user_defined1())?, reload: signal(SignalKind::hangup())? })
     }
 }
@@ -34,7 +34,7 @@ enum Asked {
 }
 
 impl Signals {
-    pub fn listen(changes: Changes) -> Result<Signals> {
+    pub(super) fn listen(changes: Changes) -> Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -44,7 +44,7 @@ impl Signals {
 
     /// Waits until the server is asked to stop, and does meanwhile what else is
     /// asked.
-    pub async fn stop(&mut self, log: &Log, reload: impl Fn()) {
+    pub(super) async fn stop(&mut self, log: &Log, reload: impl Fn()) {
         loop {
             let asked = tokio::select! {
                 _ = self.terminate.recv() => Asked::Stop,

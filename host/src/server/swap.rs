@@ -34,19 +34,19 @@ const OLD_MAX: usize = 8;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Asks for swaps.
-pub struct Swaps(SyncSender<()>);
+pub(super) struct Swaps(SyncSender<()>);
 
 impl Swaps {
     /// The guest's file has changed. If a swap is under way, which may have read the
     /// file before, one more comes after it.
-    pub fn ask(&self) {
+    pub(super) fn ask(&self) {
         // Full: the swap that waits there will see this change too.
         let _ = self.0.try_send(());
     }
 }
 
 /// Whoever swaps.
-pub struct Swapper {
+pub(super) struct Swapper {
     pub(super) loader: Loader,
     /// In the order of the workers.
     pub(super) current: Vec<Arc<Current>>,
@@ -61,7 +61,7 @@ pub struct Swapper {
 
 impl Swapper {
     /// Starts the thread, which ends when nobody can ask any more.
-    pub fn start(self) -> std::io::Result<Swaps> {
+    pub(super) fn start(self) -> std::io::Result<Swaps> {
         let (ask, asked) = sync_channel(1);
         let swapping = Swapping { generation: 0, old: Vec::new(), swapper: self };
         std::thread::Builder::new().name("swap".into()).spawn(move || swapping.run(&asked))?;

@@ -24,7 +24,7 @@ use crate::request::service::Service;
 use crate::sandbox::host::Shared;
 
 /// Starts a worker for each socket and program. They end when what this gives is dropped.
-pub fn start(
+pub(super) fn start(
     settings: &Settings,
     shared: &Shared,
     dispatch: &Arc<Dispatch<Instance>>,
@@ -63,7 +63,7 @@ struct Worker {
 
 /// What each accepted connection is given.
 #[derive(Clone)]
-pub struct Connections {
+pub(super) struct Connections {
     /// One for each connection that may be open.
     pub(super) places: Arc<Semaphore>,
     /// What each client may have, unless that has no bound.
@@ -141,7 +141,7 @@ struct Admitted {
 
 impl Connections {
     /// They are accepted until `stopping` is true, and those who accept hold `accepting`.
-    pub fn new(
+    pub(super) fn new(
         settings: &Settings,
         stopping: watch::Receiver<bool>,
         accepting: watch::Receiver<()>,

@@ -15,7 +15,7 @@ use super::file;
 const BYTES_MAX: u64 = 4096;
 
 /// The file, which goes with the value.
-pub struct AddressFile {
+pub(crate) struct AddressFile {
     path: PathBuf,
     /// The device and number of the file that was written: another server may have put its
     /// own in its place.
@@ -24,7 +24,7 @@ pub struct AddressFile {
 
 impl AddressFile {
     /// Removes what a server that was killed has left. Nothing else is taken for that.
-    pub fn begin(path: &Path) -> Result<AddressFile> {
+    pub(crate) fn begin(path: &Path) -> Result<AddressFile> {
         let named = || format!("--print-address {}", path.display());
         let text = match file::open(path) {
             Ok(file) => {
@@ -46,7 +46,7 @@ impl AddressFile {
     }
 
     /// Who finds it finds all of it.
-    pub fn write(&self, urls: &[&str]) -> Result<()> {
+    pub(crate) fn write(&self, urls: &[&str]) -> Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let written = || {
             let mut unfinished = file::unfinished().tempfile_in(folder.unwrap_or(Path::new(".")))?;

@@ -14,7 +14,7 @@ const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// This program once more, to do the task of this name. It is the program that runs, even
 /// if another one is in its place by now.
-pub fn own_program(task: &str) -> Command {
+pub(crate) fn own_program(task: &str) -> Command {
     let mut program = Command::new("/proc/self/exe");
     program.arg(task).arg("--parent").arg(std::process::id().to_string());
     program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -23,7 +23,7 @@ pub fn own_program(task: &str) -> Command {
 
 /// Runs a program to its end, or to that of the time that it may take, or to this
 /// thread's. It gives what the program said if that is not sent elsewhere.
-pub fn run(program: Command, time_max: Duration) -> Result<Output> {
+pub(crate) fn run(program: Command, time_max: Duration) -> Result<Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut program = tokio::process::Command::from(program);
@@ -49,13 +49,13 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 }
 
 /// What a program said, standard error last.
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).trim_end().to_owned()
 }
 
 /// What a process of this program does first: it ends when its parent does.
-pub fn begin(parent: u32) -> Result<()> {
+pub(crate) fn begin(parent: u32) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended before.
     if getppid().map(Pid::as_raw_pid) != Some(parent as i32) {
@@ -65,7 +65,7 @@ pub fn begin(parent: u32) -> Result<()> {
 }
 
 /// The first to be ended when the system has no more memory.
-pub fn dies_first() {
+pub(crate) fn dies_first() {
     let _ = std::fs::File::options()
         .write(true)
         .open("/proc/self/oom_score_adj")
@@ -73,7 +73,7 @@ pub fn dies_first() {
 }
 
 /// How a process ended that did not do what it was to do.
-pub fn how(status: ExitStatus) -> String {
+pub(crate) fn how(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match status.signal().map(|signal| (signal, Signal::from_named_raw(signal))) {
         Some((_, Some(Signal::KILL))) => "it was killed, as when the system has no more memory".to_owned(),

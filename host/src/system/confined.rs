@@ -15,20 +15,20 @@ use landlock::{
 use super::child;
 
 /// The task's name on the command line.
-pub const TASK: &str = "own-task-confined";
+pub(crate) const TASK: &str = "own-task-confined";
 
 /// Programs open it to write what nobody wants.
 const NOWHERE: &str = "/dev/null";
 
 /// A program that can write only in `folder`, and has no network.
-pub fn command(program: &str, folder: &Path) -> Command {
+pub(crate) fn command(program: &str, folder: &Path) -> Command {
     let mut command = child::own_program(TASK);
     command.arg("--writable").arg(folder).arg("--").arg(program);
     command
 }
 
 /// The same program without these bounds. It ends with this one.
-pub fn unconfined(program: &str) -> Command {
+pub(crate) fn unconfined(program: &str) -> Command {
     let mut command = child::own_program(TASK);
     command.arg("--").arg(program);
     command
@@ -36,7 +36,7 @@ pub fn unconfined(program: &str) -> Command {
 
 /// What the process does, which `parent` has started: it becomes the program, which is
 /// named with its arguments.
-pub fn run(parent: u32, writable: Option<&Path>, program: &[OsString]) -> Result<ExitCode> {
+pub(crate) fn run(parent: u32, writable: Option<&Path>, program: &[OsString]) -> Result<ExitCode> {
     child::begin(parent)?;
     if let Some(folder) = writable {
         confine(folder).context(

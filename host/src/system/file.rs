@@ -18,25 +18,25 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 const WAITING_MAX: usize = 8;
 
 /// What the user names is not waited for longer.
-pub const TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Opens a file to read it, wherever symbolic links lead.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::empty())
 }
 
 /// Opens a file that is no symbolic link itself.
-pub fn open_itself(path: &Path) -> io::Result<File> {
+pub(crate) fn open_itself(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::NOFOLLOW)
 }
 
 /// The whole content.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     content(open(path)?)
 }
 
 /// The whole content of a file that is no symbolic link itself.
-pub fn read_itself(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_itself(path: &Path) -> io::Result<Vec<u8>> {
     content(open_itself(path)?)
 }
 
@@ -58,7 +58,7 @@ fn content(mut file: File) -> io::Result<Vec<u8>> {
 
 /// Does what reads files, for no longer than this time. A thread that then still waits for a
 /// disk, such as one that another computer has, is left behind: nothing can end it.
-pub fn within<T: Send + 'static>(
+pub(crate) fn within<T: Send + 'static>(
     time_max: Duration,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -82,7 +82,7 @@ pub fn within<T: Send + 'static>(
 
 /// What becomes a file of the user's when it is whole: hidden until then, with the mode that
 /// the umask gives.
-pub fn unfinished() -> tempfile::Builder<'static, 'static> {
+pub(crate) fn unfinished() -> tempfile::Builder<'static, 'static> {
     let mut file = tempfile::Builder::new();
     file.prefix(".wasm-serve-").permissions(Permissions::from_mode(0o666));
     file

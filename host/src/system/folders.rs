@@ -61,7 +61,7 @@ impl FromStr for Folder {
 
 /// Something that is the server's own.
 #[derive(Clone)]
-pub struct Guarded {
+pub(crate) struct Guarded {
     /// How the user knows it.
     name: String,
     path: PathBuf,
@@ -70,17 +70,17 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    pub fn place(name: &str, path: impl Into<PathBuf>) -> Guarded {
+    pub(crate) fn place(name: &str, path: impl Into<PathBuf>) -> Guarded {
         Guarded { name: name.to_owned(), path: path.into(), is_tree: false }
     }
 
-    pub fn tree(name: &str, path: impl Into<PathBuf>) -> Guarded {
+    pub(crate) fn tree(name: &str, path: impl Into<PathBuf>) -> Guarded {
         Guarded { is_tree: true, ..Guarded::place(name, path) }
     }
 }
 
 /// No folder that may be written has anything that is guarded in it, or is in it.
-pub fn check(folders: &[Folder], guarded: &[Guarded]) -> Result<()> {
+pub(crate) fn check(folders: &[Folder], guarded: &[Guarded]) -> Result<()> {
     if folders.is_empty() {
         return Ok(());
     }

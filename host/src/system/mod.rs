@@ -1,9 +1,9 @@
 //! What the operating system gives: files, processes and memory that others cannot change.
 
-pub mod address_file;
-pub mod child;
-pub mod confined;
-pub mod file;
-pub mod folders;
-pub mod sealed;
-pub mod way;
+pub(crate) mod address_file;
+pub(crate) mod child;
+pub(crate) mod confined;
+pub(crate) mod file;
+pub(crate) mod folders;
+pub(crate) mod sealed;
+pub(crate) mod way;

@@ -9,19 +9,19 @@ use std::path::PathBuf;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 /// One that is being written.
-pub struct Unsealed(File);
+pub(crate) struct Unsealed(File);
 
 impl Unsealed {
-    pub fn new(name: &str) -> io::Result<Unsealed> {
+    pub(crate) fn new(name: &str) -> io::Result<Unsealed> {
         Ok(Unsealed(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into()))
     }
 
     /// For who writes it in another process.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.0
     }
 
-    pub fn seal(self) -> io::Result<Sealed> {
+    pub(crate) fn seal(self) -> io::Result<Sealed> {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&self.0, seals)?;
         Ok(Sealed(self.0))

@@ -14,7 +14,7 @@ const LINKS_MAX: usize = 40;
 const STICKY: u32 = 0o1000;
 
 /// A way from the root on.
-pub struct Way {
+pub(crate) struct Way {
     /// Each folder, each symbolic link, and what is at the end, if it is there.
     pub places: Vec<Place>,
     /// Where the path really leads: no part of it is a link.
@@ -24,13 +24,13 @@ pub struct Way {
 }
 
 /// No part of its path is a link, unless it is one itself.
-pub struct Place {
+pub(crate) struct Place {
     pub path: PathBuf,
     pub metadata: Metadata,
 }
 
 impl Way {
-    pub fn to(path: &Path) -> io::Result<Way> {
+    pub(crate) fn to(path: &Path) -> io::Result<Way> {
         let mut left = names(&std::path::absolute(path)?);
         let mut way = Way { places: Vec::new(), end: PathBuf::from("/"), is_whole: true };
         way.pass(PathBuf::from("/"))?;
@@ -79,7 +79,7 @@ impl Way {
     ///
     /// That is looked at from the root on, so it does not change while it is looked at:
     /// whoever could change a place is found at the folder that it is in.
-    pub fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         self.places.iter().try_for_each(|place| {
             check(&place.metadata).map_err(|why| io::Error::other(format!("{} {why}", place.path.display())))
         })
@@ -88,7 +88,7 @@ impl Way {
 
 /// Nobody but this user and root can change what has this metadata, or put something else
 /// in the place of what is in it. In a folder such as `/tmp` everybody can only add.
-pub fn check(metadata: &Metadata) -> Result<(), String> {
+pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
     let (us, mode) = (geteuid().as_raw(), metadata.mode());
     if ![us, 0].contains(&metadata.uid()) {
         return Err(format!("belongs to another user, {}", metadata.uid()));

@@ -12,7 +12,7 @@ use crate::clock::Nanos;
 
 /// What all guests may write.
 #[derive(Debug)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     bytes_per_second: f64,
     bytes_max: f64,
     left: f64,
@@ -28,13 +28,13 @@ pub struct Share {
 
 impl Allowance {
     /// `burst` bytes at once, and `rate` in each second after that.
-    pub fn new(rate: u64, burst: u64, now: Nanos) -> Allowance {
+    pub(crate) fn new(rate: u64, burst: u64, now: Nanos) -> Allowance {
         let bytes_max = burst as f64;
         Allowance { bytes_per_second: rate as f64, bytes_max, left: bytes_max, at: now }
     }
 
     /// True if a call may write so much now; then it counts as written.
-    pub fn take(&mut self, share: &mut Share, bytes: usize, now: Nanos) -> bool {
+    pub(crate) fn take(&mut self, share: &mut Share, bytes: usize, now: Nanos) -> bool {
         let seconds = |since: Nanos| now.saturating_sub(since) as f64 / 1e9;
         self.left = self.bytes_max.min(self.left + seconds(self.at) * self.bytes_per_second);
         // What is forgotten in the time in which all of it comes again leaves a sole call

@@ -29,7 +29,7 @@ pub(super) trait Figure {
 }
 
 /// A counter whose threads do not disturb each other.
-pub type Counter = counter::Counter<u64, Sharded<AtomicU64>>;
+pub(super) type Counter = counter::Counter<u64, Sharded<AtomicU64>>;
 
 impl Figure for Counter {
     type Shown = Counter;
@@ -61,7 +61,7 @@ const SHARDS: usize = 32;
 /// A place for each thread, on cache lines of its own (two, which the processor
 /// fetches together).
 #[derive(Debug, Default)]
-pub struct Sharded<T>([Shard<T>; SHARDS]);
+pub(crate) struct Sharded<T>([Shard<T>; SHARDS]);
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -177,7 +177,7 @@ impl Figure for Reasons {
 
 /// Counts of durations by size. Observing takes no lock.
 #[derive(Clone, Debug, Default)]
-pub struct Histogram(Arc<Sharded<Buckets>>);
+pub(crate) struct Histogram(Arc<Sharded<Buckets>>);
 
 #[derive(Debug, Default)]
 struct Buckets {
@@ -187,7 +187,7 @@ struct Buckets {
 }
 
 impl Histogram {
-    pub fn observe(&self, time: Duration) {
+    pub(crate) fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = SECONDS.partition_point(|bound| *bound < seconds);
         let buckets = self.0.mine();

@@ -1,8 +1,8 @@
 //! What is told and counted.
 
-pub mod allowance;
+pub(crate) mod allowance;
 mod figure;
-pub mod lines;
-pub mod log;
-pub mod stats;
+pub(crate) mod lines;
+pub(crate) mod log;
+pub(crate) mod stats;
 mod target;

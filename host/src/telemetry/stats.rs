@@ -16,7 +16,7 @@ macro_rules! figures {
     ($($name:ident: $kind:ty, $place:literal, $help:literal;)*) => {
         /// All figures. Those that nobody counts are set when someone asks.
         #[derive(Default)]
-        pub struct Stats {
+        pub(crate) struct Stats {
             $(#[doc = $help] pub(crate) $name: $kind,)*
         }
 
@@ -69,30 +69,30 @@ figures! {
 
 impl Stats {
     /// `reasons` are all that `count_failure` is told.
-    pub fn new(reasons: &'static [&'static str]) -> Stats {
+    pub(crate) fn new(reasons: &'static [&'static str]) -> Stats {
         Stats { failures: Reasons::new(reasons), ..Stats::default() }
     }
 
     /// Counts an answered request.
-    pub fn count_request(&self, status: http::StatusCode, time: Duration) {
+    pub(crate) fn count_request(&self, status: http::StatusCode, time: Duration) {
         self.requests.count(status);
         self.request_seconds.observe(time);
     }
 
     /// Counts a failure, under the name that `error` gives it.
-    pub fn count_failure(&self, reason: &'static str) {
+    pub(crate) fn count_failure(&self, reason: &'static str) {
         self.failures.count(reason);
     }
 
     /// The figures as Prometheus text (OpenMetrics 1.0).
-    pub fn prometheus(&self) -> String {
+    pub(crate) fn prometheus(&self) -> String {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("a String takes all that is written");
         text
     }
 
     /// The figures as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut all = Value::Null;
         for (place, value) in self.values() {
             *place.split('.').fold(&mut all, |within, key| &mut within[key]) = value;

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 /// Appends `text` without the characters that act instead of being read: controls,
 /// line separators and what changes the direction of writing are written as `\xNN` or
 /// `\u{NNNN}`, and so are bytes that are no UTF-8. A tab stays.
-pub fn push(shown: &mut Vec<u8>, text: &[u8]) {
+pub(crate) fn push(shown: &mut Vec<u8>, text: &[u8]) {
     // Nearly all text is of this kind, and this loop has no branch.
     if text.iter().fold(true, |is_plain, byte| is_plain & matches!(byte, b' '..=b'~' | b'\t')) {
         return shown.extend_from_slice(text);
@@ -37,7 +37,7 @@ fn push_character(shown: &mut Vec<u8>, character: char) {
 }
 
 /// `text` as `push` shows it.
-pub fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     let mut shown = Vec::with_capacity(text.len());
     push(&mut shown, text.as_bytes());
     String::from_utf8(shown).expect("what was UTF-8 stays UTF-8")
@@ -45,7 +45,7 @@ pub fn text(text: &str) -> String {
 
 /// Each line of `text` as `push` shows it, ended by a line feed. All but the first are
 /// indented: so no part of a message looks like another message.
-pub fn message(text: &str) -> Vec<u8> {
+pub(crate) fn message(text: &str) -> Vec<u8> {
     let mut shown = Vec::with_capacity(text.len() + 1);
     for (number, line) in text.split('\n').enumerate() {
         if number > 0 {
@@ -59,7 +59,7 @@ pub fn message(text: &str) -> Vec<u8> {
 
 /// The target of a request between quotes: only what a client may write there (RFC 3986)
 /// stays, for clients get away with quotes, backslashes and bytes beyond ASCII.
-pub struct Target<'a>(pub &'a str);
+pub(crate) struct Target<'a>(pub &'a str);
 
 impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

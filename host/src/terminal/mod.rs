@@ -1,6 +1,6 @@
 //! What a person reads at a terminal.
 
-pub mod escape;
+pub(crate) mod escape;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::RecvTimeoutError;
@@ -14,7 +14,10 @@ pub fn say(message: impl std::fmt::Display) {
 
 /// Does something that takes seconds, and says so before and after. On a terminal the
 /// seconds are counted meanwhile.
-pub fn say_while<T, E>(what: impl std::fmt::Display, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+pub(crate) fn say_while<T, E>(
+    what: impl std::fmt::Display,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     let start = Instant::now();
     let is_terminal = io::stderr().is_terminal();
     say(&what);

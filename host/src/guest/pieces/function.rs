@@ -6,7 +6,7 @@ use super::work::Work;
 
 /// A function that does the same as the instruction, which takes `params`. Its locals are
 /// these. `step` says how far the place that is read from moves with each element.
-pub fn function(work: Work, piece: u32, params: &[ValType], step: u32) -> Function {
+pub(super) fn function(work: Work, piece: u32, params: &[ValType], step: u32) -> Function {
     let mut function = Function::new([]);
     let count = params.len() as u32 - 1;
     let mut writer = Writer { sink: function.instructions(), work, piece, params, count, step };

@@ -21,10 +21,10 @@ use self::work::{SIZES, Sizes};
 use crate::guest::rewrite;
 
 /// Changes with what is made of a guest.
-pub const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// A component or a module that does the same as this one, in pieces.
-pub fn in_pieces(guest: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
+pub(crate) fn in_pieces(guest: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     in_pieces_of(SIZES, guest)
 }
 

@@ -19,7 +19,7 @@ const BRANCH_HINTS: &str = "metadata.code.branch_hint";
 
 /// A core module of the guest.
 #[derive(Default)]
-pub struct Module {
+pub(super) struct Module {
     pub range: Range<usize>,
     /// What each type's arrays have in them, if it is an array's.
     types: Vec<Option<StorageType>>,
@@ -33,7 +33,7 @@ pub struct Module {
     numbers: HashMap<Work, u32>,
 }
 
-pub fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError> {
+pub(super) fn modules(sizes: Sizes, guest: &[u8]) -> Result<Vec<Module>, BinaryReaderError> {
     let mut modules = Vec::new();
     let mut current = Module::default();
     for payload in Parser::new(0).parse_all(guest) {
@@ -98,7 +98,7 @@ impl Module {
         Ok(())
     }
 
-    pub fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.works.is_empty()
     }
 
@@ -152,7 +152,7 @@ impl Module {
         }
     }
 
-    pub fn section<'a>(
+    pub(super) fn section<'a>(
         &self,
         sizes: Sizes,
         payload: &Payload<'a>,

@@ -7,17 +7,17 @@ use wasmparser::{BinaryReaderError, FunctionBody, Operator};
 
 /// How much is done without a break: bytes of memory, and elements of tables and arrays.
 #[derive(Clone, Copy)]
-pub struct Sizes {
+pub(super) struct Sizes {
     pub bytes: u32,
     pub elements: u32,
 }
 
 /// About a tenth of a millisecond, or some tenths in memory that is used for the first time.
-pub const SIZES: Sizes = Sizes { bytes: 1 << 20, elements: 1 << 14 };
+pub(super) const SIZES: Sizes = Sizes { bytes: 1 << 20, elements: 1 << 14 };
 
 /// An instruction of this kind, with where it works.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Work {
+pub(super) enum Work {
     Fill {
         memory: u32,
     },
@@ -83,7 +83,7 @@ impl Work {
         })
     }
 
-    pub fn write(self, sink: &mut InstructionSink<'_>) {
+    pub(super) fn write(self, sink: &mut InstructionSink<'_>) {
         match self {
             Work::Fill { memory } => sink.memory_fill(memory),
             Work::Copy { to, from } => sink.memory_copy(to, from),
@@ -99,7 +99,7 @@ impl Work {
     }
 
     /// How much is one piece.
-    pub fn piece(self, sizes: Sizes) -> u32 {
+    pub(super) fn piece(self, sizes: Sizes) -> u32 {
         match self {
             Work::Fill { .. } | Work::Copy { .. } | Work::Init { .. } => sizes.bytes,
             _ => sizes.elements,
@@ -107,7 +107,7 @@ impl Work {
     }
 
     /// Which operands are places: the one that is written to, and the one that is read from.
-    pub fn places(self) -> &'static [u32] {
+    pub(super) fn places(self) -> &'static [u32] {
         match self {
             Work::Fill { .. } | Work::TableFill { .. } => &[0],
             Work::Copy { .. } | Work::Init { .. } | Work::TableCopy { .. } | Work::TableInit { .. } => {
@@ -121,7 +121,7 @@ impl Work {
     }
 
     /// What is read and what is written can be the same.
-    pub fn may_overlap(self) -> bool {
+    pub(super) fn may_overlap(self) -> bool {
         match self {
             Work::Copy { to, from } | Work::TableCopy { to, from } => to == from,
             Work::ArrayCopy { .. } => true,
@@ -132,7 +132,7 @@ impl Work {
 
 /// Calls `found` for each instruction of this kind with its place; not for those that
 /// are known to be small, which are faster as they are.
-pub fn works(
+pub(super) fn works(
     sizes: Sizes,
     body: &FunctionBody<'_>,
     mut found: impl FnMut(Work, Range<usize>),

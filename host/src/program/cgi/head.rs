@@ -11,7 +11,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
 
 /// The head, if all of it is there: it is taken from `bytes`, in which its last line begins
 /// at `line`, as far as it is written. The error says what is wrong with it.
-pub fn take(
+pub(super) fn take(
     bytes: &mut BytesMut,
     line: &mut usize,
     left_out: &LeftOut,

@@ -16,7 +16,7 @@ use wasmtime_wasi_http::WasiBody;
 
 /// Clones read from the same place.
 #[derive(Clone)]
-pub struct Input(Arc<Mutex<Source>>);
+pub(super) struct Input(Arc<Mutex<Source>>);
 
 struct Source {
     /// What the program has not read yet.
@@ -27,12 +27,12 @@ struct Source {
 }
 
 impl Input {
-    pub fn body(body: WasiBody) -> Input {
+    pub(super) fn body(body: WasiBody) -> Input {
         let rest = Some(body).filter(|body| !body.is_end_stream());
         Input(Arc::new(Mutex::new(Source { ready: Bytes::new(), rest, failure: None })))
     }
 
-    pub fn bytes(bytes: Bytes) -> Input {
+    pub(super) fn bytes(bytes: Bytes) -> Input {
         Input(Arc::new(Mutex::new(Source { ready: bytes, rest: None, failure: None })))
     }
 }

@@ -23,7 +23,7 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Clones write to the same response.
 #[derive(Clone)]
-pub struct Output(Arc<Shared>);
+pub(crate) struct Output(Arc<Shared>);
 
 struct Shared {
     content: Mutex<Content>,
@@ -58,10 +58,10 @@ enum Progress {
 
 /// The response that a program writes. If this is dropped before it is finished,
 /// something is missing, and the client learns of that.
-pub struct Answer(Output);
+pub(crate) struct Answer(Output);
 
 impl Answer {
-    pub fn new(head: oneshot::Sender<Head>, left_out: Arc<LeftOut>) -> Answer {
+    pub(crate) fn new(head: oneshot::Sender<Head>, left_out: Arc<LeftOut>) -> Answer {
         let content = Content {
             head: Some(head),
             bytes: BytesMut::new(),
@@ -73,12 +73,12 @@ impl Answer {
         Answer(Output(Arc::new(shared)))
     }
 
-    pub fn output(&self) -> Output {
+    pub(crate) fn output(&self) -> Output {
         self.0.clone()
     }
 
     /// The program has ended, and wrote all that it wanted to write.
-    pub fn finish(self) -> Result<(), Failure> {
+    pub(crate) fn finish(self) -> Result<(), Failure> {
         let mut content = self.0.0.content.lock();
         match content.head.take() {
             None => content.end(Progress::Complete),

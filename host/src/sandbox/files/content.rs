@@ -24,7 +24,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 const AHEAD_BYTES: usize = 4096;
 
 /// A file's content from an offset on.
-pub struct Content {
+pub(crate) struct Content {
     file: Arc<File>,
     offset: u64,
     /// The thread that runs the guest may wait for a disk.
@@ -42,7 +42,7 @@ enum Read {
 }
 
 impl Content {
-    pub fn new(file: Arc<File>, offset: u64, may_block: bool) -> Content {
+    pub(crate) fn new(file: Arc<File>, offset: u64, may_block: bool) -> Content {
         Content { file, offset, may_block, read: Read::None }
     }
 
@@ -138,7 +138,7 @@ thread_local! {
 }
 
 /// Waits for the disk.
-pub fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
+pub(crate) fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
     BUFFER.with_borrow_mut(|buffer| {
         let bytes = bytes.min(READ_BYTES_MAX);
         loop {
@@ -152,7 +152,7 @@ pub fn read_at(file: &File, bytes: usize, offset: u64) -> io::Result<Bytes> {
 }
 
 /// None if the system would have to wait, or cannot tell.
-pub fn read_at_once(file: &File, bytes: usize, offset: u64) -> Option<Bytes> {
+pub(crate) fn read_at_once(file: &File, bytes: usize, offset: u64) -> Option<Bytes> {
     // An offset of -1 would be the file's own position.
     if offset > i64::MAX as u64 || !*lookup::SYSTEM_TELLS {
         return None;

@@ -9,7 +9,7 @@ use wasmtime_wasi::filesystem::{self, Descriptor, Dir, FsPerms, OpenMode, WasiFi
 
 /// Descriptors for which wasmtime does all at once. There is no other way to say so of one
 /// that is open.
-pub struct AtOnce {
+pub(crate) struct AtOnce {
     file: filesystem::File,
     folder: Dir,
     /// Opens others as those of guests are.
@@ -17,7 +17,7 @@ pub struct AtOnce {
 }
 
 impl AtOnce {
-    pub fn new(blocking_files: bool) -> io::Result<AtOnce> {
+    pub(crate) fn new(blocking_files: bool) -> io::Result<AtOnce> {
         let opened = || File::open("/");
         let mut wasi = WasiCtx::builder().allow_blocking_current_thread(blocking_files).build();
         Ok(AtOnce {
@@ -28,12 +28,12 @@ impl AtOnce {
     }
 
     /// With which wasmtime's implementation opens others as those of guests are.
-    pub fn context(&self) -> WasiFilesystemCtx {
+    pub(crate) fn context(&self) -> WasiFilesystemCtx {
         self.context.clone()
     }
 
     /// The same file or folder.
-    pub fn descriptor(&self, like: &Descriptor) -> Descriptor {
+    pub(crate) fn descriptor(&self, like: &Descriptor) -> Descriptor {
         match like {
             Descriptor::File(like) => {
                 let mut file = self.file.clone();
@@ -50,7 +50,7 @@ impl AtOnce {
 }
 
 /// What may wait for a disk: in a thread that may, unless this one may, too.
-pub async fn in_a_thread<T: Send + 'static>(
+pub(crate) async fn in_a_thread<T: Send + 'static>(
     may_block: bool,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

@@ -15,7 +15,7 @@ use rustix::fs::{
 const PIECE_BYTES: usize = 32 << 10;
 
 /// Something in a folder.
-pub struct Entry {
+pub(crate) struct Entry {
     /// None if it is not UTF-8, which WASI cannot tell.
     pub name: Option<String>,
     pub kind: FileType,
@@ -25,14 +25,14 @@ pub struct Entry {
 }
 
 /// Opens a folder to read what is in it. It has a position of its own.
-pub fn open(folder: &File) -> io::Result<File> {
+pub(crate) fn open(folder: &File) -> io::Result<File> {
     let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat2(folder, ".", how, Mode::empty(), ResolveFlags::BENEATH);
     Ok(File::from(opened.or_else(|_| openat(folder, ".", how, Mode::empty()))?))
 }
 
 /// The next entries of an opened folder, with `.` and `..`. None are left if there are none.
-pub fn read(folder: &File) -> io::Result<Vec<Entry>> {
+pub(crate) fn read(folder: &File) -> io::Result<Vec<Entry>> {
     let mut buffer = [MaybeUninit::uninit(); PIECE_BYTES];
     let mut piece = RawDir::new(folder, &mut buffer);
     let mut entries = Vec::new();
@@ -54,7 +54,7 @@ pub fn read(folder: &File) -> io::Result<Vec<Entry>> {
 }
 
 /// The entries from one on, of which one before it told where it is found; 0 is the first.
-pub fn read_from(folder: &File, position: u64) -> io::Result<(Vec<Entry>, Numbers)> {
+pub(crate) fn read_from(folder: &File, position: u64) -> io::Result<(Vec<Entry>, Numbers)> {
     let opened = open(folder)?;
     seek(&opened, SeekFrom::Start(position))?;
     let stat = fstat(&opened)?;
@@ -62,14 +62,14 @@ pub fn read_from(folder: &File, position: u64) -> io::Result<(Vec<Entry>, Number
 }
 
 /// Makes of inodes the numbers by which wasmtime tells files apart.
-pub struct Numbers {
+pub(crate) struct Numbers {
     device: u64,
     folder: u64,
 }
 
 impl Numbers {
     /// What is above the folder is none of the guest's business.
-    pub fn of(&self, entry: &Entry) -> u64 {
+    pub(crate) fn of(&self, entry: &Entry) -> u64 {
         let mut hasher = DefaultHasher::new();
         let inode = if entry.name.as_deref() == Some("..") { self.folder } else { entry.inode };
         (self.device, inode).hash(&mut hasher);

@@ -37,14 +37,14 @@ const AT_ONCE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 /// changes files in another thread has one, so that nobody else gets a lock before the
 /// last change is made.
 #[derive(Clone, Default)]
-pub struct Locks(Arc<Mutex<Vec<Lock>>>);
+pub(crate) struct Locks(Arc<Mutex<Vec<Lock>>>);
 
 /// Shows whether an instance holds locks, and keeps none of them.
 #[derive(Debug)]
-pub struct Held(Weak<Mutex<Vec<Lock>>>);
+pub(crate) struct Held(Weak<Mutex<Vec<Lock>>>);
 
 impl Held {
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.0.upgrade().is_some_and(|locks| !locks.lock().is_empty())
     }
 }
@@ -63,7 +63,7 @@ struct FolderPlace(u64, u64, String);
 
 /// What became of a folder that a guest wanted to make.
 #[derive(Debug, PartialEq)]
-pub enum Made {
+pub(crate) enum Made {
     Locked,
     /// A real folder was in the place for long, and is gone.
     LockedInPlaceOfFolder,
@@ -74,14 +74,14 @@ pub enum Made {
 }
 
 /// The path of the database, if a folder at `path` may be a lock.
-pub fn database(path: &str) -> Option<&str> {
+pub(crate) fn database(path: &str) -> Option<&str> {
     let database = path.trim_end_matches('/').strip_suffix(ENDING)?;
     (!database.is_empty() && !database.ends_with('/')).then_some(database)
 }
 
 impl Locks {
     /// Takes the lock for which the folder at `path` in `folder` stands. May wait for a disk.
-    pub fn make(&self, folder: &File, path: &str, open: Place) -> io::Result<Made> {
+    pub(crate) fn make(&self, folder: &File, path: &str, open: Place) -> io::Result<Made> {
         let Some((database, kind)) = database(path).and_then(|path| open_to_lock(folder, path)) else {
             return Ok(Made::NotALock);
         };
@@ -103,17 +103,17 @@ impl Locks {
         Ok(made)
     }
 
-    pub fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         Held(Arc::downgrade(&self.0))
     }
 
-    pub fn are_held(&self) -> bool {
+    pub(crate) fn are_held(&self) -> bool {
         !self.0.lock().is_empty()
     }
 
     /// Ends the lock for which the folder at `path` in `folder` stands. False if the
     /// instance does not hold it.
-    pub fn remove(&self, folder: &File, path: &str) -> io::Result<bool> {
+    pub(crate) fn remove(&self, folder: &File, path: &str) -> io::Result<bool> {
         if !self.are_held() {
             return Ok(false);
         }
@@ -127,7 +127,7 @@ impl Locks {
 
 /// Who asks for the folder at `path` in `folder`, which is not there, finds one, since
 /// somebody holds the lock. May wait for a disk.
-pub fn stands_for_lock(folder: &File, path: &str) -> bool {
+pub(crate) fn stands_for_lock(folder: &File, path: &str) -> bool {
     let database = database(path).and_then(|path| open(folder, path, OFlags::RDONLY | AT_ONCE).ok());
     database.is_some_and(|database| {
         is_database(&database).unwrap_or(false) && record_lock::is_locked(&database).unwrap_or(false)

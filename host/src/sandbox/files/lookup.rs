@@ -29,13 +29,13 @@ const LOCAL: [u32; 9] = [
 /// The system knows what it is asked here and in `content`. Linux does from 5.12 on; 5.9 and
 /// 5.10 take content for which they would have to wait for the end of the file (preadv2(2),
 /// "Bugs").
-pub static SYSTEM_TELLS: LazyLock<bool> = LazyLock::new(|| {
+pub(crate) static SYSTEM_TELLS: LazyLock<bool> = LazyLock::new(|| {
     let known = openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::CACHED);
     known.is_ok()
 });
 
 /// The folders that are given to guests, in this order.
-pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Dir>> {
+pub(crate) fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Dir>> {
     let mut table = ResourceTable::new();
     let mut folders = Vec::new();
     for (folder, _) in (WasiFilesystemCtxView { ctx: files, table: &mut table }).get_directories()? {
@@ -47,7 +47,7 @@ pub fn folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Dir>> {
 }
 
 /// Those of them in which paths may be resolved at once.
-pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
+pub(crate) fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<File>>> {
     let is_local = |folder: &Dir| {
         fstatfs(&folder.dir).is_ok_and(|filesystem| LOCAL.contains(&(filesystem.f_type as u32)))
     };
@@ -56,7 +56,7 @@ pub fn local_folders(files: &mut WasiFilesystemCtx) -> wasmtime::Result<Vec<Arc<
 }
 
 /// What is at a path.
-pub enum Found {
+pub(crate) enum Found {
     Something(File),
     Nothing,
     /// The system would have to wait, or the path is none that it could resolve.
@@ -65,7 +65,7 @@ pub enum Found {
 
 /// Opens what is at `path` in `folder`. A link as the last name is followed if that is
 /// asked for; none leads out of the folder.
-pub fn find(folder: &File, path: &str, follow: bool, how: OFlags) -> Found {
+pub(crate) fn find(folder: &File, path: &str, follow: bool, how: OFlags) -> Found {
     if !follow && path.ends_with(['/', '.']) {
         // The system follows a link that has a slash after it in any case, wasmtime not.
         return Found::Unknown;

@@ -2,22 +2,22 @@
 //! What guests call is in `imports`, above this.
 
 /// How content is read.
-pub mod content;
+pub(crate) mod content;
 /// What waits for a disk, and what does it.
-pub mod disk;
+pub(crate) mod disk;
 /// What is in a folder.
-pub mod entries;
+pub(crate) mod entries;
 /// Folders that stand for locks.
-pub mod locks;
+pub(crate) mod locks;
 /// How a path is resolved.
-pub mod lookup;
+pub(crate) mod lookup;
 /// What a core module has open.
-pub mod numbers;
+pub(crate) mod numbers;
 /// How many files guests may have open.
-pub mod places;
+pub(crate) mod places;
 mod record_lock;
 /// How content is written.
-pub mod written;
+pub(crate) mod written;
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use self::places::Opened;
 
 /// What one instance has of files beside its descriptors.
 #[derive(Default)]
-pub struct Files {
+pub(crate) struct Files {
     pub locks: Locks,
     pub opened: Opened,
     /// None before a core module opens something.
@@ -35,11 +35,11 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn are_locks_held(&self) -> bool {
+    pub(crate) fn are_locks_held(&self) -> bool {
         self.locks.are_held()
     }
 
-    pub fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         self.locks.held()
     }
 }

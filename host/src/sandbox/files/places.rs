@@ -11,7 +11,7 @@ use wasmtime_wasi::filesystem::Descriptor;
 use crate::telemetry::log::Log;
 
 /// What all instances share.
-pub struct Places {
+pub(crate) struct Places {
     all_max: usize,
     instance_max: usize,
     taken: AtomicUsize,
@@ -20,14 +20,14 @@ pub struct Places {
 }
 
 /// One open file or folder of an instance. Its place is free again when this is dropped.
-pub struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     of_instance: Arc<AtomicUsize>,
 }
 
 /// What one instance has open.
 #[derive(Default)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// Made for the first file: most instances open none.
     taken: Option<Arc<AtomicUsize>>,
     /// By the descriptor's number in the instance's table.
@@ -37,7 +37,7 @@ pub struct Opened {
 }
 
 impl Places {
-    pub fn new(instance_max: usize, all_max: usize) -> Places {
+    pub(crate) fn new(instance_max: usize, all_max: usize) -> Places {
         Places { all_max, instance_max, taken: AtomicUsize::new(0), said: Default::default() }
     }
 }
@@ -49,7 +49,7 @@ fn add(taken: &AtomicUsize, max: usize) -> bool {
 
 impl Opened {
     /// A place for one more. None if all are taken.
-    pub fn take(&mut self, places: &Arc<Places>, log: &Log) -> Option<Place> {
+    pub(crate) fn take(&mut self, places: &Arc<Places>, log: &Log) -> Option<Place> {
         self.streams.retain(|(file, _)| file.strong_count() > 0);
         let of_instance = self.taken.get_or_insert_default().clone();
         let Places { all_max, instance_max, taken, said } = &**places;
@@ -71,12 +71,12 @@ impl Opened {
     }
 
     /// The descriptor with this number holds the place.
-    pub fn add(&mut self, number: u32, descriptor: &Descriptor, place: Place) {
+    pub(crate) fn add(&mut self, number: u32, descriptor: &Descriptor, place: Place) {
         self.descriptors.insert(number, (file(descriptor), place));
     }
 
     /// The descriptor that had this number is gone from the table.
-    pub fn remove(&mut self, number: u32, descriptor: &Descriptor) {
+    pub(crate) fn remove(&mut self, number: u32, descriptor: &Descriptor) {
         let Some(place) = self.descriptors.remove(&number) else { return };
         if let Descriptor::File(file) = descriptor
             && Arc::strong_count(&file.file) > 1
@@ -87,14 +87,14 @@ impl Opened {
 
     /// Files that are still in use, once the instance's table is gone: by what is under way
     /// in other threads.
-    pub fn under_way(&self) -> Vec<Weak<File>> {
+    pub(crate) fn under_way(&self) -> Vec<Weak<File>> {
         let open = self.descriptors.values().chain(&self.streams);
         open.map(|(file, _)| file.clone()).filter(|file| file.strong_count() > 0).collect()
     }
 }
 
 /// The file of a descriptor; none for a folder, which may be shared by all instances.
-pub fn file(descriptor: &Descriptor) -> Weak<File> {
+pub(crate) fn file(descriptor: &Descriptor) -> Weak<File> {
     match descriptor {
         Descriptor::File(file) => Arc::downgrade(&file.file),
         Descriptor::Dir(_) => Weak::new(),

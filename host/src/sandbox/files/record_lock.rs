@@ -17,7 +17,7 @@ const BYTES: i64 = 2 + 510;
 
 /// Whom a lock keeps out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Who writes. A file that is not opened to be written can have no other.
     Shared,
     /// Everybody.
@@ -25,7 +25,7 @@ pub enum Kind {
 }
 
 /// Takes the lock without waiting. False if another one keeps it out.
-pub fn lock(file: &File, kind: Kind) -> io::Result<bool> {
+pub(super) fn lock(file: &File, kind: Kind) -> io::Result<bool> {
     match ask(file, F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
@@ -34,7 +34,7 @@ pub fn lock(file: &File, kind: Kind) -> io::Result<bool> {
 }
 
 /// Someone else, here or in another process, has locked some of the bytes.
-pub fn is_locked(file: &File) -> io::Result<bool> {
+pub(super) fn is_locked(file: &File) -> io::Result<bool> {
     Ok(ask(file, F_OFD_GETLK, Kind::Exclusive)?.l_type != F_UNLCK as c_short)
 }
 

@@ -19,13 +19,13 @@ const WRITE_BYTES_MAX: usize = 64 << 10;
 
 /// Where the next byte goes.
 #[derive(Clone, Copy)]
-pub enum Position {
+pub(crate) enum Position {
     At(u64),
     End,
 }
 
 /// A file that is written from a position on.
-pub struct Written {
+pub(crate) struct Written {
     file: Arc<File>,
     position: Position,
     locks: Locks,
@@ -42,7 +42,7 @@ enum Write {
 }
 
 impl Written {
-    pub fn new(file: Arc<File>, position: Position, locks: Locks, may_block: bool) -> Written {
+    pub(crate) fn new(file: Arc<File>, position: Position, locks: Locks, may_block: bool) -> Written {
         Written { file, position, locks, may_block, write: Write::None }
     }
 

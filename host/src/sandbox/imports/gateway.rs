@@ -29,7 +29,7 @@ const FIELDS_BYTES_MAX: usize = 128 << 10;
 
 type Store<'a> = StoreContextMut<'a, State>;
 
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut gateway = linker.instance(GATEWAY)?;
     gateway.func_wrap("request", |store: Store<'_>, ()| Ok((store.data().request.variables.clone(),)))?;
     gateway.func_wrap("respond", |store, (to, head, body)| Ok((respond(store, to, head, body)?,)))?;
@@ -170,7 +170,7 @@ fn bytes_of(text: &str) -> Option<Vec<u8>> {
 
 /// A response has a status of this range (RFC 9110, 15); those below are for what comes before
 /// one, and to the others no client gives a meaning.
-pub fn check_status(status: StatusCode) -> Result<(), String> {
+pub(crate) fn check_status(status: StatusCode) -> Result<(), String> {
     match status.as_u16() {
         200..=599 => Ok(()),
         _ => Err(format!("{status} is not the status of a response")),
@@ -180,7 +180,7 @@ pub fn check_status(status: StatusCode) -> Result<(), String> {
 /// The length that a head says: one at most (RFC 9110, 8.6), that of the body. A response to
 /// HEAD, and one that says that nothing has changed, may have the length of a body that it does
 /// not have.
-pub fn check_length(headers: &HeaderMap, body_bytes: Option<u64>) -> Result<Option<u64>, String> {
+pub(crate) fn check_length(headers: &HeaderMap, body_bytes: Option<u64>) -> Result<Option<u64>, String> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(None) };
     match (number(length.as_bytes()), lengths.next(), body_bytes) {

@@ -10,10 +10,10 @@ use crate::sandbox::state::State;
 
 /// The head of a response with the body that follows, or `wasi:http`'s name of
 /// an error.
-pub type Head = Result<Response<WasiBody>, String>;
+pub(crate) type Head = Result<Response<WasiBody>, String>;
 
 /// Takes the place of wasmtime's function.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let defined = linker
         .instance("wasi:http/types@0.3.0")
@@ -40,7 +40,7 @@ fn new_response(
 /// Ends the trailers of the response that was made last, if the guest has not. A guest that
 /// failed, or whose time is over, never will; and if it has ended the body before, that is the
 /// end of the response. One whose body has no end shows none by this either.
-pub fn end_trailers(mut store: impl AsContextMut<Data = State>) {
+pub(crate) fn end_trailers(mut store: impl AsContextMut<Data = State>) {
     let trailers = store.as_context_mut().data_mut().trailers.take();
     // It is an error if they are over.
     let _ = trailers.map(|mut trailers| trailers.close(store));

@@ -13,7 +13,7 @@ const SECURE: &str = "wasi:random/random@0.2.12";
 const INSECURE: &str = "wasi:random/insecure@0.2.12";
 
 /// Takes the place of wasmtime's functions of WASI 0.2.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let secure = linker.instance(SECURE)?.func_wrap_async("get-random-bytes", |store, (count,)| {
         Box::new(async move { Ok((bytes(store, count, random::Host::get_random_bytes).await?,)) })

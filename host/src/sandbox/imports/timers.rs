@@ -35,7 +35,7 @@ impl From<deferred::ScheduleError> for ScheduleError {
     }
 }
 
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut timers = linker.instance(TIMERS)?;
     timers.func_wrap("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
         let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
@@ -47,7 +47,7 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// `call_later(delay_ns: i64, payload: i32, payload_bytes: i32) -> i64` gives the id, or
 /// an error below zero. `cancel(id: i64) -> i32` gives 1 if the call will never run.
-pub fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap(
         TIMERS_MODULE,
         CALL_LATER,

@@ -22,7 +22,7 @@ use crate::sandbox::files::written::{Position, Written};
 use crate::sandbox::host::Host;
 use crate::sandbox::state::State;
 
-pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
+pub(super) fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap("[method]descriptor.write-via-stream", |store, (file, offset)| {
         told(write_via_stream(store, file, Position::At(offset)))
     })?;
@@ -144,7 +144,7 @@ async fn sync_data(store: &mut Store<'_>, file: Resource<Descriptor>) -> FsResul
 }
 
 /// Whoever holds a lock gives its folder a new time now and then; nobody looks at it.
-pub async fn set_times_at(
+pub(crate) async fn set_times_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     follow: PathFlags,
@@ -162,7 +162,7 @@ pub async fn set_times_at(
     }
 }
 
-pub async fn create_directory_at(
+pub(crate) async fn create_directory_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,
@@ -182,7 +182,7 @@ pub async fn create_directory_at(
 }
 
 /// Takes the lock for which the folder at `path` would stand.
-pub async fn lock(
+pub(super) async fn lock(
     server: &Host,
     locks: Locks,
     folder: Arc<File>,
@@ -199,7 +199,7 @@ pub async fn lock(
     Ok(made)
 }
 
-pub async fn remove_directory_at(
+pub(crate) async fn remove_directory_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,
@@ -223,7 +223,7 @@ pub async fn remove_directory_at(
     }
 }
 
-pub async fn unlink_file_at(
+pub(crate) async fn unlink_file_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,
@@ -240,7 +240,7 @@ async fn symlink_at(
     with(store, [&folder], move |files, [folder]| now(files.symlink_at(folder, to, path))).await
 }
 
-pub async fn rename_at(
+pub(crate) async fn rename_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     path: String,

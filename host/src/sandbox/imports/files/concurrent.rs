@@ -34,7 +34,7 @@ use crate::sandbox::state::State;
 const INTERFACE: &str = "wasi:filesystem/types@0.3.0";
 
 /// Takes the place of wasmtime's functions.
-pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let types = &mut linker.instance(INTERFACE)?;
     types.resource("descriptor", ResourceType::host::<Descriptor>(), |mut store, descriptor| {
         close(&mut store, Resource::new_own(descriptor))

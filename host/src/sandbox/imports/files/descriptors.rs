@@ -17,14 +17,14 @@ use crate::sandbox::files::locks;
 use crate::sandbox::files::places::Place;
 use crate::sandbox::state::State;
 
-pub type Store<'a> = StoreContextMut<'a, State>;
+pub(super) type Store<'a> = StoreContextMut<'a, State>;
 
-pub fn table<'a>(store: &'a mut Store<'_>) -> &'a mut ResourceTable {
+pub(super) fn table<'a>(store: &'a mut Store<'_>) -> &'a mut ResourceTable {
     store.data_mut().ctx().table
 }
 
 /// A result as the linker has it.
-pub fn told<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
+pub(super) fn told<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
     Ok((match result {
         Ok(value) => Ok(value),
         Err(error) => Err(error.downcast()?),
@@ -32,14 +32,18 @@ pub fn told<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)>
 }
 
 /// A descriptor is in the table, and holds the place.
-pub fn keep(store: &mut Store<'_>, descriptor: Descriptor, place: Place) -> FsResult<Resource<Descriptor>> {
+pub(super) fn keep(
+    store: &mut Store<'_>,
+    descriptor: Descriptor,
+    place: Place,
+) -> FsResult<Resource<Descriptor>> {
     let number = table(store).push(descriptor.clone())?;
     store.data_mut().files().opened.add(number.rep(), &descriptor, place);
     Ok(number)
 }
 
 /// A guest drops a descriptor.
-pub fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
+pub(super) fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
     let number = descriptor.rep();
     let closed = table(store).delete(descriptor)?;
     store.data_mut().files().opened.remove(number, &closed);
@@ -47,14 +51,14 @@ pub fn close(store: &mut Store<'_>, descriptor: Resource<Descriptor>) -> wasmtim
 }
 
 /// WASI has no name for this error; of those that it has, no room comes closest.
-pub fn take_place(store: &mut Store<'_>) -> FsResult<Place> {
+pub(super) fn take_place(store: &mut Store<'_>) -> FsResult<Place> {
     let state = store.data_mut();
     let place = state.take_place();
     place.ok_or_else(|| ErrorCode::InsufficientMemory.into())
 }
 
 /// The folder, if paths in it may be resolved at once.
-pub fn local(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Dir>> {
+pub(super) fn local(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Dir>> {
     let server = store.data().server.clone();
     Ok(match store.data_mut().ctx().table.get(folder)? {
         Descriptor::Dir(folder)
@@ -68,7 +72,7 @@ pub fn local(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<O
 
 /// There is no folder at `path`, as `error` says, but to guests there is one, by which a
 /// database is locked.
-pub async fn stands_for_lock(
+pub(super) async fn stands_for_lock(
     store: &mut Store<'_>,
     folder: &Resource<Descriptor>,
     path: &str,
@@ -82,12 +86,15 @@ pub async fn stands_for_lock(
     Ok(finds_lock(may_block, folder.dir.clone(), path.to_owned()).await?)
 }
 
-pub async fn finds_lock(may_block: bool, folder: Arc<File>, path: String) -> io::Result<bool> {
+pub(super) async fn finds_lock(may_block: bool, folder: Arc<File>, path: String) -> io::Result<bool> {
     in_a_thread(may_block, move || Ok(locks::stands_for_lock(&folder, &path))).await
 }
 
 /// A folder in which the guest may make and remove.
-pub fn folder_to_write(store: &mut Store<'_>, folder: &Resource<Descriptor>) -> FsResult<Option<Arc<File>>> {
+pub(super) fn folder_to_write(
+    store: &mut Store<'_>,
+    folder: &Resource<Descriptor>,
+) -> FsResult<Option<Arc<File>>> {
     Ok(match table(store).get(folder)? {
         Descriptor::Dir(folder) if folder.perms == FsPerms::ReadWrite => Some(folder.dir.clone()),
         _ => None,

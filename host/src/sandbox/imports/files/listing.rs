@@ -23,7 +23,7 @@ struct Listing {
     _place: Place,
 }
 
-pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
+pub(super) fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.resource("directory-entry-stream", ResourceType::host::<Listing>(), |mut store, listing| {
         table(&mut store).delete(Resource::<Listing>::new_own(listing))?;
         Ok(())

@@ -15,15 +15,17 @@ mod threads;
 
 use wasmtime::component::{Linker, LinkerInstance};
 
-pub use self::changes::{create_directory_at, remove_directory_at, rename_at, set_times_at, unlink_file_at};
-pub use self::reading::stat_at;
+pub(crate) use self::changes::{
+    create_directory_at, remove_directory_at, rename_at, set_times_at, unlink_file_at,
+};
+pub(crate) use self::reading::stat_at;
 use crate::sandbox::state::State;
 
 /// The name under which wasmtime offers it.
 const INTERFACE: &str = "wasi:filesystem/types@0.2.12";
 
 /// Takes the place of wasmtime's functions.
-pub fn add_to_linker(linker: &mut Linker<State>, is_concurrent: bool) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>, is_concurrent: bool) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut defined = define(&mut linker.instance(INTERFACE)?);
     if is_concurrent {

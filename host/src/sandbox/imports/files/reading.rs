@@ -24,7 +24,7 @@ use crate::sandbox::files::locks;
 use crate::sandbox::files::lookup::{Found, find};
 use crate::sandbox::state::State;
 
-pub fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
+pub(super) fn define(types: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     types.func_wrap("[method]descriptor.read-via-stream", |store, (file, offset)| {
         Ok((read_via_stream(store, file, offset)?,))
     })?;
@@ -113,7 +113,7 @@ fn is_a(file: &File, kind: FileType) -> bool {
     fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)
 }
 
-pub async fn stat_at(
+pub(crate) async fn stat_at(
     store: &mut Store<'_>,
     folder: Resource<Descriptor>,
     follow: PathFlags,

@@ -13,7 +13,7 @@ use crate::sandbox::files::disk::in_a_thread;
 
 /// Does `work` with wasmtime's implementation and `descriptors`, for which that waits for
 /// nothing but the disk.
-pub async fn with<const N: usize, T: Send + 'static>(
+pub(super) async fn with<const N: usize, T: Send + 'static>(
     store: &mut Store<'_>,
     descriptors: [&Resource<Descriptor>; N],
     work: impl FnOnce(&mut WasiFilesystemCtxView<'_>, [Resource<Descriptor>; N]) -> FsResult<T> + Send + 'static,
@@ -35,7 +35,7 @@ pub async fn with<const N: usize, T: Send + 'static>(
 }
 
 /// What `future` gives, which waits for nothing.
-pub fn now<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => unreachable!("all is done at once with these descriptors"),

@@ -8,10 +8,12 @@ use wiggle::GuestMemory;
 use crate::sandbox::files::numbers::Numbers;
 use crate::sandbox::state::State;
 
-pub const MODULE: &str = "wasi_snapshot_preview1";
+pub(super) const MODULE: &str = "wasi_snapshot_preview1";
 
 /// The module's memory, and the state; as wasmtime finds them.
-pub fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMemory<'a>, &'a mut State)> {
+pub(super) fn parts<'a>(
+    caller: &'a mut Caller<'_, State>,
+) -> wasmtime::Result<(GuestMemory<'a>, &'a mut State)> {
     let fuel = caller.as_context_mut().hostcall_fuel();
     let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
         wasmtime::bail!("missing required memory export");
@@ -22,7 +24,7 @@ pub fn parts<'a>(caller: &'a mut Caller<'_, State>) -> wasmtime::Result<(GuestMe
 }
 
 /// What the module has open.
-pub fn numbers(state: &mut State) -> &mut Numbers {
+pub(super) fn numbers(state: &mut State) -> &mut Numbers {
     let server = state.server.clone();
     state.files().numbers.get_or_insert_with(|| Numbers::new(&server.folders))
 }

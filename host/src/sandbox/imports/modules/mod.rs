@@ -15,7 +15,7 @@ use wasmtime::Linker;
 use crate::sandbox::state::State;
 
 /// Takes the place of wasmtime's functions.
-pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let defined = define(linker);
     linker.allow_shadowing(false);

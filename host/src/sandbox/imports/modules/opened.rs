@@ -17,7 +17,7 @@ use crate::sandbox::state::State;
 /// `dirent`: `d_next` u64, `d_ino` u64, `d_namlen` u32, `d_type` u8, and the rest is room.
 const ENTRY_BYTES: usize = 24;
 
-pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "path_open", |mut caller: Caller<'_, State>, arguments: Open| {
         Box::new(async move { path_open(&mut caller, arguments).await })
     })?;

@@ -31,7 +31,7 @@ type Paths = (i32, i32, i32, i32, i32, i32);
 type Stat = (i32, i32, i32, i32, i32);
 type Times = (i32, i32, i32, i32, i64, i64, i32);
 
-pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         MODULE,
         "path_create_directory",

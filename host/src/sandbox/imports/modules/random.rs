@@ -9,7 +9,7 @@ use wiggle::GuestPtr;
 use super::caller::{MODULE, parts};
 use crate::sandbox::state::{self, RANDOM_PIECE_BYTES, State};
 
-pub fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         MODULE,
         "random_get",
