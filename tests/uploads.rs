@@ -106,6 +106,24 @@ fn a_little_that_is_still_to_come_does_not_end_the_connection() {
     }
 }
 
+/// What only goes on with a body is no head, which would have to come in sooner.
+#[test]
+fn a_little_that_comes_slowly_does_not_end_the_connection() {
+    for (setup, path, status) in inattentive() {
+        let server = setup.options("--head-timeout 0.5").start();
+        let mut connection = Connection::open(server.address);
+        connection.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"));
+        assert_eq!(connection.reply().status, status, "{path}");
+        for _ in 0..5 {
+            connection.send("x".repeat(20_000));
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        // Neither is the time after it.
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(connection.get(path).status, status, "{path}");
+    }
+}
+
 #[test]
 fn a_guest_that_answers_first_and_reads_later_keeps_its_connection() {
     for guest in [guest("echo"), guest("echo-0.3")] {

@@ -54,6 +54,11 @@ impl Framing {
         matches!(self.state, State::Between) && self.line.is_empty()
     }
 
+    /// The rest of a head is to come.
+    pub(crate) fn is_within_head(&self) -> bool {
+        !self.is_between() && matches!(self.state, State::Between | State::Head(_))
+    }
+
     /// The rest of a body is to come.
     pub(crate) fn is_within_body(&self) -> bool {
         matches!(self.state, State::Body(_) | State::Chunks(_))

@@ -34,7 +34,7 @@ pub struct Sockets {
 
 impl Sockets {
     /// That another server has an address is told before a guest is built, which can take
-    /// long. Nothing is held meanwhile: a client shall be refused rather than wait for that.
+    /// long. Nothing is held while it is: a client shall be refused rather than wait for that.
     pub fn check(&self) -> Result<()> {
         // Held until the second is bound: it may be the same.
         let _http = Bound::one(&self.http, self.backlog, self.mode).context("--http-socket")?;

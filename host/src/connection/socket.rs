@@ -85,8 +85,13 @@ impl Socket {
     fn follow(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.course {
             Course::Http1(framing) => {
-                self.activity.note_read();
-                if let Some((at, fault)) = framing.follow(bytes) {
+                let was_within_body = framing.is_within_body();
+                let fault = framing.follow(bytes);
+                // What only goes on with a body is no beginning of a head.
+                if !was_within_body || framing.is_within_head() {
+                    self.activity.note_read();
+                }
+                if let Some((at, fault)) = fault {
                     self.activity.note_fault(framing.heads(), fault);
                     self.course = Course::Malformed;
                     return if at == 0 { Err(malformed()) } else { Ok(at) };
