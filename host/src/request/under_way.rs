@@ -118,7 +118,9 @@ impl UnderWay {
     async fn drive(mut self, mut rest: Rest) {
         let at = clock::instant(self.deadline.nanos());
         match tokio::time::timeout_at(at, self.body_is_over(&mut rest)).await {
-            Ok(Ok(BodyState::Over | BodyState::PassedOn)) => self.finish_tail().await,
+            Ok(Ok(BodyState::Over)) => self.finish_tail().await,
+            // The guest has ended; its body keeps the deadline of the request.
+            Ok(Ok(BodyState::PassedOn)) => self.keep_instance(),
             Ok(Ok(BodyState::Abandoned | BodyState::Open)) => self.leave(rest).await,
             Ok(Err(failure)) => self.end_after(failure, rest).await,
             Err(_) => self.end_after(Failure::Deadline, rest).await,

@@ -156,7 +156,9 @@ impl Driver {
     /// Runs the guest, or lets it run as far as it can.
     pub(crate) fn run<T>(&self, run: impl FnOnce() -> T) -> T {
         self.step(Step::Run);
+        let unwinding = Unwinding(self);
         let result = run();
+        std::mem::forget(unwinding);
         self.step(Step::Rest);
         result
     }
@@ -192,6 +194,16 @@ impl Driver {
     }
 }
 
+/// Dropped by a panic of the host within a guest's call: its store goes, and the end that the
+/// body then shows means nothing.
+struct Unwinding<'a>(&'a Driver);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 impl Deref for Driver {
     type Target = Link;
 
@@ -219,6 +231,16 @@ mod tests {
         driver.complete_body();
         driver.note_request_is_read();
         assert!(!driver.is_passed_on());
+    }
+
+    #[test]
+    fn a_body_whose_guest_panicked_does_not_pass_as_whole() {
+        let driver = Driver::default();
+        let link = driver.link();
+        let panic = || driver.run(|| panic!("the host's"));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(panic)).unwrap_err();
+        drop(driver);
+        assert!(link.guest_is_gone());
     }
 
     #[test]
