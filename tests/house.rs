@@ -24,12 +24,12 @@ fn rooms_name_only_rooms_on_lower_floors() {
     let rooms: BTreeSet<&str> = sources.files.keys().map(|file| room(file)).collect();
     let (mut wrong, mut named) = (Vec::new(), 0);
     for (file, text) in &sources.files {
-        let (from, text) = (room(file), without_tests(text));
-        let roots = text.split("crate::").skip(1).chain(text.split("wasm_serve::").skip(1));
-        let others = roots.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
-        for to in others.filter(|to| *to != from && rooms.contains(to)) {
+        let from = room(file);
+        let named_by_file = paths(&without_comments(without_tests(text)));
+        let others = named_by_file.iter().filter_map(|path| absolute(file, path).into_iter().next());
+        for to in others.filter(|to| to != from && rooms.contains(to.as_str())) {
             named += 1;
-            let (Some(above), Some(below)) = (floors.get(from), floors.get(to)) else {
+            let (Some(above), Some(below)) = (floors.get(from), floors.get(&to)) else {
                 panic!("{from} or {to} is on no floor");
             };
             if below <= above {
@@ -131,9 +131,8 @@ impl Sources {
         let root = |file: &&String| matches!(file.as_str(), "lib.rs" | "main.rs");
         let mut names = BTreeMap::new();
         for (file, text) in self.files.iter().filter(|(file, _)| !root(file)) {
-            let code: String = without_tests(text).lines().filter(|line| !is_comment(line)).collect();
             let mut named = BTreeSet::new();
-            for path in paths(&code) {
+            for path in paths(&without_comments(without_tests(text))) {
                 named.extend(self.file_of(&absolute(file, &path)).filter(|named| *named != file).cloned());
             }
             named.retain(|file| !root(&file));
@@ -150,8 +149,8 @@ impl Sources {
     }
 }
 
-fn is_comment(line: &str) -> bool {
-    line.trim_start().starts_with("//")
+fn without_comments(text: &str) -> String {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect()
 }
 
 fn list(folder: &Path, base: &Path, files: &mut BTreeMap<String, String>) {
@@ -171,7 +170,7 @@ fn list(folder: &Path, base: &Path, files: &mut BTreeMap<String, String>) {
 fn paths(code: &str) -> Vec<String> {
     let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut paths = Vec::new();
-    for start in ["crate::", "self::", "super::"] {
+    for start in ["crate::", "wasm_serve::", "self::", "super::"] {
         for (at, _) in code.match_indices(start) {
             let before = code[..at].chars().next_back();
             if !before.is_some_and(|before| is_of_name(before) || before == ':') {
@@ -210,7 +209,7 @@ fn absolute(file: &str, path: &str) -> Vec<String> {
     let mut modules: Vec<String> = module.split('/').map(str::to_owned).collect();
     for name in path.split("::").filter(|name| !name.is_empty()) {
         match name {
-            "crate" => modules.clear(),
+            "crate" | "wasm_serve" => modules.clear(),
             "super" => drop(modules.pop()),
             "self" => {}
             _ => modules.push(name.to_owned()),

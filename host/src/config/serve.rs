@@ -28,7 +28,7 @@ use crate::sandbox::host;
 use crate::system::folders::Folder;
 use crate::telemetry::log::GuestLines;
 
-/// What a server is given. Only the checks of `Options` make one.
+/// What a server is given, of options that were checked.
 #[derive(Debug)]
 pub struct Settings {
     options: Options,
