@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::system::way::Way;
+use crate::system::trusted_path::Way;
 
 /// What a server that was killed left unfinished goes after this time.
 const UNFINISHED_AGE: Duration = Duration::from_hours(24);

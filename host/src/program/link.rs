@@ -15,7 +15,7 @@ use crate::guest::compiled::{Export, Exports, Loaded};
 use crate::guest::missing::{self, Missing};
 use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;
-use crate::sandbox::imports::{files, gateway, http, modules, random, timers};
+use crate::sandbox::imports::{core_modules, files, gateway, http, random, timers};
 use crate::sandbox::state::State;
 
 /// How a guest is called.
@@ -150,7 +150,7 @@ impl HasData for Table {
 pub(crate) fn module_linker(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<State>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, State::preview1)?;
-    modules::add_to_linker(&mut linker)?;
+    core_modules::add_to_linker(&mut linker)?;
     timers::add_to_module_linker(&mut linker)?;
     Ok(linker)
 }

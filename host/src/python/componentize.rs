@@ -17,7 +17,7 @@ use crate::contract::WIT;
 use crate::system::child;
 use crate::system::confined;
 use crate::system::file;
-use crate::system::way::{self, Way};
+use crate::system::trusted_path::{self, Way};
 use crate::terminal::say_while;
 
 /// What is installed, in the manner of a requirements file. Its version is part of
@@ -103,7 +103,7 @@ impl Tools {
         Way::to(&folder).and_then(|way| way.check()).with_context(remove)?;
         for entry in WalkDir::new(&folder) {
             let entry = entry.with_context(remove)?;
-            let why = way::check(&entry.metadata()?).err();
+            let why = trusted_path::check(&entry.metadata()?).err();
             ensure!(why.is_none(), "{} {}; {}", entry.path().display(), why.unwrap_or_default(), remove());
         }
         Ok(Tool { folder, is_confined: self.is_confined })

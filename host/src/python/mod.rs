@@ -3,12 +3,12 @@
 
 /// The application, as it was named.
 mod application;
+/// Components that were made, by what they were made of.
+mod built;
 /// The tool that makes a component of Python code: found, or installed.
 mod componentize;
 /// What is told of an application before that.
 mod first_look;
-/// Components that were made, by what they were made of.
-mod kept;
 /// Variables of the environment that went into them.
 pub(crate) mod variables;
 
@@ -18,8 +18,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub(crate) use self::application::Application;
+use self::built::{Kept, Sources};
 pub(crate) use self::componentize::Tools;
-use self::kept::{Kept, Sources};
 use crate::cache;
 use crate::guest::Content;
 use crate::system::file;
@@ -83,7 +83,7 @@ struct Known {
 impl Known {
     fn look(application: &Application, cache: Option<&Path>) -> Result<Known> {
         let source = file::read(&application.file).context("cannot be read")?;
-        let (key, sources) = (kept::key(application)?, Sources::before(application, &source)?);
+        let (key, sources) = (built::key(application)?, Sources::before(application, &source)?);
         let mut known = Known { source, sources, key, kept: None, unfit: None, component: None };
         let Some(cache) = cache else {
             known.unfit = Some("the component is built at every start, unless --cache DIR is given: there is no folder of the user's".to_owned());

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::access_log::RequestName;
 use super::body;
+use super::remaining_body::Rest;
 use super::response::Source;
-use super::rest::Rest;
 use super::service::Service;
 use super::unsent::Unsent;
 use crate::clock;

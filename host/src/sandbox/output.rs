@@ -14,8 +14,8 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use crate::telemetry::allowance::Share;
 use crate::telemetry::log::Log;
+use crate::telemetry::rate_limit::Share;
 
 /// A longer line is cut into pieces.
 const LINE_BYTES_MAX: usize = 64 << 10;

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail, ensure};
 use walkdir::WalkDir;
 
-use super::way::Way;
+use super::trusted_path::Way;
 
 /// Kinds of filesystems by which the system is steered, beside `proc`.
 const DOORS: [&str; 12] = [

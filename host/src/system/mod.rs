@@ -6,4 +6,4 @@ pub(crate) mod confined;
 pub(crate) mod file;
 pub(crate) mod folders;
 pub(crate) mod sealed;
-pub(crate) mod way;
+pub(crate) mod trusted_path;

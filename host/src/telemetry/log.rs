@@ -18,9 +18,9 @@ use anyhow::{Context, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::allowance::{Allowance, Share};
+use super::destination::{Once, Target};
 use super::lines::{Shown, server_line};
-use super::target::{Once, Target};
+use super::rate_limit::{Allowance, Share};
 use crate::clock;
 use crate::memory::account::OnNoAccount;
 

@@ -1,8 +1,8 @@
 //! What is told and counted.
 
-pub(crate) mod allowance;
+mod destination;
 mod figure;
 pub(crate) mod lines;
 pub(crate) mod log;
+pub(crate) mod rate_limit;
 pub(crate) mod stats;
-mod target;

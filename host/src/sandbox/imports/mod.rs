@@ -1,8 +1,8 @@
 //! What the host offers to guests, a file an interface.
 
+pub(crate) mod core_modules;
 pub(crate) mod files;
 pub(crate) mod gateway;
 pub(crate) mod http;
-pub(crate) mod modules;
 pub(crate) mod random;
 pub(crate) mod timers;
