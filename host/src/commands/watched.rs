@@ -146,10 +146,14 @@ pub(super) fn stamp(metadata: &Metadata) -> Stamp {
 }
 
 /// Hidden files are those of editors and version control. The script `build` is none of the
-/// folders of that name, also when it is gone.
+/// folders of that name, also when it is gone. Cargo makes its folder under a longer name, and
+/// then renames it.
 fn is_left_out(project: &Path, path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
     let is_folder = || path != project.join("build") && !path.is_file();
+    let is_of_cargo =
+        name.as_encoded_bytes().starts_with(b"target") && path.parent() == Some(project) && !path.exists();
     name.as_encoded_bytes().starts_with(b".")
+        || is_of_cargo
         || NOT_WATCHED.iter().any(|folder| name == *folder) && is_folder()
 }
