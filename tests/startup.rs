@@ -288,6 +288,7 @@ fn what_is_wrong_with_a_python_file_is_told_before_anything_is_built() {
     };
     first(&said_of("def application(:\n", &[]), "line 1");
     first(&said_of("return 1\n", &[]), "SyntaxError");
+    first(&said_of("\0asm\x0d\0\x01\0", &[]), "is WebAssembly, not Python; serve it with --guest");
     first(
         &said_of(
             &format!("import shop.views\n{GOOD}"),

@@ -9,7 +9,7 @@ use wasmparser::BinaryReaderError;
 use crate::system::file;
 
 /// What every WebAssembly file begins with.
-const MAGIC: &[u8] = b"\0asm";
+pub(crate) const MAGIC: &[u8] = b"\0asm";
 /// No guest is larger.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// As much of a file that is not WebAssembly is read, to say what it is instead.

@@ -5,9 +5,10 @@ use std::io::Seek;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::application::Application;
+use crate::guest::file::MAGIC;
 use crate::system::child;
 use crate::system::confined;
 use crate::system::sealed::Sealed;
@@ -24,6 +25,7 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 /// Has the file, whose content is `source`, looked at by the host's Python, which executes
 /// nothing of it. What that cannot tell, the build will.
 pub(super) fn check(application: &Application, source: &[u8], tell: &dyn Fn(&str)) -> Result<()> {
+    ensure!(!source.starts_with(MAGIC), "is WebAssembly, not Python; serve it with --guest");
     let mut python = confined::unconfined("python3");
     python.args(["-I", "-S", "-W", "ignore", "-c", LOOK]).arg(&application.file);
     python.args([&application.callable, VERSION]).args(&application.folders);
