@@ -158,7 +158,7 @@ impl Call {
                         return;
                     }
                 }
-                Poll::Ready(Some(Err(_))) if begun.failure.is_some() && begun.is_as_long_as_promised() => {
+                Poll::Ready(Some(Err(_))) if begun.is_as_long_as_promised() => {
                     self.under_way.driver.complete_body();
                     begun.rest = None;
                     return;
