@@ -152,16 +152,13 @@ impl Call {
                     }
                 }
                 Poll::Ready(None) => {
-                    self.under_way.driver.complete_body();
-                    begun.rest = None;
+                    self.complete(begun);
                     if ended {
                         return;
                     }
                 }
                 Poll::Ready(Some(Err(_))) if begun.is_as_long_as_promised() => {
-                    self.under_way.driver.complete_body();
-                    begun.rest = None;
-                    return;
+                    return self.complete(begun);
                 }
                 Poll::Ready(Some(Err(_))) => {
                     // The guest gave the body up.
@@ -175,15 +172,17 @@ impl Call {
                     return;
                 }
                 // No one is there any more who could end it.
-                Poll::Pending if ended && begun.is_as_long_as_promised() => {
-                    self.under_way.driver.complete_body();
-                    begun.rest = None;
-                    return;
-                }
+                Poll::Pending if ended && begun.is_as_long_as_promised() => return self.complete(begun),
                 Poll::Pending if ended => return self.under_way.driver.leave(),
                 Poll::Pending => return,
             }
         }
+    }
+
+    /// All of the body is in hand.
+    fn complete(&self, begun: &mut Begun) {
+        self.under_way.driver.complete_body();
+        begun.rest = None;
     }
 
     /// True if the guest has ended.

@@ -164,7 +164,7 @@ impl UnderWay {
     /// The call ends where it is. What the guest has sent is delivered, and may be all: that shows
     /// as long as its store is there.
     async fn end_after(mut self, failure: Failure, mut rest: Rest) {
-        self.report(failure);
+        self.say(&self.verdict_on(failure));
         self.driver.cut();
         std::future::poll_fn(|cx| {
             self.poll_guest(cx);
@@ -174,10 +174,6 @@ impl UnderWay {
         })
         .await;
         self.driver.leave();
-    }
-
-    fn report(&self, failure: Failure) {
-        self.say(&self.verdict_on(failure));
     }
 
     /// Counts a failure of this call, and may write it into the log.
