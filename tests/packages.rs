@@ -182,9 +182,16 @@ fn the_unit_is_one_that_systemd_takes() {
         assert!(is_there, "{option}");
     }
     assert!(named > 5, "{named}");
-    // A start must not end before compiling does.
+    // A start must not end before compiling does, and a stop not before the work in hand.
     let seconds = |key| value(&unit, key).parse::<u64>().unwrap();
-    assert!(seconds("TimeoutStartSec") > 300 && seconds("TimeoutStopSec") > 30 + 10 + 30 + 30);
+    let default = |option: &str| {
+        let at = help.find(&format!("{option} <")).expect("an option with a value");
+        let value = help[at..].split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+        value.unwrap().parse::<u64>().unwrap()
+    };
+    assert!(seconds("TimeoutStartSec") > default("--compile-timeout"));
+    let in_hand = ["--grace", "--queue-timeout", "--harakiri", "--write-timeout"];
+    assert!(seconds("TimeoutStopSec") > in_hand.map(default).iter().sum());
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         println!("there is no systemd-analyze");
         return;
