@@ -184,6 +184,8 @@ fn the_unit_is_one_that_systemd_takes() {
     assert!(named > 5, "{named}");
     // A start must not end before compiling does, and a stop not before the work in hand.
     let seconds = |key| value(&unit, key).parse::<u64>().unwrap();
+    // In one line, since a default may be cut into two.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let default = |option: &str| {
         let at = help.find(&format!("{option} <")).expect("an option with a value");
         let value = help[at..].split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
