@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -23,10 +23,10 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
-/// The one whose name ends so.
-fn package(ending: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
+/// What was built: the folder with the packages, and Cargo's of the program in them.
+fn built() -> &'static (PathBuf, PathBuf) {
+    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    BUILT.get_or_init(|| {
         let _alone = scripts::alone("packages");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
         let _ = fs::remove_dir_all(&folder);
@@ -36,16 +36,35 @@ fn package(ending: &str) -> PathBuf {
             "debug" => "dev",
             name => name,
         };
+        let (target, own) = target_beside(of_profile);
         let mut script = Command::new(root().join(".ci/packages"));
         script.args(["--profile", profile]).arg(&folder);
-        script.env("CARGO_TARGET_DIR", of_profile.parent().unwrap()).env("WASM_SERVE_TOOLS", tools());
+        script.env("CARGO_TARGET_DIR", target).env("WASM_SERVE_TOOLS", tools());
         // Compressing takes longer than all else, and is not what is tested.
         script.env("DPKG_DEB_COMPRESSOR_LEVEL", "0");
         succeeds(&mut script);
-        folder
-    });
-    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        (folder, own)
+    })
+}
+
+/// The one whose name ends so.
+fn package(ending: &str) -> PathBuf {
+    let mut files = fs::read_dir(&built().0).unwrap().map(|entry| entry.unwrap().path());
     files.find(|path| path.to_str().unwrap().ends_with(ending)).expect("it was built")
+}
+
+/// A target folder in which Cargo finds all that it has built, but for the finished program:
+/// maturin moves that away for a moment, while other tests start it. And the folder of the
+/// profile in it.
+fn target_beside(of_profile: &Path) -> (PathBuf, PathBuf) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-target");
+    let _ = fs::remove_dir_all(&target);
+    let own = target.join(of_profile.file_name().unwrap());
+    fs::create_dir_all(&own).unwrap();
+    for name in [".fingerprint", "build", "deps", "incremental"] {
+        symlink(of_profile.join(name), own.join(name)).unwrap();
+    }
+    (target, own)
 }
 
 fn assert_serves(program: &Path, options: &[String]) {
@@ -217,7 +236,7 @@ fn the_image_has_what_the_program_is_built_of_and_starts_it() {
         .flat_map(|line| line.split(' ').rev().skip(1).map(|name| root().join(name)).collect::<Vec<_>>())
         .collect();
     // Cargo's list, for `make`.
-    let sources = read(Path::new(env!("CARGO_BIN_EXE_wasm-serve")).with_extension("d"));
+    let sources = read(built().1.join("wasm-serve.d"));
     let sources: Vec<_> = sources.split_whitespace().skip(1).map(PathBuf::from).collect();
     assert!(sources.len() > 100, "{}", sources.len());
     for source in sources.iter().chain(&[root().join("Cargo.lock"), root().join("Cargo.toml")]) {
