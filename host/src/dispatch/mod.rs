@@ -94,22 +94,28 @@ impl<I: Send + 'static> Dispatch<I> {
         self.due.iter().for_each(Notify::notify_one);
     }
 
-    fn next(&self, queues: &mut Queues<I, Reply<I>>, worker: usize) -> Option<Next<I>> {
+    /// Who gets the core that a worker's call has given back.
+    fn next(&self, queues: &mut Queues<I, Reply<I>>, worker: usize, core: &mut Core<I>) -> Option<Next<I>> {
+        queues.release(core);
         let is_due = self.deferred.is_due();
         // Also while no request waits: one that needs no waiting has come and gone
         // before `start_due` has its turn.
         if is_due && queues.share.is_turn_of_deferred() {
             // None if it was cancelled in this moment.
             if let Some(call) = self.deferred.take_due() {
+                queues.hold(worker, core);
                 return Some(Next::Deferred(call));
             }
         }
-        let waiting = queues.pop_waiting(worker);
-        if is_due && waiting.is_none() {
+        if let Some((its_worker, waiting)) = queues.pop_waiting(worker) {
+            queues.hold(its_worker, core);
+            return Some(Next::Request(waiting));
+        }
+        if is_due {
             // The core becomes idle, and `start_due` may take it.
             self.due[worker].notify_one();
         }
-        waiting.map(Next::Request)
+        None
     }
 
     fn start_deferred(&self, core: CoreGuard<I>, call: Call) {
@@ -245,7 +251,7 @@ impl<I: Send + 'static> Worker<I> {
                 if let Some(claim) = &claim {
                     claim.give_core_back();
                 }
-                match dispatch.next(&mut queues, self.number) {
+                match dispatch.next(&mut queues, self.number, &mut core) {
                     Some(next) => (next, queues.waiting() > 0),
                     None => {
                         queues.put_idle(self.number, core);
@@ -286,8 +292,8 @@ impl<I: Send + 'static> Worker<I> {
             if queues.idle() == 0 {
                 return;
             }
-            let Some(waiting) = queues.pop_waiting(self.number) else { return };
-            let core = queues.take_idle(self.number).expect("an idle core was seen under this lock");
+            let Some((worker, waiting)) = queues.pop_waiting(self.number) else { return };
+            let core = queues.take_idle(worker).expect("an idle core was seen under this lock");
             (core, waiting)
         };
         // If it left in this moment, its core is given back as it is dropped.

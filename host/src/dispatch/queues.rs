@@ -27,6 +27,8 @@ pub(super) struct Mine<I, R> {
     idle: VecDeque<Core<I>>,
     /// Requests in order of arrival, which is also the order of their tickets.
     pub(super) waiting: VecDeque<Waiting<R>>,
+    /// Cores that its calls hold.
+    busy: u32,
 }
 
 /// A request that waits.
@@ -48,10 +50,10 @@ impl<R> Waiting<R> {
 impl<I, R> Queues<I, R> {
     /// All cores are idle. `deferred_share` is in percent.
     pub(super) fn new(cores: u32, workers: usize, deferred_share: u32) -> Queues<I, R> {
-        let mine = |_| Mine { idle: VecDeque::new(), waiting: VecDeque::new() };
+        let mine = |_| Mine { idle: VecDeque::new(), waiting: VecDeque::new(), busy: 0 };
         let mut mine: Vec<Mine<I, R>> = (0..workers).map(mine).collect();
         for number in (0..cores).rev() {
-            mine[number as usize % workers].idle.push_back(Core { number, instance: None });
+            mine[number as usize % workers].idle.push_back(Core { number, instance: None, holder: 0 });
         }
         let share = Share { percent: deferred_share, credit: 0 };
         Queues { workers: mine, idle: cores, waiting: 0, last_ticket: 0, share }
@@ -78,11 +80,13 @@ impl<I, R> Queues<I, R> {
             return None;
         }
         self.idle -= 1;
-        if let Some(core) = self.workers[worker].idle.pop_back() {
-            return Some(core);
-        }
-        let most = self.workers.iter_mut().max_by_key(|mine| mine.idle.len());
-        most.expect("there is a worker").idle.pop_front()
+        let own = self.workers[worker].idle.pop_back();
+        let mut core = own.or_else(|| {
+            let most = self.workers.iter_mut().max_by_key(|mine| mine.idle.len());
+            most.expect("there is a worker").idle.pop_front()
+        })?;
+        self.hold(worker, &mut core);
+        Some(core)
     }
 
     pub(super) fn put_idle(&mut self, worker: usize, core: Core<I>) {
@@ -90,27 +94,52 @@ impl<I, R> Queues<I, R> {
         self.workers[worker].idle.push_back(core);
     }
 
-    /// The request that a worker serves next: its own first, unless another
-    /// worker's has waited for longer than is fair. Its client holds a core from now on.
-    pub(super) fn pop_waiting(&mut self, worker: usize) -> Option<Waiting<R>> {
-        if self.waiting == 0 {
-            return None;
-        }
-        // Nearly always the first one. How many of one client stand before it is bounded.
-        let first = |mine: &Mine<I, R>| {
-            let index = mine.waiting.iter().position(Waiting::may_start)?;
-            Some((mine.waiting[index].ticket, mine.waiting[index].since, index))
-        };
-        let firsts = self.workers.iter().enumerate().filter_map(|(at, mine)| Some((first(mine)?, at)));
-        let ((_, since, index), oldest) = firsts.min()?;
-        let own = first(&self.workers[worker])
-            .filter(|(_, own, _)| own.saturating_sub(since) <= OWN_FIRST.as_nanos() as Nanos);
-        let (worker, index) = own.map_or((oldest, index), |(_, _, index)| (worker, index));
+    /// A call of this worker has the core.
+    pub(super) fn hold(&mut self, worker: usize, core: &mut Core<I>) {
+        core.holder = worker;
+        self.workers[worker].busy += 1;
+    }
+
+    /// The call that had the core has ended.
+    pub(super) fn release(&mut self, core: &Core<I>) {
+        self.workers[core.holder].busy -= 1;
+    }
+
+    /// The request that a core goes to which a worker has released, and its worker. Its client
+    /// holds a core from now on.
+    pub(super) fn pop_waiting(&mut self, worker: usize) -> Option<(usize, Waiting<R>)> {
+        let (worker, index) = self.next_waiting(worker)?;
         let waiting = self.take_waiting(worker, index)?;
         if let Some(claim) = &waiting.claim {
             claim.take_core();
         }
-        Some(waiting)
+        Some((worker, waiting))
+    }
+
+    /// The worker's own request first, unless another worker's has waited for longer than is
+    /// fair, or that worker has fewer cores: of one that computes, a thread makes no more use
+    /// of a second core, while the other thread may have nothing to do.
+    fn next_waiting(&self, worker: usize) -> Option<(usize, usize)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        // Nearly always the first one. How many of one client stand before it is bounded.
+        let first = |(at, mine): (usize, &Mine<I, R>)| {
+            let index = mine.waiting.iter().position(Waiting::may_start)?;
+            Some(First { ticket: mine.waiting[index].ticket, worker: at, index })
+        };
+        let since = |first: &First| self.workers[first.worker].waiting[first.index].since;
+        let busy = |first: &First| self.workers[first.worker].busy;
+        let firsts = || self.workers.iter().enumerate().filter_map(first);
+        let oldest = firsts().min()?;
+        let own = first((worker, &self.workers[worker]));
+        let own =
+            own.filter(|own| since(own).saturating_sub(since(&oldest)) <= OWN_FIRST.as_nanos() as Nanos);
+        let next = own.map_or(oldest, |own| {
+            let poorest = firsts().min_by_key(|first| (busy(first), *first));
+            poorest.filter(|poorest| busy(poorest) < busy(&own)).unwrap_or(own)
+        });
+        Some((next.worker, next.index))
     }
 
     /// The ticket names its place.
@@ -142,13 +171,23 @@ impl<I, R> Queues<I, R> {
     }
 }
 
-/// One core while no call holds it.
+/// The first request of a worker that may start. The one that came first is the least.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct First {
+    ticket: u64,
+    worker: usize,
+    index: usize,
+}
+
+/// One core.
 #[derive(Debug)]
 pub(super) struct Core<I> {
     /// Counts from 0; it names the core in the log.
     pub number: u32,
     /// Left here by the last call, to be used again.
     pub instance: Option<I>,
+    /// The worker whose call holds it, or held it last.
+    holder: usize,
 }
 
 /// Whose turn it is when a core becomes free while deferred calls are due:

@@ -165,6 +165,30 @@ async fn a_free_core_goes_to_the_own_request_but_none_waits_for_long() {
 }
 
 #[tokio::test]
+async fn a_worker_that_has_no_core_gets_one_of_a_worker_that_has_two() {
+    let server = server(Limits { cores: 2, workers: 2, queue_max: 4, ..LIMITS });
+    // The other worker has nothing to do for a moment, and both cores go to one.
+    let first = server.worker.core_for_request(None).await.ok().unwrap();
+    let second = server.worker.core_for_request(None).await.ok().unwrap();
+    let mut own = Box::pin(server.worker.core_for_request(None));
+    let mut more = Box::pin(server.worker.core_for_request(None));
+    let mut of_other = Box::pin(server.other.core_for_request(None));
+    assert!(ready(&mut own).is_none() && ready(&mut more).is_none() && ready(&mut of_other).is_none());
+    drop(first);
+    assert!(ready(&mut own).is_none());
+    let others = ready(&mut of_other).expect("it has no core, and the other has one left").ok().unwrap();
+    // Now each has one, and keeps it.
+    let mut of_other = Box::pin(server.other.core_for_request(None));
+    assert!(ready(&mut of_other).is_none());
+    drop(second);
+    assert!(ready(&mut own).unwrap().is_ok());
+    assert!(ready(&mut more).unwrap().is_ok());
+    drop(others);
+    assert!(ready(&mut of_other).unwrap().is_ok());
+    assert_eq!(server.dispatch.busy(), 0);
+}
+
+#[tokio::test]
 async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
     let server = server(Limits { cores: 2, workers: 2, ..LIMITS });
     let _held = server.worker.core_for_request(None).await.ok().unwrap();
