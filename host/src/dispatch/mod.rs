@@ -15,11 +15,11 @@ pub(crate) mod clients;
 mod queues;
 pub(crate) mod timer;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::clients::Claim;
 use self::queues::{Core, Queues, Waiting};
@@ -30,8 +30,9 @@ pub(crate) struct Dispatch<I: Send + 'static> {
     queues: Mutex<Queues<I, Reply<I>>>,
     deferred: Arc<Deferred>,
     limits: Limits,
-    /// How each worker starts a deferred call on a core; it must not block.
-    start: Vec<OnceLock<StartDeferred<I>>>,
+    /// Where each worker gets deferred calls with the cores that other calls gave back. There
+    /// is room for all cores.
+    calls: Vec<mpsc::Sender<(CoreGuard<I>, Call)>>,
     /// Told to each worker when calls may be due and cores idle.
     due: Vec<Notify>,
     /// Told whenever the last busy core became idle.
@@ -40,8 +41,6 @@ pub(crate) struct Dispatch<I: Send + 'static> {
 
 /// Where a request that waits gets its core from.
 type Reply<I> = oneshot::Sender<CoreGuard<I>>;
-
-type StartDeferred<I> = Box<dyn Fn(CoreGuard<I>, Call) + Send + Sync>;
 
 /// What `Dispatch` may hold.
 #[derive(Clone, Copy, Debug)]
@@ -72,20 +71,23 @@ enum Next<I: Send + 'static> {
 }
 
 impl<I: Send + 'static> Dispatch<I> {
-    pub(crate) fn new(limits: Limits, deferred: Arc<Deferred>) -> Arc<Dispatch<I>> {
-        Arc::new(Dispatch {
+    /// And the deferred calls of each worker.
+    pub(crate) fn new(limits: Limits, deferred: Arc<Deferred>) -> (Arc<Dispatch<I>>, Vec<Calls<I>>) {
+        let channels = (0..limits.workers).map(|_| mpsc::channel(limits.cores as usize));
+        let (calls, given): (Vec<_>, Vec<_>) = channels.unzip();
+        let dispatch = Arc::new(Dispatch {
             queues: Mutex::new(Queues::new(limits.cores, limits.workers, limits.deferred_share)),
             deferred,
             limits,
-            start: (0..limits.workers).map(|_| OnceLock::new()).collect(),
+            calls,
             due: (0..limits.workers).map(|_| Notify::new()).collect(),
             all_idle: Notify::new(),
-        })
-    }
-
-    /// The part of a worker, which counts from 0.
-    pub(crate) fn worker(self: &Arc<Self>, number: usize) -> Arc<Worker<I>> {
-        Arc::new(Worker { number, dispatch: self.clone() })
+        });
+        let worker = |number| Arc::new(Worker { number, dispatch: dispatch.clone() });
+        let calls = given.into_iter().enumerate();
+        let calls = calls.map(|(number, given)| Calls { worker: worker(number), given, took_idle: false });
+        let calls = calls.collect();
+        (dispatch, calls)
     }
 
     /// Tells the workers that calls came due. A core that becomes free while none
@@ -99,7 +101,7 @@ impl<I: Send + 'static> Dispatch<I> {
         queues.release(core);
         let is_due = self.deferred.is_due();
         // Also while no request waits: one that needs no waiting has come and gone
-        // before `start_due` has its turn.
+        // before `Calls::next` has its turn.
         if is_due && queues.share.is_turn_of_deferred() {
             // None if it was cancelled in this moment.
             if let Some(call) = self.deferred.take_due() {
@@ -112,15 +114,10 @@ impl<I: Send + 'static> Dispatch<I> {
             return Some(Next::Request(waiting));
         }
         if is_due {
-            // The core becomes idle, and `start_due` may take it.
+            // The core becomes idle, and `Calls::next` may take it.
             self.due[worker].notify_one();
         }
         None
-    }
-
-    fn start_deferred(&self, core: CoreGuard<I>, call: Call) {
-        let start = self.start[core.worker()].get();
-        start.expect("on_deferred is called before any call is due")(core, call);
     }
 
     /// Cores that a call holds.
@@ -171,27 +168,6 @@ pub(crate) struct Worker<I: Send + 'static> {
 impl<I: Send + 'static> Worker<I> {
     pub(crate) fn number(&self) -> usize {
         self.number
-    }
-
-    /// Says how this worker starts a deferred call. Called once, before any is due.
-    pub(crate) fn on_deferred(&self, start: impl Fn(CoreGuard<I>, Call) + Send + Sync + 'static) {
-        let first = self.dispatch.start[self.number].set(Box::new(start)).is_ok();
-        assert!(first, "on_deferred is called once");
-    }
-
-    /// Starts the calls that are due, as long as there are idle cores, one by one:
-    /// in between, whatever else the worker has to do is done. It never ends.
-    pub(crate) async fn start_due(self: &Arc<Self>) {
-        loop {
-            match self.take_due() {
-                Some((core, call)) => {
-                    self.dispatch.start_deferred(core, call);
-                    // tokio looks for requests before this task runs again.
-                    tokio::task::yield_now().await;
-                }
-                None => self.dispatch.due[self.number].notified().await,
-            }
-        }
     }
 
     fn take_due(self: &Arc<Self>) -> Option<(CoreGuard<I>, Call)> {
@@ -264,7 +240,9 @@ impl<I: Send + 'static> Worker<I> {
             };
             match next {
                 Next::Deferred(call) => {
-                    dispatch.start_deferred(CoreGuard::new(core, self.clone(), None), call);
+                    let core = CoreGuard::new(core, self.clone(), None);
+                    // There is room. An error is that the worker has ended.
+                    let _ = dispatch.calls[self.number].try_send((core, call));
                     if is_one_waiting {
                         self.start_waiting();
                     }
@@ -301,6 +279,42 @@ impl<I: Send + 'static> Worker<I> {
     }
 }
 
+/// The deferred calls that a worker is to start.
+pub(crate) struct Calls<I: Send + 'static> {
+    worker: Arc<Worker<I>>,
+    /// Those that got a core as it became free.
+    given: mpsc::Receiver<(CoreGuard<I>, Call)>,
+    /// The last one took a core that was idle.
+    took_idle: bool,
+}
+
+impl<I: Send + 'static> Calls<I> {
+    pub(crate) fn worker(&self) -> &Arc<Worker<I>> {
+        &self.worker
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) -> (CoreGuard<I>, Call) {
+        if std::mem::take(&mut self.took_idle) {
+            // tokio looks for requests before this task runs again: they take idle cores, too.
+            tokio::task::yield_now().await;
+        }
+        loop {
+            if let Ok(given) = self.given.try_recv() {
+                return given;
+            }
+            if let Some(taken) = self.worker.take_due() {
+                self.took_idle = true;
+                return taken;
+            }
+            tokio::select! {
+                Some(given) = self.given.recv() => return given,
+                () = self.worker.dispatch.due[self.worker.number].notified() => {}
+            }
+        }
+    }
+}
+
 /// A core that is taken by a call. Dropping it gives the core back.
 pub(crate) struct CoreGuard<I: Send + 'static> {
     core: Option<Core<I>>,
@@ -313,11 +327,6 @@ pub(crate) struct CoreGuard<I: Send + 'static> {
 impl<I: Send + 'static> CoreGuard<I> {
     fn new(core: Core<I>, worker: Arc<Worker<I>>, claim: Option<Arc<Claim>>) -> CoreGuard<I> {
         CoreGuard { core: Some(core), worker, claim }
-    }
-
-    /// The worker whose core this is for the time of the call.
-    pub(crate) fn worker(&self) -> usize {
-        self.worker.number()
     }
 
     /// The core, taken over from the worker that gave it.

@@ -22,7 +22,8 @@ struct Server {
     worker: Arc<Worker<&'static str>>,
     other: Arc<Worker<&'static str>>,
     deferred: Arc<Deferred>,
-    started: Arc<Mutex<Vec<(Guard, u64)>>>,
+    /// Those of the first worker.
+    calls: Calls<&'static str>,
 }
 
 fn server(limits: Limits) -> Server {
@@ -32,14 +33,23 @@ fn server(limits: Limits) -> Server {
         payload_bytes_total_max: 1000,
         delay_max: u64::MAX,
     }));
-    let dispatch = Dispatch::new(limits, deferred.clone());
-    let started = Arc::new(Mutex::new(Vec::new()));
-    for number in 0..limits.workers {
-        let list = started.clone();
-        dispatch.worker(number).on_deferred(move |core, call| list.lock().push((core, call.id)));
+    let (dispatch, mut calls) = Dispatch::new(limits, deferred.clone());
+    let other = calls.last().unwrap().worker().clone();
+    let calls = calls.swap_remove(0);
+    Server { dispatch, worker: calls.worker().clone(), other, deferred, calls }
+}
+
+/// The calls that start now, with their cores.
+async fn started(calls: &mut Calls<&'static str>) -> Vec<(Guard, u64)> {
+    let mut started = Vec::new();
+    for _ in 0..10 {
+        // After one that took an idle core, others have a turn.
+        while let Some((core, call)) = ready(calls.next()) {
+            started.push((core, call.id));
+        }
+        tokio::task::yield_now().await;
     }
-    let (worker, other) = (dispatch.worker(0), dispatch.worker(limits.workers - 1));
-    Server { dispatch, worker, other, deferred, started }
+    started
 }
 
 fn ready<F: Future>(future: F) -> Option<F::Output> {
@@ -101,28 +111,25 @@ async fn a_core_sent_to_a_request_that_just_left_comes_back() {
 
 #[tokio::test]
 async fn due_calls_start_on_idle_cores_and_then_as_cores_become_free() {
-    let server = server(Limits { cores: 2, ..LIMITS });
+    let mut server = server(Limits { cores: 2, ..LIMITS });
     for _ in 0..3 {
         server.deferred.schedule(0, Box::new([])).unwrap();
     }
-    let mut starter = Box::pin(server.worker.start_due());
-    turns(&mut starter).await;
-    let running = std::mem::take(&mut *server.started.lock());
+    let running = started(&mut server.calls).await;
     assert_eq!(running.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [1, 2]);
     drop(running);
-    turns(&mut starter).await;
-    assert_eq!(server.started.lock().pop().unwrap().1, 3);
+    assert_eq!(started(&mut server.calls).await.pop().unwrap().1, 3);
 }
 
 #[tokio::test]
 async fn a_due_call_that_waits_for_a_core_can_be_cancelled() {
-    let server = server(LIMITS);
+    let mut server = server(LIMITS);
     let held = server.worker.core_for_request(None).await.ok().unwrap();
     let id = server.deferred.schedule(0, Box::new([])).unwrap();
     assert!(server.worker.take_due().is_none());
     assert!(server.deferred.cancel(id));
     drop(held);
-    assert!(server.started.lock().is_empty());
+    assert!(started(&mut server.calls).await.is_empty());
     assert_eq!(server.dispatch.busy(), 0);
 }
 
@@ -190,18 +197,16 @@ async fn a_worker_that_has_no_core_gets_one_of_a_worker_that_has_two() {
 
 #[tokio::test]
 async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
-    let server = server(Limits { cores: 2, workers: 2, ..LIMITS });
+    let mut server = server(Limits { cores: 2, workers: 2, ..LIMITS });
     let _held = server.worker.core_for_request(None).await.ok().unwrap();
     server.deferred.schedule(0, Box::new([])).unwrap();
-    turns(&mut Box::pin(server.worker.start_due())).await;
-    let started = server.started.lock();
-    let started: Vec<_> = started.iter().map(|(core, _)| (core.number(), core.worker())).collect();
-    assert_eq!(started, [(1, 0)]);
+    let running = started(&mut server.calls).await;
+    assert_eq!(running.iter().map(|(core, _)| core.number()).collect::<Vec<_>>(), [1]);
 }
 
 #[tokio::test]
 async fn a_due_call_has_its_turn_while_requests_wait() {
-    let server = server(LIMITS);
+    let mut server = server(LIMITS);
     let held = server.worker.core_for_request(None).await.ok().unwrap();
     let mut first = Box::pin(server.worker.core_for_request(None));
     let mut second = Box::pin(server.worker.core_for_request(None));
@@ -210,11 +215,12 @@ async fn a_due_call_has_its_turn_while_requests_wait() {
     server.deferred.schedule(0, Box::new([])).unwrap();
     drop(held);
     let held = ready(&mut first).expect("of two turns one is a request's").ok().unwrap();
-    assert!(server.started.lock().is_empty());
+    assert!(started(&mut server.calls).await.is_empty());
     drop(held);
-    assert_eq!(server.started.lock().len(), 1);
+    let running = started(&mut server.calls).await;
+    assert_eq!(running.len(), 1);
     assert!(ready(&mut second).is_none());
-    server.started.lock().clear();
+    drop(running);
     assert!(ready(&mut second).unwrap().is_ok());
 }
 
@@ -265,7 +271,7 @@ async fn one_behind_a_client_at_its_bound_gets_the_core() {
 
 #[tokio::test]
 async fn a_bounded_client_goes_on_though_its_core_goes_to_a_deferred_call() {
-    let server = server(Limits { cores: 2, deferred_share: 99, ..LIMITS });
+    let mut server = server(Limits { cores: 2, deferred_share: 99, ..LIMITS });
     let claim = claims(1, 2);
     let held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
     let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
@@ -273,30 +279,20 @@ async fn a_bounded_client_goes_on_though_its_core_goes_to_a_deferred_call() {
     server.deferred.schedule(0, Box::new([])).unwrap();
     server.dispatch.queues.lock().share.credit = 99;
     drop(held);
-    assert_eq!(server.started.lock().len(), 1);
+    assert_eq!(started(&mut server.calls).await.len(), 1);
     assert!(ready(&mut waiting).unwrap().is_ok());
 }
 
 #[tokio::test]
 async fn a_due_call_is_told_of_a_core_that_nobody_who_waits_may_have() {
-    let server = server(Limits { cores: 2, deferred_share: 1, ..LIMITS });
+    let mut server = server(Limits { cores: 2, deferred_share: 1, ..LIMITS });
     let claim = claims(1, 2);
     let _held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
     let other = server.worker.core_for_request(claim(2)).await.ok().unwrap();
     let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
     assert!(ready(&mut waiting).is_none());
-    let mut starter = Box::pin(server.worker.start_due());
-    turns(&mut starter).await;
+    assert!(started(&mut server.calls).await.is_empty());
     server.deferred.schedule(0, Box::new([])).unwrap();
     drop(other);
-    turns(&mut starter).await;
-    assert_eq!(server.started.lock().len(), 1);
-}
-
-/// Lets the starter of due calls run until it waits.
-async fn turns(starter: &mut std::pin::Pin<Box<impl Future<Output = ()>>>) {
-    for _ in 0..10 {
-        assert!(ready(&mut *starter).is_none());
-        tokio::task::yield_now().await;
-    }
+    assert_eq!(started(&mut server.calls).await.len(), 1);
 }

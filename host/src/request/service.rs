@@ -47,10 +47,6 @@ impl Service {
         Service { current, dispatch, book: Arc::new(book), limits, unsent_room }
     }
 
-    pub(crate) fn dispatch(&self) -> &Arc<Worker<Instance>> {
-        &self.dispatch
-    }
-
     pub(crate) fn book(&self) -> &Book {
         &self.book
     }

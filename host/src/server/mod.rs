@@ -142,13 +142,13 @@ impl Server {
         let (loader, programs) = compiled.link(bound[0].tcp_address())?;
         let epoch = Epoch::start().context("the thread for deadlines cannot be started")?;
         programs.iter().for_each(|program| epoch.drive(&program.engine));
-        let dispatch = Dispatch::new(settings.dispatch_limits(), shared.deferred.clone());
+        let (dispatch, calls) = Dispatch::new(settings.dispatch_limits(), shared.deferred.clone());
         let (stopping, stop) = watch::channel(false);
         let (accepting, accepts) = watch::channel(());
         let connections = Connections::new(settings, stop.clone(), accepts);
         let places = connections.places.clone();
         let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
-        let workers = worker::start(settings, shared, &dispatch, &current, bound, connections)?;
+        let workers = worker::start(settings, shared, calls, &current, bound, connections)?;
         timer::start(dispatch.clone(), shared.deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
         tokio::spawn(idle::give_back(dispatch.clone(), current.clone(), settings.kept_time()));

@@ -14,7 +14,7 @@ use crate::connection;
 use crate::connection::client::ClientAddress;
 use crate::connection::client::TrustedProxy;
 use crate::connection::listen::{Accepted, Bound, Listener};
-use crate::dispatch::Dispatch;
+use crate::dispatch::Calls;
 use crate::dispatch::clients::{Claim, Clients};
 use crate::program::instance::Instance;
 use crate::request::access_log::Book;
@@ -27,7 +27,7 @@ use crate::sandbox::host::Shared;
 pub(super) fn start(
     settings: &Settings,
     shared: &Shared,
-    dispatch: &Arc<Dispatch<Instance>>,
+    calls: Vec<Calls<Instance>>,
     current: &[Arc<Current>],
     bound: Vec<Bound>,
     connections: Connections,
@@ -36,13 +36,14 @@ pub(super) fn start(
     let (workers, server) = watch::channel(());
     let unsent_room = settings.unsent_room();
     let mut ready = Vec::new();
-    for (number, (current, bound)) in current.iter().zip(bound).enumerate() {
+    for ((current, bound), calls) in current.iter().zip(bound).zip(calls) {
         let book = Book::new(log.clone(), stats.clone(), settings.logs_requests());
-        let (dispatch, limits) = (dispatch.worker(number), settings.request_limits());
+        let (dispatch, limits) = (calls.worker().clone(), settings.request_limits());
         let service = Service::new(current.clone(), dispatch, book, limits, unsent_room.clone());
         let worker = Worker {
             service: Arc::new(service),
-            deferred: settings.callback_limits(),
+            calls,
+            callbacks: settings.callback_limits(),
             connections: connections.clone(),
             server: server.clone(),
         };
@@ -55,7 +56,8 @@ pub(super) fn start(
 /// What one worker is made of.
 struct Worker {
     service: Arc<Service>,
-    deferred: callback::Limits,
+    calls: Calls<Instance>,
+    callbacks: callback::Limits,
     connections: Connections,
     /// The server is gone when its other half is.
     server: watch::Receiver<()>,
@@ -101,12 +103,7 @@ impl Ready {
     /// is gone.
     fn start(self) -> Result<()> {
         let Ready { runtime, listener, worker } = self;
-        let Worker { service, deferred, connections, server } = worker;
-        let (for_calls, handle) = (service.clone(), runtime.handle().clone());
-        service.dispatch().on_deferred(move |core, call| {
-            handle.spawn(callback::run(for_calls.clone(), deferred, core, call));
-        });
-        let serve = move || serve(&runtime, listener, service, connections, server);
+        let serve = move || serve(&runtime, listener, worker);
         std::thread::Builder::new()
             .name("worker".into())
             .spawn(serve)
@@ -115,16 +112,16 @@ impl Ready {
     }
 }
 
-fn serve(
-    runtime: &Runtime,
-    listener: Listener,
-    service: Arc<Service>,
-    connections: Connections,
-    mut server: watch::Receiver<()>,
-) {
+fn serve(runtime: &Runtime, listener: Listener, worker: Worker) {
+    let Worker { service, mut calls, callbacks, connections, mut server } = worker;
     runtime.block_on(async {
-        let dispatch = service.dispatch().clone();
-        tokio::spawn(async move { dispatch.start_due().await });
+        let for_calls = service.clone();
+        tokio::spawn(async move {
+            loop {
+                let (core, call) = calls.next().await;
+                tokio::spawn(callback::run(for_calls.clone(), callbacks, core, call));
+            }
+        });
         tokio::spawn(accept(listener, service, connections));
         // The error is what it waits for: nobody can say anything any more.
         while server.changed().await.is_ok() {}
