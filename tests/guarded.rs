@@ -17,7 +17,9 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        match fs::symlink_metadata(&path).unwrap().is_dir() {
+        // What a server has for a moment may be gone already.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        match metadata.is_dir() {
             true => found.extend(contents(&path)),
             false => drop(found.insert(path.clone(), fs::read(&path).unwrap_or_default())),
         }
