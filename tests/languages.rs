@@ -100,9 +100,9 @@ fn starter(test: &str) {
     let new = bare_program().args(["new", "--lang", language.name]).arg(&project).output().unwrap();
     assert!(new.status.success(), "new says: {}", String::from_utf8_lossy(&new.stderr));
     let server = {
-        let compiler = if language.name == "rust" { scripts::rust_compiler() } else { None };
+        let variables = if language.name == "rust" { scripts::rust_variables() } else { Vec::new() };
         let _alone = scripts::alone(language.folder);
-        setup_dev(&project).envs(compiler.map(|compiler| (scripts::RUST_COMPILER, compiler))).start()
+        setup_dev(&project).envs(variables).start()
     };
     let reply = server.get("/somewhere");
     assert_eq!((reply.status, reply.text().trim_end()), (200, "Hello World"));

@@ -61,7 +61,7 @@ fn a_service_manager_is_told_of_the_start_each_swap_and_the_stop() {
         let manager = Manager::at(&address);
         let served = folder.join("served.wasm");
         fs::copy(guest("hello"), &served).unwrap();
-        let server = setup(&served).envs(Some(("NOTIFY_SOCKET", variable))).start();
+        let server = setup(&served).envs(vec![("NOTIFY_SOCKET", variable)]).start();
         assert_eq!(manager.told(), ["READY=1"]);
         assert_eq!(server.get("/").text(), "Hello World");
         // One that is taken, and one that is refused: the server serves after both.
@@ -132,7 +132,7 @@ fn a_service_manager_that_cannot_be_told_is_no_reason_not_to_serve() {
     for address in
         [folder.join("gone"), full.clone(), PathBuf::from("vsock:2:1234"), PathBuf::from("/".repeat(200))]
     {
-        let server = setup(guest("hello")).envs(Some(("NOTIFY_SOCKET", address))).start();
+        let server = setup(guest("hello")).envs(vec![("NOTIFY_SOCKET", address)]).start();
         assert_eq!(server.get("/").text(), "Hello World");
         server.wait_for_line("the service manager");
         assert_eq!(server.stop().status.code(), Some(0));

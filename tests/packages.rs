@@ -53,15 +53,15 @@ fn package(ending: &str) -> PathBuf {
     files.find(|path| path.to_str().unwrap().ends_with(ending)).expect("it was built")
 }
 
-/// A target folder in which Cargo finds all that it has built, but for the finished program:
-/// maturin moves that away for a moment, while other tests start it. And the folder of the
-/// profile in it.
+/// A target folder in which Cargo finds all that it has built, and its lock, but not the
+/// finished program: maturin moves that away for a moment, while other tests start it. And
+/// the folder of the profile in it.
 fn target_beside(of_profile: &Path) -> (PathBuf, PathBuf) {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-target");
     let _ = fs::remove_dir_all(&target);
     let own = target.join(of_profile.file_name().unwrap());
     fs::create_dir_all(&own).unwrap();
-    for name in [".fingerprint", "build", "deps", "incremental"] {
+    for name in [".cargo-lock", ".fingerprint", "build", "deps", "incremental"] {
         symlink(of_profile.join(name), own.join(name)).unwrap();
     }
     (target, own)

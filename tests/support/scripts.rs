@@ -9,11 +9,20 @@ use sha2::{Digest, Sha256};
 use super::{packages, root};
 
 /// The variable that names a compiler for the scripts of guests in Rust.
-pub const RUST_COMPILER: &str = "WASM_SERVE_RUST_WASM";
+const RUST_COMPILER: &str = "WASM_SERVE_RUST_WASM";
+
+/// What the scripts of guests in Rust find in the environment: a folder in which the crates
+/// that they use are compiled once, and a compiler, where that is needed. Who builds there
+/// is `alone`, since all make a file of one name.
+pub fn rust_variables() -> Vec<(&'static str, PathBuf)> {
+    let crates = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-guests");
+    let compiler = rust_compiler().map(|compiler| (RUST_COMPILER, compiler));
+    compiler.into_iter().chain([("CARGO_TARGET_DIR", crates)]).collect()
+}
 
 /// A Rust compiler for WebAssembly, where rustup has none and cannot get one: made once
 /// for each user, as `.ci/run` makes it, and kept outside of the checkout.
-pub fn rust_compiler() -> Option<PathBuf> {
+fn rust_compiler() -> Option<PathBuf> {
     if std::env::var_os(RUST_COMPILER).is_some() {
         return None;
     }
@@ -38,7 +47,7 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut script = Command::new(root().join("guests").join(folder).join("build"));
     if folder.starts_with("rust") {
-        script.envs(rust_compiler().map(|compiler| (RUST_COMPILER, compiler)));
+        script.envs(rust_variables());
     }
     let output = script.arg(&made).env("WASM_SERVE", env!("CARGO_BIN_EXE_wasm-serve")).output();
     let output = output.expect("the script can be run");

@@ -133,7 +133,7 @@ impl Setup {
         self
     }
 
-    pub fn envs(mut self, variables: Option<(&str, PathBuf)>) -> Setup {
+    pub fn envs(mut self, variables: Vec<(&str, PathBuf)>) -> Setup {
         self.command.envs(variables);
         self
     }

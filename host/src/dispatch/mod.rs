@@ -30,9 +30,9 @@ pub(crate) struct Dispatch<I: Send + 'static> {
     queues: Mutex<Queues<I, Reply<I>>>,
     deferred: Arc<Deferred>,
     limits: Limits,
-    /// Where each worker gets deferred calls with the cores that other calls gave back. There
-    /// is room for all cores.
-    calls: Vec<mpsc::Sender<(CoreGuard<I>, Call)>>,
+    /// Where each worker gets deferred calls with the cores that other calls gave back. So no
+    /// more than there are cores are on the way.
+    given: Vec<mpsc::UnboundedSender<(CoreGuard<I>, Call)>>,
     /// Told to each worker when calls may be due and cores idle.
     due: Vec<Notify>,
     /// Told whenever the last busy core became idle.
@@ -71,23 +71,24 @@ enum Next<I: Send + 'static> {
 }
 
 impl<I: Send + 'static> Dispatch<I> {
-    /// And the deferred calls of each worker.
+    /// Makes it, with the part of each worker.
     pub(crate) fn new(limits: Limits, deferred: Arc<Deferred>) -> (Arc<Dispatch<I>>, Vec<Calls<I>>) {
-        let channels = (0..limits.workers).map(|_| mpsc::channel(limits.cores as usize));
-        let (calls, given): (Vec<_>, Vec<_>) = channels.unzip();
+        let channels = (0..limits.workers).map(|_| mpsc::unbounded_channel());
+        let (given, receivers): (Vec<_>, Vec<_>) = channels.unzip();
         let dispatch = Arc::new(Dispatch {
             queues: Mutex::new(Queues::new(limits.cores, limits.workers, limits.deferred_share)),
             deferred,
             limits,
-            calls,
+            given,
             due: (0..limits.workers).map(|_| Notify::new()).collect(),
             all_idle: Notify::new(),
         });
-        let worker = |number| Arc::new(Worker { number, dispatch: dispatch.clone() });
-        let calls = given.into_iter().enumerate();
-        let calls = calls.map(|(number, given)| Calls { worker: worker(number), given, took_idle: false });
-        let calls = calls.collect();
-        (dispatch, calls)
+        let part = |(number, given)| {
+            let worker = Arc::new(Worker { number, dispatch: dispatch.clone() });
+            Calls { worker, given, took_idle: false }
+        };
+        let parts = receivers.into_iter().enumerate().map(part).collect();
+        (dispatch, parts)
     }
 
     /// Tells the workers that calls came due. A core that becomes free while none
@@ -241,8 +242,11 @@ impl<I: Send + 'static> Worker<I> {
             match next {
                 Next::Deferred(call) => {
                     let core = CoreGuard::new(core, self.clone(), None);
-                    // There is room. An error is that the worker has ended.
-                    let _ = dispatch.calls[self.number].try_send((core, call));
+                    if let Err(refused) = dispatch.given[self.number].send((core, call)) {
+                        // The worker has ended, and with it the server.
+                        self.leave_idle(refused.0.0);
+                        return;
+                    }
                     if is_one_waiting {
                         self.start_waiting();
                     }
@@ -259,6 +263,15 @@ impl<I: Send + 'static> Worker<I> {
                     }
                 }
             }
+        }
+    }
+
+    /// Makes a core idle, whoever waits for one.
+    fn leave_idle(&self, core: CoreGuard<I>) {
+        if let Some((core, _)) = core.into_parts() {
+            let mut queues = self.dispatch.queues.lock();
+            queues.release(&core);
+            queues.put_idle(self.number, core);
         }
     }
 
@@ -279,11 +292,11 @@ impl<I: Send + 'static> Worker<I> {
     }
 }
 
-/// The deferred calls that a worker is to start.
+/// The deferred calls that a worker is to start: its part of the dispatch that nobody shares.
 pub(crate) struct Calls<I: Send + 'static> {
     worker: Arc<Worker<I>>,
     /// Those that got a core as it became free.
-    given: mpsc::Receiver<(CoreGuard<I>, Call)>,
+    given: mpsc::UnboundedReceiver<(CoreGuard<I>, Call)>,
     /// The last one took a core that was idle.
     took_idle: bool,
 }

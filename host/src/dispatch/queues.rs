@@ -10,6 +10,8 @@ use crate::clock::{self, Nanos};
 
 /// A worker prefers its own requests over older ones of another for this long.
 pub(super) const OWN_FIRST: Duration = Duration::from_millis(5);
+/// A request of a worker with fewer cores is preferred over older ones for this long.
+pub(super) const POOREST_FIRST: Duration = Duration::from_millis(100);
 
 /// The idle cores of all workers, and the requests that wait. `I` is what a core keeps between
 /// calls, `R` what a request waits with.
@@ -116,29 +118,28 @@ impl<I, R> Queues<I, R> {
         Some((worker, waiting))
     }
 
-    /// The worker's own request first, unless another worker's has waited for longer than is
-    /// fair, or that worker has fewer cores: of one that computes, a thread makes no more use
-    /// of a second core, while the other thread may have nothing to do.
+    /// A request of the worker that has the fewest cores, and of two that have as many, of the
+    /// one that asks: guests that compute make no use of a second core of their thread, while
+    /// another thread may have nothing to do. But guests may also wait, and none is passed
+    /// over for longer than is fair.
     fn next_waiting(&self, worker: usize) -> Option<(usize, usize)> {
         if self.waiting == 0 {
             return None;
         }
-        // Nearly always the first one. How many of one client stand before it is bounded.
-        let first = |(at, mine): (usize, &Mine<I, R>)| {
+        let firsts = self.workers.iter().enumerate().filter_map(|(at, mine)| {
+            // Nearly always the first one. How many of one client stand before it is bounded.
             let index = mine.waiting.iter().position(Waiting::may_start)?;
-            Some(First { ticket: mine.waiting[index].ticket, worker: at, index })
-        };
-        let since = |first: &First| self.workers[first.worker].waiting[first.index].since;
-        let busy = |first: &First| self.workers[first.worker].busy;
-        let firsts = || self.workers.iter().enumerate().filter_map(first);
-        let oldest = firsts().min()?;
-        let own = first((worker, &self.workers[worker]));
-        let own =
-            own.filter(|own| since(own).saturating_sub(since(&oldest)) <= OWN_FIRST.as_nanos() as Nanos);
-        let next = own.map_or(oldest, |own| {
-            let poorest = firsts().min_by_key(|first| (busy(first), *first));
-            poorest.filter(|poorest| busy(poorest) < busy(&own)).unwrap_or(own)
+            let Waiting { ticket, since, .. } = mine.waiting[index];
+            Some(First { busy: mine.busy, is_others: at != worker, ticket, since, worker: at, index })
         });
+        let poorest_and_oldest = |(poorest, oldest): (First, First), first: First| {
+            (poorest.min(first), if first.ticket < oldest.ticket { first } else { oldest })
+        };
+        let (poorest, oldest) =
+            firsts.map(|first| (first, first)).reduce(|both, (first, _)| poorest_and_oldest(both, first))?;
+        let is_fair = if oldest.busy > poorest.busy { POOREST_FIRST } else { OWN_FIRST };
+        let is_passed_over = poorest.since.saturating_sub(oldest.since) > is_fair.as_nanos() as Nanos;
+        let next = if is_passed_over { oldest } else { poorest };
         Some((next.worker, next.index))
     }
 
@@ -171,10 +172,14 @@ impl<I, R> Queues<I, R> {
     }
 }
 
-/// The first request of a worker that may start. The one that came first is the least.
+/// The first request of a worker that may start. The least is of the poorest worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct First {
+    /// Cores that calls of its worker hold.
+    busy: u32,
+    is_others: bool,
     ticket: u64,
+    since: Nanos,
     worker: usize,
     index: usize,
 }
@@ -186,7 +191,7 @@ pub(super) struct Core<I> {
     pub number: u32,
     /// Left here by the last call, to be used again.
     pub instance: Option<I>,
-    /// The worker whose call holds it, or held it last.
+    /// The worker whose call holds it, unless it is idle.
     holder: usize,
 }
 
@@ -215,6 +220,45 @@ mod tests {
     use super::*;
 
     proptest! {
+        /// Cores that are taken, handed from one worker's call to another's, and given back are
+        /// each counted once, for the worker whose call has them; and none is idle that a
+        /// request waits for.
+        #[test]
+        fn cores_are_counted_where_they_are(steps in prop::collection::vec((0..3usize, 0..3u8), 0..200)) {
+            let mut queues: Queues<(), ()> = Queues::new(4, 3, 50);
+            let mut held: Vec<Core<()>> = Vec::new();
+            for (worker, step) in steps {
+                match step {
+                    0 => match queues.take_idle(worker) {
+                        Some(core) => held.push(core),
+                        None => drop(queues.push_waiting(worker, None, ())),
+                    },
+                    1 if !held.is_empty() => {
+                        let mut core = held.remove(worker % held.len());
+                        let giver = core.holder;
+                        queues.release(&core);
+                        match queues.pop_waiting(giver) {
+                            Some((its_worker, _)) => {
+                                queues.hold(its_worker, &mut core);
+                                held.push(core);
+                            }
+                            None => queues.put_idle(giver, core),
+                        }
+                    }
+                    _ => {
+                        let first = queues.workers[worker].waiting.front().map(|waiting| waiting.ticket);
+                        first.map(|ticket| queues.remove_waiting(worker, ticket));
+                    }
+                }
+                for (number, mine) in queues.workers.iter().enumerate() {
+                    let of_worker = held.iter().filter(|core| core.holder == number).count();
+                    prop_assert_eq!(mine.busy as usize, of_worker);
+                }
+                prop_assert_eq!(queues.idle() as usize + held.len(), 4);
+                prop_assert!(queues.idle() == 0 || queues.waiting() == 0);
+            }
+        }
+
         /// While both wait, neither is passed over for longer than its share
         /// says, and over a hundred turns the share is exact.
         #[test]

@@ -1,6 +1,6 @@
 //! Which core takes which call, by claims.
 
-use super::queues::OWN_FIRST;
+use super::queues::{OWN_FIRST, POOREST_FIRST};
 use super::*;
 use crate::clock::{self, Nanos};
 use crate::deferred;
@@ -196,6 +196,23 @@ async fn a_worker_that_has_no_core_gets_one_of_a_worker_that_has_two() {
 }
 
 #[tokio::test]
+async fn a_request_of_a_worker_with_more_cores_is_not_passed_over_for_long() {
+    let server = server(Limits { cores: 3, workers: 2, queue_max: 4, ..LIMITS });
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(server.worker.core_for_request(None).await.ok().unwrap());
+    }
+    let mut own = Box::pin(server.worker.core_for_request(None));
+    let mut of_other = Box::pin(server.other.core_for_request(None));
+    assert!(ready(&mut own).is_none() && ready(&mut of_other).is_none());
+    let late = clock::now() + 2 * POOREST_FIRST.as_nanos() as Nanos;
+    server.dispatch.queues.lock().workers[1].waiting[0].since = late;
+    held.pop();
+    assert!(ready(&mut of_other).is_none());
+    assert!(ready(&mut own).unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
     let mut server = server(Limits { cores: 2, workers: 2, ..LIMITS });
     let _held = server.worker.core_for_request(None).await.ok().unwrap();
@@ -284,15 +301,42 @@ async fn a_bounded_client_goes_on_though_its_core_goes_to_a_deferred_call() {
 }
 
 #[tokio::test]
-async fn a_due_call_is_told_of_a_core_that_nobody_who_waits_may_have() {
+async fn who_waits_for_due_calls_is_told_of_a_core_that_nobody_else_may_have() {
     let mut server = server(Limits { cores: 2, deferred_share: 1, ..LIMITS });
     let claim = claims(1, 2);
     let _held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
     let other = server.worker.core_for_request(claim(2)).await.ok().unwrap();
     let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
     assert!(ready(&mut waiting).is_none());
-    assert!(started(&mut server.calls).await.is_empty());
+    let mut next = Box::pin(server.calls.next());
+    assert!(ready(&mut next).is_none());
     server.deferred.schedule(0, Box::new([])).unwrap();
     drop(other);
-    assert_eq!(started(&mut server.calls).await.len(), 1);
+    assert!(ready(&mut next).is_some());
+}
+
+#[tokio::test]
+async fn who_waits_for_due_calls_gets_one_with_the_core_of_a_call_that_ended() {
+    let mut server = server(Limits { deferred_share: 99, ..LIMITS });
+    let held = server.worker.core_for_request(None).await.ok().unwrap();
+    let mut next = Box::pin(server.calls.next());
+    assert!(ready(&mut next).is_none());
+    server.deferred.schedule(0, Box::new([])).unwrap();
+    server.dispatch.queues.lock().share.credit = 99;
+    drop(held);
+    assert_eq!(server.dispatch.busy(), 1);
+    assert!(ready(&mut next).is_some());
+}
+
+#[tokio::test]
+async fn a_call_whose_worker_has_ended_gives_its_core_back_and_takes_no_other_with_it() {
+    let server = server(Limits { deferred_share: 99, ..LIMITS });
+    let held = server.worker.core_for_request(None).await.ok().unwrap();
+    for _ in 0..3 {
+        server.deferred.schedule(0, Box::new([])).unwrap();
+    }
+    server.dispatch.queues.lock().share.credit = 99;
+    drop(server.calls);
+    drop(held);
+    assert_eq!((server.dispatch.busy(), server.deferred.pending()), (0, 2));
 }
