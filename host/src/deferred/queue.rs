@@ -19,6 +19,8 @@ pub struct Call {
     pub scheduled: Nanos,
     /// When it may start at the earliest.
     pub due: Nanos,
+    /// When it was taken out of the queue, for a core that stands ready.
+    pub started: Nanos,
     /// 1 at the first run.
     pub attempt: u32,
 }
@@ -153,7 +155,7 @@ impl Queue {
         let Pending { payload, scheduled } = first.remove();
         self.due_of.remove(&id);
         self.payload_bytes -= payload.len() as u64;
-        Some(Call { id, payload, scheduled, due, attempt: 1 })
+        Some(Call { id, payload, scheduled, due, started: now, attempt: 1 })
     }
 
     /// When the first call is due.
@@ -296,6 +298,7 @@ mod tests {
                 payload: payload(bytes),
                 scheduled: now,
                 due: now + delay,
+                started: 0,
                 attempt: 1,
             });
             Some(id)
@@ -311,7 +314,7 @@ mod tests {
             let due = self.pending.iter().filter(|call| call.due <= now);
             let first = due.min_by_key(|call| (call.due, call.id))?.clone();
             self.cancel(first.id);
-            Some(first)
+            Some(Call { started: now, ..first })
         }
     }
 

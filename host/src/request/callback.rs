@@ -35,8 +35,8 @@ struct Run {
 
 /// Runs a deferred call.
 pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGuard<Instance>, call: Call) {
-    let Call { id, scheduled, due, attempt, .. } = call;
-    let run = Run { id, scheduled, due, started: clock::now(), attempt, core: core.number() };
+    let Call { id, scheduled, due, started, attempt, .. } = call;
+    let run = Run { id, scheduled, due, started, attempt, core: core.number() };
     let stats = service.book.stats().clone();
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
     let running = Running::begin(stats.clone());
