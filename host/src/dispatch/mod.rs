@@ -230,13 +230,7 @@ impl<I: Send + 'static> Worker<I> {
                 }
                 match dispatch.next(&mut queues, self.number, &mut core) {
                     Some(next) => (next, queues.waiting() > 0),
-                    None => {
-                        queues.put_idle(self.number, core);
-                        if queues.idle() == dispatch.limits.cores {
-                            dispatch.all_idle.notify_waiters();
-                        }
-                        return;
-                    }
+                    None => return self.put_idle(&mut queues, core),
                 }
             };
             match next {
@@ -266,12 +260,19 @@ impl<I: Send + 'static> Worker<I> {
         }
     }
 
+    fn put_idle(&self, queues: &mut Queues<I, Reply<I>>, core: Core<I>) {
+        queues.put_idle(self.number, core);
+        if queues.idle() == self.dispatch.limits.cores {
+            self.dispatch.all_idle.notify_waiters();
+        }
+    }
+
     /// Makes a core idle, whoever waits for one.
     fn leave_idle(&self, core: CoreGuard<I>) {
         if let Some((core, _)) = core.into_parts() {
             let mut queues = self.dispatch.queues.lock();
             queues.release(&core);
-            queues.put_idle(self.number, core);
+            self.put_idle(&mut queues, core);
         }
     }
 

@@ -132,13 +132,15 @@ impl<I, R> Queues<I, R> {
             let Waiting { ticket, since, .. } = mine.waiting[index];
             Some(First { busy: mine.busy, is_others: at != worker, ticket, since, worker: at, index })
         });
-        let poorest_and_oldest = |(poorest, oldest): (First, First), first: First| {
-            (poorest.min(first), if first.ticket < oldest.ticket { first } else { oldest })
-        };
-        let (poorest, oldest) =
-            firsts.map(|first| (first, first)).reduce(|both, (first, _)| poorest_and_oldest(both, first))?;
-        let is_fair = if oldest.busy > poorest.busy { POOREST_FIRST } else { OWN_FIRST };
-        let is_passed_over = poorest.since.saturating_sub(oldest.since) > is_fair.as_nanos() as Nanos;
+        let mut poorest_and_oldest: Option<(First, First)> = None;
+        for first in firsts {
+            let (poorest, oldest) = poorest_and_oldest.unwrap_or((first, first));
+            let oldest = if first.ticket < oldest.ticket { first } else { oldest };
+            poorest_and_oldest = Some((poorest.min(first), oldest));
+        }
+        let (poorest, oldest) = poorest_and_oldest?;
+        let fair = if oldest.busy > poorest.busy { POOREST_FIRST } else { OWN_FIRST };
+        let is_passed_over = poorest.since.saturating_sub(oldest.since) > fair.as_nanos() as Nanos;
         let next = if is_passed_over { oldest } else { poorest };
         Some((next.worker, next.index))
     }

@@ -337,6 +337,9 @@ async fn a_call_whose_worker_has_ended_gives_its_core_back_and_takes_no_other_wi
     }
     server.dispatch.queues.lock().share.credit = 99;
     drop(server.calls);
+    let mut idle = Box::pin(server.dispatch.idle());
+    assert!(ready(&mut idle).is_none());
     drop(held);
     assert_eq!((server.dispatch.busy(), server.deferred.pending()), (0, 2));
+    assert!(ready(&mut idle).is_some(), "who waits for that is told");
 }
