@@ -23,7 +23,9 @@ pub fn run(task: &Task) -> Result<ExitCode> {
         Task::Dev(options) => dev::run(options),
         Task::Componentize(options) => componentize::run(options),
         Task::Inspect(options) => Ok(inspect::run(options)),
-        Task::Compile(options) => compiling::run(options.parent, options.settings(), options.memory),
+        Task::Compile(options) => {
+            compiling::run(options.parent, options.settings(), options.memory, options.functions())
+        }
         Task::Confined(options) => {
             confined::run(options.parent, options.writable.as_deref(), &options.program)
         }

@@ -1,7 +1,7 @@
 //! What the program is asked for by itself, in a process of its own.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -29,9 +29,21 @@ pub struct Compiling {
     /// The guest has little initial data.
     #[arg(long)]
     pub small: bool,
+
+    /// Functions that were compiled before.
+    #[arg(long, requires = "functions")]
+    pub known_functions: Option<PathBuf>,
+
+    /// Where they go with those of this guest.
+    #[arg(long)]
+    pub functions: Option<PathBuf>,
 }
 
 impl Compiling {
+    pub fn functions(&self) -> Option<(&Path, &Path)> {
+        self.known_functions.as_deref().zip(self.functions.as_deref())
+    }
+
     pub fn settings(&self) -> Settings {
         Settings { is_concurrent: self.concurrent, is_small: self.small, reservation_bytes: self.reservation }
     }

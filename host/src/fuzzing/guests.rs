@@ -108,8 +108,8 @@ fn program(bytes: &[u8]) -> anyhow::Result<Program> {
         compiling,
         reuse: Reuse { calls_max: 1, bytes_max: 0 },
     };
-    Guest::load("guest".to_owned(), Content { bytes: bytes.to_vec(), sum: None }, None, room, &LOG)?
-        .program(0, HOST.clone())
+    let content = Content { bytes: bytes.to_vec(), sum: None, is_interpreter: false };
+    Guest::load("guest".to_owned(), content, None, room, &LOG)?.program(0, HOST.clone())
 }
 
 /// A request, up to the end of the guest's call; what it says of a body is read before that.

@@ -23,6 +23,8 @@ use crate::telemetry::log::Log;
 use crate::terminal::say_while;
 
 const FILES_MAX: usize = 32;
+/// The one file that is for all guests.
+const FUNCTIONS: &str = "functions";
 /// Compiling such a guest takes so long that a person who waits wants to know.
 const LARGE_BYTES: usize = 1 << 20;
 
@@ -150,6 +152,15 @@ impl Kept {
                 None
             }
         }
+    }
+
+    /// Functions that were compiled before.
+    pub(crate) fn functions(&self, log: &Log) -> io::Result<Sealed> {
+        self.find(FUNCTIONS, log).map_or_else(|| Sealed::new(FUNCTIONS, &[]), Ok)
+    }
+
+    pub(crate) fn keep_functions(&self, functions: &Sealed, log: &Log) {
+        self.keep(FUNCTIONS, functions, log);
     }
 
     fn find(&self, name: &str, log: &Log) -> Option<Sealed> {

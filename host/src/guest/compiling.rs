@@ -1,10 +1,12 @@
 //! Compiling, in a process of its own: however large a guest's functions are, it takes no
 //! more time and memory than it may, and the server keeps nothing of what it took.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{ExitCode, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmparser::Parser;
 use wasmtime::{Config, Engine};
 
+use super::functions::Functions;
 use super::pieces;
 use crate::memory::memories::GUARD_BYTES;
 use crate::system::child;
@@ -38,6 +41,13 @@ pub struct Settings {
     pub reservation_bytes: u64,
 }
 
+/// What compiling gives.
+pub(crate) struct Compiled {
+    pub code: Sealed,
+    /// Its functions, with those that were known; none if all were.
+    pub functions: Option<Sealed>,
+}
+
 impl Settings {
     pub fn config(&self) -> Config {
         let mut config = Config::new();
@@ -50,9 +60,13 @@ impl Settings {
         config
     }
 
-    /// Compiles a guest in this process.
-    pub fn compile_here(&self, guest: &[u8]) -> Result<Vec<u8>> {
-        let engine = Engine::new(&self.config())?;
+    /// Compiles a guest in this process. Functions that are known are not compiled again.
+    fn compile_here(&self, guest: &[u8], functions: Option<Arc<Functions>>) -> Result<Vec<u8>> {
+        let mut config = self.config();
+        if let Some(functions) = functions {
+            config.enable_incremental_compilation(functions)?;
+        }
+        let engine = Engine::new(&config)?;
         let compile = |guest: &[u8]| match Parser::is_core_wasm(guest) {
             true => engine.precompile_module(guest),
             false => engine.precompile_component(guest),
@@ -65,15 +79,23 @@ impl Settings {
     }
 
     /// Compiles a guest in a process of its own. Its code has this name, which is shown where the
-    /// system lists what is mapped.
-    pub fn compile(&self, name: &str, guest: &[u8], limits: Limits) -> Result<Sealed> {
+    /// system lists what is mapped. With those that are `known`, its functions are given, too.
+    pub(crate) fn compile(
+        &self,
+        name: &str,
+        guest: &[u8],
+        limits: Limits,
+        known: Option<&Sealed>,
+    ) -> Result<Compiled> {
         if cfg!(any(test, fuzzing)) {
             // That process would be started as this one, which is no server.
-            return Ok(Sealed::new(name, &self.compile_here(guest)?)?);
+            let code = Sealed::new(name, &self.compile_here(guest, None)?)?;
+            return Ok(Compiled { code, functions: None });
         }
         let from = Sealed::new("guest", guest)?;
         from.file().rewind()?;
         let code = Unsealed::new(name)?;
+        let functions = known.map(|_| Unsealed::new("functions")).transpose()?;
         let mut program = child::own_program(TASK);
         // The allocator would reserve a gigabyte at once, which counts.
         program.env("MIMALLOC_ARENA_RESERVE", "32MiB");
@@ -81,11 +103,18 @@ impl Settings {
         program.arg("--reservation").arg(self.reservation_bytes.to_string());
         program.args(self.is_concurrent.then_some("--concurrent"));
         program.args(self.is_small.then_some("--small"));
+        if let (Some(known), Some(functions)) = (known, &functions) {
+            program.arg("--known-functions").arg(child::path_of(known.file()));
+            program.arg("--functions").arg(child::path_of(functions.file()));
+        }
         program.stdin(Stdio::from(from.into_file())).stdout(Stdio::from(code.file().try_clone()?));
         let output = child::run(program, limits.time_max);
         let output = output.context("compiling it did not go well (--compile-timeout)")?;
         ensure!(output.status.success(), "{}", why(&output, limits));
-        Ok(code.seal()?)
+        let functions = functions.map(Unsealed::seal).transpose()?;
+        let functions =
+            functions.filter(|functions| functions.file().metadata().is_ok_and(|it| it.len() > 0));
+        Ok(Compiled { code: code.seal()?, functions })
     }
 }
 
@@ -106,8 +135,14 @@ fn why(output: &Output, limits: Limits) -> String {
 }
 
 /// What the process does: the guest comes on standard input, and the code goes to
-/// standard output. `parent` has started the process.
-pub(crate) fn run(parent: u32, settings: Settings, memory_bytes_max: u64) -> Result<ExitCode> {
+/// standard output. `parent` has started the process. It may have given two files: one with
+/// functions that are known, and one for all.
+pub(crate) fn run(
+    parent: u32,
+    settings: Settings,
+    memory_bytes_max: u64,
+    functions: Option<(&Path, &Path)>,
+) -> Result<ExitCode> {
     child::begin(parent)?;
     child::dies_first();
     limit(Resource::As, memory_bytes_max)?;
@@ -115,9 +150,14 @@ pub(crate) fn run(parent: u32, settings: Settings, memory_bytes_max: u64) -> Res
     limit(Resource::Core, 0)?;
     let mut guest = Vec::new();
     io::stdin().read_to_end(&mut guest)?;
-    match settings.compile_here(&guest) {
+    let known = functions.map(|(known, _)| fs::read(known).map(Functions::new)).transpose()?;
+    match settings.compile_here(&guest, known.clone()) {
         Ok(code) => File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&code)?,
         Err(error) => bail!("{error:#}"),
+    }
+    let all = known.and_then(|functions| functions.all());
+    if let (Some((_, into)), Some(all)) = (functions, all) {
+        fs::write(into, all)?;
     }
     Ok(ExitCode::SUCCESS)
 }

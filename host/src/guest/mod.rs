@@ -4,6 +4,7 @@ pub(crate) mod advice;
 pub(crate) mod compiled;
 pub(crate) mod compiling;
 pub(crate) mod file;
+mod functions;
 pub(crate) mod initial_data;
 pub(crate) mod missing;
 pub(crate) mod pieces;
@@ -15,4 +16,6 @@ pub(crate) struct Content {
     pub bytes: Vec<u8>,
     /// The sum of the bytes, if it is known.
     pub sum: Option<blake3::Hash>,
+    /// Our own tools made it: an interpreter, which is the same in all that they make.
+    pub is_interpreter: bool,
 }

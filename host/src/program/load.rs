@@ -15,6 +15,7 @@ use super::link::Entry;
 use super::{Program, Size};
 use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
+use crate::guest::compiling::Compiled;
 use crate::guest::initial_data::{self, Data, InitialData};
 use crate::guest::summary::Summary;
 use crate::memory::image::Image;
@@ -185,12 +186,21 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
-        let Content { bytes, sum } = source.content;
-        let compile = |name: &str| match source.data {
-            InitialData::Taken(_) => {
-                settings.compile(name, &initial_data::without_data(bytes)?, room.compiling)
+        let Content { bytes, sum, is_interpreter } = source.content;
+        let compile = |name: &str| {
+            let kept = kept.filter(|_| *is_interpreter);
+            let known = kept.map(|kept| kept.functions(log)).transpose()?;
+            let without_data = match source.data {
+                InitialData::Taken(_) => Some(initial_data::without_data(bytes)?),
+                InitialData::Small | InitialData::Mapped => None,
+            };
+            let guest = without_data.as_deref().unwrap_or(bytes);
+            let Compiled { code, functions } =
+                settings.compile(name, guest, room.compiling, known.as_ref())?;
+            if let (Some(kept), Some(functions)) = (kept, functions) {
+                kept.keep_functions(&functions, log);
             }
-            InitialData::Small | InitialData::Mapped => settings.compile(name, bytes, room.compiling),
+            Ok(code)
         };
         let sum = sum.unwrap_or_else(|| blake3::hash(bytes));
         let engine = Engine::new(&settings.config())?;

@@ -115,7 +115,8 @@ impl Loader {
             Source::Component(file) => {
                 let file = file.clone();
                 let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
-                Ok(Content { bytes: bytes.with_context(|| self.source.option())?, sum: None })
+                let bytes = bytes.with_context(|| self.source.option())?;
+                Ok(Content { bytes, sum: None, is_interpreter: false })
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);

@@ -66,7 +66,7 @@ pub(crate) fn component(
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(Content { bytes: built.component, sum: None })
+    Ok(Content { bytes: built.component, sum: None, is_interpreter: true })
 }
 
 /// What is known before anything is built.

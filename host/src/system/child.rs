@@ -1,7 +1,10 @@
 //! Work for which a process of its own is started: it can be ended when it takes too long,
 //! what it took is given back when it ends, and it ends with the server.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
@@ -19,6 +22,11 @@ pub(crate) fn own_program(task: &str) -> Command {
     program.arg(task).arg("--parent").arg(std::process::id().to_string());
     program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     program
+}
+
+/// A file of this process, as a process that it starts can open it.
+pub(crate) fn path_of(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// Runs a program to its end, or to that of the time that it may take, or to this
@@ -66,7 +74,7 @@ pub(crate) fn begin(parent: u32) -> Result<()> {
 
 /// The first to be ended when the system has no more memory.
 pub(crate) fn dies_first() {
-    let _ = std::fs::File::options()
+    let _ = File::options()
         .write(true)
         .open("/proc/self/oom_score_adj")
         .and_then(|mut file| file.write_all(b"1000"));
