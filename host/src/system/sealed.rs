@@ -39,25 +39,25 @@ impl Write for Unsealed {
 }
 
 /// One whose content stays as it is.
-pub struct Sealed(File);
+pub(crate) struct Sealed(File);
 
 impl Sealed {
-    pub fn new(name: &str, content: &[u8]) -> io::Result<Sealed> {
+    pub(crate) fn new(name: &str, content: &[u8]) -> io::Result<Sealed> {
         let mut file = Unsealed::new(name)?;
         file.write_all(content)?;
         file.seal()
     }
 
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.0
     }
 
-    pub fn into_file(self) -> File {
+    pub(crate) fn into_file(self) -> File {
         self.0
     }
 
     /// For who takes files by their names alone.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 }
