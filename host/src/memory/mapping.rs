@@ -9,7 +9,6 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anony
 
 use super::image::Image;
 use super::pagemap::{self, Region, Touched};
-use crate::clock::Nanos;
 
 /// Bytes of one memory that stay in place for the next instance; what was touched
 /// beyond them goes back to the system.
@@ -23,11 +22,9 @@ pub(super) struct Mapping {
     base: NonNull<u8>,
     pub bytes_accessible: usize,
     pub bytes_reserved: usize,
-    pub bytes_mapped: usize,
+    bytes_mapped: usize,
     /// What it begins as.
     image: Option<Arc<Image>>,
-    /// When the last instance that had it was gone.
-    pub cleared: Nanos,
 }
 
 // SAFETY: the address space belongs to this value alone.
@@ -50,7 +47,7 @@ impl Mapping {
         // A guest's only linear memory has the size of its image.
         let image = image.filter(|image| image.content().len() == accessible).cloned();
         let mut mapping =
-            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image, cleared: 0 };
+            Mapping { base, bytes_accessible: 0, bytes_reserved: reserved, bytes_mapped, image };
         match &mapping.image {
             Some(image) => {
                 // SAFETY: the beginning of the mapping, which is longer.
@@ -60,6 +57,13 @@ impl Mapping {
             None => mapping.grow(accessible)?,
         }
         Ok(mapping)
+    }
+
+    /// Whether it can be the memory of an instance that begins with so many bytes.
+    pub(super) fn fits(&self, bytes: usize, reserved: usize, guard: usize) -> bool {
+        self.bytes_accessible == bytes
+            && self.bytes_reserved == reserved
+            && self.bytes_mapped >= reserved + guard
     }
 
     pub(super) fn start(&self) -> *mut u8 {

@@ -3,10 +3,10 @@
 //! A fresh instance needs memory that is all zeros, or the guest's initial data. Taking
 //! it from the system, or watching which pages the last instance wrote, changes page
 //! tables; a process with several threads pays for that on all of its CPUs. Here a
-//! memory keeps its pages: when an instance is gone, those that it touched are found
-//! with one system call and put back as they were, and no page table changes. Only a
-//! memory that grew is cut back to its initial size by the system, since what lies
-//! behind its end must trap.
+//! memory keeps its pages: when an instance is gone, those that it touched are found,
+//! and put back as they were, and no page table changes. A memory that grows does so by
+//! one of two ways (`Kind`): where it is, which changes page tables twice, or by a move to
+//! other addresses at which the same pages are mapped.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::image::Image;
 use super::mapping::Mapping;
+pub use super::space::Kind;
+use super::space::Space;
 use crate::clock::{self, Nanos};
 
 /// What wasmtime leaves inaccessible behind a memory.
@@ -29,23 +30,27 @@ pub const NO_ADDRESSES: &str = "no addresses for a memory";
 pub struct Memories(Arc<Shared>);
 
 struct Shared {
-    /// As they are for a new instance; accessible are as many bytes as the memory had
-    /// initially. The one that was used last is taken first: its pages are in the CPU's
-    /// caches.
-    free: Mutex<Vec<Mapping>>,
-    /// What memories of its size begin as; others, and all without it, are zeros.
-    image: Option<Arc<Image>>,
+    /// The one that was used last is taken first: its pages are in the CPU's caches.
+    free: Mutex<Vec<Free>>,
+    kind: Kind,
     /// `/proc/self/pagemap`; none where the system has no such thing.
     pagemap: Option<File>,
     /// Memories beyond this go back to the system.
     kept_max: usize,
 }
 
+/// One as it is for a new instance.
+struct Free {
+    space: Space,
+    /// When the last instance that had it was gone.
+    cleared: Nanos,
+}
+
 impl Memories {
-    /// Memories that begin as `image`, of which `kept_max` are kept for later instances.
-    pub fn new(image: Option<Arc<Image>>, kept_max: usize) -> Memories {
+    /// Memories of this kind, of which `kept_max` are kept for later instances.
+    pub fn new(kind: Kind, kept_max: usize) -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
-        Memories(Arc::new(Shared { free: Mutex::new(Vec::new()), image, pagemap, kept_max }))
+        Memories(Arc::new(Shared { free: Mutex::default(), kind, pagemap, kept_max }))
     }
 
     /// Whether the system has room for a memory of so many bytes, with its guard.
@@ -57,9 +62,9 @@ impl Memories {
     /// Gives those back to the system that no instance has had since `time`.
     pub fn trim(&self, time: Nanos) {
         // The system takes its time; who needs a memory does not wait for that.
-        let trimmed: Vec<Mapping> = {
+        let trimmed: Vec<Free> = {
             let mut free = self.0.free.lock();
-            let count = free.iter().take_while(|mapping| mapping.cleared < time).count();
+            let count = free.iter().take_while(|free| free.cleared < time).count();
             free.drain(..count).collect()
         };
         drop(trimmed);
@@ -78,69 +83,64 @@ unsafe impl MemoryCreator for Memories {
         guard_size_in_bytes: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         let reserved = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
-        let fits = |mapping: &Mapping| {
-            mapping.bytes_accessible == minimum
-                && mapping.bytes_reserved == reserved
-                && mapping.bytes_mapped >= reserved + guard_size_in_bytes
-        };
         let free = {
             let mut free = self.0.free.lock();
-            free.iter().rposition(fits).map(|index| free.remove(index))
+            let fits = |free: &Free| free.space.fits(minimum, reserved, guard_size_in_bytes);
+            free.iter().rposition(fits).map(|index| free.remove(index).space)
         };
-        let mapping = match free {
-            Some(mapping) => mapping,
-            None => Mapping::new(minimum, reserved, guard_size_in_bytes, self.0.image.as_ref())
+        let space = match free {
+            Some(space) => space,
+            None => Space::new(&self.0.kind, minimum, reserved, guard_size_in_bytes)
                 .map_err(|error| format!("{NO_ADDRESSES}: {error}"))?,
         };
-        Ok(Box::new(Memory { mapping: Some(mapping), bytes_min: minimum, shared: self.0.clone() }))
+        Ok(Box::new(Memory { space: Some(space), bytes_min: minimum, shared: self.0.clone() }))
     }
 }
 
 /// The memory of one instance.
 struct Memory {
     /// None only while it is dropped.
-    mapping: Option<Mapping>,
+    space: Option<Space>,
     bytes_min: usize,
     shared: Arc<Shared>,
 }
 
 impl Memory {
-    fn mapping(&self) -> &Mapping {
-        self.mapping.as_ref().expect("the mapping leaves when the memory is dropped")
+    fn space(&self) -> &Space {
+        self.space.as_ref().expect("the space leaves when the memory is dropped")
     }
 }
 
-// SAFETY: base and reservation stay as they are until the memory is dropped, and
-// what is not accessible traps.
+// SAFETY: the base stays as it is up to the capacity, and what is not accessible of the
+// reservation behind it, and of the guard, traps.
 unsafe impl LinearMemory for Memory {
     fn byte_size(&self) -> usize {
-        self.mapping().bytes_accessible
+        self.space().bytes()
     }
 
     fn byte_capacity(&self) -> usize {
-        self.mapping().bytes_reserved
+        self.space().capacity()
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        let mapping = self.mapping.as_mut().expect("the mapping leaves when the memory is dropped");
-        Ok(mapping.grow(new_size)?)
+        let space = self.space.as_mut().expect("the space leaves when the memory is dropped");
+        Ok(space.grow(new_size)?)
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.mapping().start()
+        self.space().start()
     }
 }
 
 impl Drop for Memory {
     /// One that cannot be cleared is given back to the system.
     fn drop(&mut self) {
-        let Some(mut mapping) = self.mapping.take() else { return };
-        let cleared = mapping.clear(self.shared.pagemap.as_ref()).and_then(|()| mapping.cut(self.bytes_min));
-        if cleared.is_ok() {
-            mapping.cleared = clock::coarse();
+        let Some(mut space) = self.space.take() else { return };
+        let is_clear = space.clear(self.bytes_min, self.shared.pagemap.as_ref());
+        if is_clear.unwrap_or(false) {
             let mut free = self.shared.free.lock();
             if free.len() < self.shared.kept_max {
-                free.push(mapping);
+                free.push(Free { space, cleared: clock::coarse() });
             }
         }
     }
@@ -148,39 +148,51 @@ impl Drop for Memory {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::image::Image;
     use super::super::pagemap::Region;
     use super::*;
 
     const PAGE: usize = 64 << 10;
 
-    fn memory(memories: &Memories, pages: usize) -> Memory {
-        let mapping = Mapping::new(pages * PAGE, 100 * PAGE, PAGE, memories.0.image.as_ref()).unwrap();
-        Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() }
+    fn memory(memories: &Memories, pages: usize) -> Box<dyn LinearMemory> {
+        let ty = MemoryType::new(pages as u32, None);
+        memories.new_memory(ty, pages * PAGE, None, Some(100 * PAGE), PAGE).unwrap()
     }
 
-    fn bytes(memory: &mut Memory) -> &mut [u8] {
+    fn bytes(memory: &mut dyn LinearMemory) -> &mut [u8] {
         // SAFETY: accessible, and borrowed from the memory.
         unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_size()) }
     }
 
+    fn in_place(image: Option<Arc<Image>>) -> Memories {
+        Memories::new(Kind::InPlace(image), 9)
+    }
+
     fn is_clear_for_the_next(memories: &Memories, pages: usize) {
-        let mapping = memories.0.free.lock().pop().expect("it came back");
-        let mut next = Memory { mapping: Some(mapping), bytes_min: pages * PAGE, shared: memories.0.clone() };
+        assert_eq!(memories.0.free.lock().len(), 1, "it came back");
+        let mut next = memory(memories, pages);
         assert_eq!(next.byte_size(), pages * PAGE);
         next.grow_to(50 * PAGE).unwrap();
-        let image = memories.0.image.as_ref().map_or(&[][..], |image| image.content());
-        let (initial, zeros) = bytes(&mut next).split_at(image.len());
+        let image = match &memories.0.kind {
+            Kind::InPlace(Some(image)) => image.content(),
+            _ => &[],
+        };
+        let (initial, zeros) = bytes(&mut *next).split_at(image.len());
         assert!(initial == image);
         assert!(zeros.iter().all(|byte| *byte == 0));
     }
 
-    /// With and without help of the system, and an image.
+    /// In both ways; in place with and without help of the system, and an image.
     fn each(pages: usize, test: impl Fn(Memories)) {
         let content = vec![5; pages * PAGE];
         for image in [None, Some(Arc::new(Image::new(content.len(), &[(0, &content)]).unwrap()))] {
-            test(Memories::new(image.clone(), 9));
-            test(Memories(Arc::new(Shared { free: Mutex::default(), image, pagemap: None, kept_max: 9 })));
+            let kind = Kind::InPlace(image);
+            test(Memories::new(kind.clone(), 9));
+            test(Memories(Arc::new(Shared { free: Mutex::default(), kind, pagemap: None, kept_max: 9 })));
         }
+        test(Memories::new(Kind::InViews, 9));
     }
 
     #[test]
@@ -188,7 +200,7 @@ mod tests {
         each(3, |memories| {
             let mut memory = memory(&memories, 3);
             for at in [0, 5000, PAGE, 3 * PAGE - 1] {
-                bytes(&mut memory)[at] = 1;
+                bytes(&mut *memory)[at] = 1;
             }
             drop(memory);
             is_clear_for_the_next(&memories, 3);
@@ -202,19 +214,13 @@ mod tests {
         (numbers.next(), numbers.next()) >= (Some(6), Some(7))
     }
 
-    #[test]
-    fn the_system_tells_which_pages_were_touched() {
-        if !system_tells() {
-            return;
-        }
-        let memories = Memories::new(None, 9);
-        let mut memory = memory(&memories, 3);
-        bytes(&mut memory)[2 * PAGE] = 1;
-        let mut regions = [Region::default(); 4];
+    fn touched(memories: &Memories) -> (usize, u64) {
+        let free = memories.0.free.lock();
+        let [Free { space: Space::Mapping(mapping), .. }] = &free[..] else { panic!("it came back") };
         let pagemap = memories.0.pagemap.as_ref().expect("there is a pagemap");
-        let touched = memory.mapping().touched(pagemap, 0, &mut regions).expect("the system can tell");
-        assert_eq!(touched.regions, 1);
-        assert_eq!(regions[0].start, memory.as_ptr() as u64 + 2 * PAGE as u64);
+        let mut regions = [Region::default(); 4];
+        let touched = mapping.touched(pagemap, 0, &mut regions).expect("the system can tell");
+        (touched.regions, regions[0].start - mapping.start() as u64)
     }
 
     #[test]
@@ -222,29 +228,28 @@ mod tests {
         if !system_tells() {
             return;
         }
-        each(3, |memories| {
+        let content = vec![5; 3 * PAGE];
+        for image in [None, Some(Arc::new(Image::new(content.len(), &[(0, &content)]).unwrap()))] {
+            let memories = in_place(image);
             let mut memory = memory(&memories, 3);
-            bytes(&mut memory)[PAGE] = 1;
+            bytes(&mut *memory)[2 * PAGE] = 1;
             drop(memory);
-            let mapping = memories.0.free.lock().pop().expect("it came back");
-            let found = memories.0.pagemap.as_ref().map(|pagemap| {
-                mapping.touched(pagemap, 0, &mut [Region::default(); 4]).expect("the system can tell").regions
-            });
-            assert!(found.is_none_or(|regions| regions == 1));
-        });
+            assert_eq!(touched(&memories), (1, 2 * PAGE as u64));
+        }
     }
 
     #[test]
     fn no_memory_grows_beyond_its_reservation() {
-        let memories = Memories::new(None, 9);
-        let mut memory = memory(&memories, 1);
-        assert!(memory.grow_to(101 * PAGE).is_err());
-        assert_eq!(memory.byte_size(), PAGE);
+        each(1, |memories| {
+            let mut memory = memory(&memories, 1);
+            assert!(memory.grow_to(101 * PAGE).is_err());
+            assert_eq!(memory.byte_size(), PAGE);
+        });
     }
 
     #[test]
     fn only_so_many_memories_are_kept() {
-        let memories = Memories::new(None, 1);
+        let memories = Memories::new(Kind::InPlace(None), 1);
         drop((memory(&memories, 1), memory(&memories, 1)));
         assert_eq!(memories.0.free.lock().len(), 1);
     }
@@ -254,7 +259,7 @@ mod tests {
         each(1, |memories| {
             let mut memory = memory(&memories, 1);
             memory.grow_to(40 * PAGE).unwrap();
-            bytes(&mut memory).fill(7);
+            bytes(&mut *memory).fill(7);
             drop(memory);
             is_clear_for_the_next(&memories, 1);
         });
@@ -264,11 +269,51 @@ mod tests {
     fn more_touched_pages_than_one_look_finds_are_put_back() {
         each(40, |memories| {
             let mut memory = memory(&memories, 40);
-            for page in bytes(&mut memory).chunks_mut(8192) {
+            for page in bytes(&mut *memory).chunks_mut(8192) {
                 page[0] = 9;
             }
             drop(memory);
             is_clear_for_the_next(&memories, 40);
         });
+    }
+
+    /// Whether the system lets this process read there.
+    fn is_accessible(address: *const u8) -> bool {
+        let (mut byte, pid) = (0u8, rustix::process::getpid().as_raw_pid());
+        let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let remote = libc::iovec { iov_base: address.cast_mut().cast(), iov_len: 1 };
+        // SAFETY: the system writes into `byte`, and an address that is not accessible is an error.
+        unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) == 1 }
+    }
+
+    proptest! {
+        /// Each instance grows, and writes at places that are there, in an order of its own.
+        #[test]
+        fn whatever_earlier_instances_did_a_memory_has_what_was_written_and_ends_where_it_ends(
+            instances in proptest::collection::vec(
+                proptest::collection::vec((0..6usize, any::<proptest::sample::Index>(), 1..255u8), 0..12),
+                1..30,
+            ),
+            in_views: bool,
+        ) {
+            let memories = Memories::new(if in_views { Kind::InViews } else { Kind::InPlace(None) }, 1);
+            for steps in instances {
+                let mut memory = memory(&memories, 2);
+                let mut model = vec![0; 2 * PAGE];
+                prop_assert!(bytes(&mut *memory) == model);
+                for (pages, index, byte) in steps {
+                    memory.grow_to(model.len() + pages * PAGE).unwrap();
+                    model.resize(model.len() + pages * PAGE, 0);
+                    let at = index.index(model.len());
+                    bytes(&mut *memory)[at] = byte;
+                    model[at] = byte;
+                    prop_assert!(is_accessible(memory.as_ptr().wrapping_add(model.len() - 1)));
+                    prop_assert!(!is_accessible(memory.as_ptr().wrapping_add(model.len())));
+                }
+                prop_assert!(bytes(&mut *memory) == model);
+                let end = memory.as_ptr().wrapping_add(100 * PAGE);
+                prop_assert!(!is_accessible(end) && !is_accessible(end.wrapping_add(PAGE - 1)));
+            }
+        }
     }
 }

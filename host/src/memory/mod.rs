@@ -8,4 +8,6 @@ pub mod image;
 mod mapping;
 pub mod memories;
 mod pagemap;
+mod space;
 pub mod stacks;
+pub mod views;

@@ -7,11 +7,16 @@ use wasmtime::{Enabled, Engine, PoolingAllocationConfig, ResourcesRequired};
 use super::Reuse;
 use crate::guest::compiling::{self, Settings};
 use crate::guest::summary::Summary;
+use crate::memory::memories::GUARD_BYTES;
+use crate::memory::views;
 use crate::sandbox::state::ELEMENT_BYTES;
 
 /// Address space for a memory whose bounds need no check: wasm32 cannot reach
 /// beyond it.
 pub(super) const RESERVATION_BYTES: u64 = 4 << 30;
+/// The same for a memory that may move: the compiler takes one that could reach no further for one that
+/// stays. The guard behind it covers the rest.
+pub(super) const MOVING_RESERVATION_BYTES: u64 = RESERVATION_BYTES - (64 << 10);
 /// Half of what a process of this architecture can address.
 pub(crate) const ADDRESS_SPACE_BYTES: u64 = 64 << 40;
 /// Elements that one table may hold, if the guest does not start with more.
@@ -29,6 +34,22 @@ pub struct Room {
     pub address_space_bytes: u64,
     pub compiling: compiling::Limits,
     pub reuse: Reuse,
+}
+
+impl Room {
+    /// Memories of a program that are kept for later instances. The cores' instances are spread over
+    /// the programs, as a rule evenly.
+    pub fn memories_kept(&self, of_one: u32) -> usize {
+        (self.cores.div_ceil(self.programs) + 8).saturating_mul(of_one.max(1)) as usize
+    }
+
+    /// Whether the memories of all instances may move when they grow. Those of instances that serve
+    /// many calls seldom grow.
+    pub fn has_room_for_views(&self) -> bool {
+        let memories = u64::from(self.cores) + self.memories_kept(1) as u64 * u64::from(self.programs);
+        let bytes = memories.saturating_mul(views::VIEWS_MAX as u64 * (RESERVATION_BYTES + GUARD_BYTES));
+        self.reuse.calls_max == 1 && bytes <= self.address_space_bytes && views::can_be_had()
+    }
 }
 
 /// What an instance has at its beginning, in memories and tables, at least.

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use wasmtime::{Engine, InstanceAllocationStrategy, ResourcesRequired};
 
 use super::engine::{
-    ADDRESS_SPACE_BYTES, RESERVATION_BYTES, Room, check_size, memory_bytes_min, pool, settings,
+    ADDRESS_SPACE_BYTES, MOVING_RESERVATION_BYTES, RESERVATION_BYTES, Room, check_size, memory_bytes_min,
+    pool, settings,
 };
 use super::link::Entry;
 use super::{Program, Size};
@@ -19,7 +20,7 @@ use crate::guest::compiling::Compiled;
 use crate::guest::initial_data::{self, Data, InitialData};
 use crate::guest::summary::Summary;
 use crate::memory::image::Image;
-use crate::memory::memories::{GUARD_BYTES, Memories};
+use crate::memory::memories::{GUARD_BYTES, Kind, Memories};
 use crate::memory::stacks::Stacks;
 use crate::sandbox::host::Host;
 use crate::sandbox::state::HOST_BYTES_MIN;
@@ -106,10 +107,12 @@ impl Guest {
     }
 
     fn memories(&self) -> Option<Memories> {
-        // The cores' instances are spread over the programs, as a rule evenly.
-        let instances = self.room.cores.div_ceil(self.room.programs) + 8;
-        let kept_max = instances.saturating_mul(self.code.needs.num_memories.max(1));
-        (!self.data.is_mapped()).then(|| Memories::new(self.data.taken().cloned(), kept_max as usize))
+        let kind = match self.code.reservation_bytes {
+            MOVING_RESERVATION_BYTES => Kind::InViews,
+            _ => Kind::InPlace(self.data.taken().cloned()),
+        };
+        let kept_max = self.room.memories_kept(self.code.needs.num_memories);
+        (!self.data.is_mapped()).then(|| Memories::new(kind, kept_max))
     }
 
     fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
@@ -151,7 +154,9 @@ struct Source<'a> {
 
 impl Code {
     fn compile(source: Source<'_>, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
-        let code = Code::compile_for(RESERVATION_BYTES, source, kept, room, log)?;
+        let moves = matches!(source.data, InitialData::Small) && room.has_room_for_views();
+        let reservation = if moves { MOVING_RESERVATION_BYTES } else { RESERVATION_BYTES };
+        let code = Code::compile_for(reservation, source, kept, room, log)?;
         let needs = &code.needs;
         check_size(needs, room.memory_bytes_max)?;
         let of_one = u64::from(needs.num_memories.max(1));

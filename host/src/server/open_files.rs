@@ -8,14 +8,19 @@ use crate::terminal::say;
 
 /// What the server itself has open, with its folders and the guest.
 const OWN: u64 = 64;
-const OWN_OF_THREAD: u64 = 8;
+/// With the memories that it keeps for later instances.
+const OWN_OF_THREAD: u64 = 16;
 
 /// Raises the limit as far as the system lets the process, and gives what all guests
 /// together may have open. One line if not everything can be had that was asked for.
 pub(super) fn share(settings: &Settings) -> usize {
     let wanted = settings.open_files_total() as u64;
     let Some(limit) = raise() else { return settings.open_files_total() };
-    let own = OWN + OWN_OF_THREAD * u64::from(settings.threads().get()) + settings.folders_named() as u64;
+    // The memory of an instance may be a file.
+    let own = OWN
+        + OWN_OF_THREAD * u64::from(settings.threads().get())
+        + u64::from(settings.cores())
+        + settings.folders_named() as u64;
     let needed = own + u64::from(settings.connections()) + wanted;
     if needed <= limit {
         return settings.open_files_total();
