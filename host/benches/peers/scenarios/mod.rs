@@ -15,6 +15,8 @@ mod echo;
 mod hello;
 /// Many connections of which most are idle.
 mod idle;
+/// Fresh instances of guests as others write them.
+mod ordinary;
 /// Python applications.
 mod python;
 /// The first answer after the start.
@@ -38,6 +40,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "hello-fresh",
         question: "what a request costs when each has an instance of its own",
         run: hello::fresh,
+    },
+    Scenario {
+        name: "ordinary-fresh",
+        question: "the same for guests as others write them, in each language",
+        run: ordinary::ordinary,
     },
     Scenario {
         name: "program",
