@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::inotify;
 
 use super::{faults, file, numbered_lines, root};
-use crate::support::Folder;
 use crate::support::client::Connection;
-use crate::support::server::{build, program, setup, setup_python};
+use crate::support::server::{bare_program, build, program, setup, setup_python};
+use crate::support::{Folder, wait_for};
 
 const HELLO: &str = "\
 def application(environ, start_response):
@@ -332,6 +332,38 @@ from words import GREETING
         assert!(contains(&component, new.as_bytes()) && !contains(&component, old.as_bytes()), "{name}");
         assert!(!is_built(&folder, &app), "{name}");
     }
+}
+
+/// Serves an application once, with this cache, and gives what was said until then.
+fn is_served_once(app: &Path, cache: &Path, address: &Path) -> String {
+    let mut server = bare_program();
+    server.args(["--http-socket", "127.0.0.1:0", "--wsgi-file"]).arg(app).arg("--cache").arg(cache);
+    let mut server = server.arg("--print-address").arg(address).spawn().unwrap();
+    wait_for("it to serve", || (address.exists() || server.try_wait().unwrap().is_some()).then_some(()));
+    assert!(address.exists());
+    server.kill().unwrap();
+    fs::remove_file(address).unwrap();
+    said(&server.wait_with_output().unwrap())
+}
+
+#[test]
+fn cpython_is_compiled_once_for_all_applications() {
+    let folder = Folder::new();
+    let (cache, address) = (folder.join("cache"), folder.join("address"));
+    let functions = || fs::read(cache.join("functions")).unwrap();
+    let serve = |greeting: &str| {
+        let app = write(&folder, "app.py", &format!("GREETING = b'{greeting}'\n{HELLO}"));
+        is_served_once(&app, &cache, &address)
+    };
+    serve("Hello");
+    let of_first = functions();
+    // The compiler does not see all functions alike each time: a tenth is compiled again.
+    serve("Good day");
+    assert!(functions().len() < of_first.len() * 3 / 2, "most functions were compiled again");
+    fs::write(cache.join("functions"), &of_first[..of_first.len() / 2]).unwrap();
+    let said = serve("Good evening");
+    assert!(said.contains("functions: its content is not what was kept; it is compiled anew"), "{said}");
+    assert!(functions().len() > of_first.len() / 2);
 }
 
 #[test]

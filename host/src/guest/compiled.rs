@@ -155,8 +155,8 @@ impl Kept {
     }
 
     /// Functions that were compiled before.
-    pub(crate) fn functions(&self, log: &Log) -> io::Result<Sealed> {
-        self.find(FUNCTIONS, log).map_or_else(|| Sealed::new(FUNCTIONS, &[]), Ok)
+    pub(crate) fn functions(&self, log: &Log) -> Option<Sealed> {
+        self.find(FUNCTIONS, log).or_else(|| Sealed::new(FUNCTIONS, &[]).ok())
     }
 
     pub(crate) fn keep_functions(&self, functions: &Sealed, log: &Log) {
@@ -165,7 +165,7 @@ impl Kept {
 
     fn find(&self, name: &str, log: &Log) -> Option<Sealed> {
         self.cache.find_sealed(name).unwrap_or_else(|unfit| {
-            log.server(format_args!("--cache: {unfit}; the guest is compiled anew"));
+            log.server(format_args!("--cache: {unfit}; it is compiled anew"));
             None
         })
     }

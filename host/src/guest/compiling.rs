@@ -2,7 +2,7 @@
 //! more time and memory than it may, and the server keeps nothing of what it took.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ExitCode, Output, Stdio};
@@ -87,6 +87,20 @@ impl Settings {
         limits: Limits,
         known: Option<&Sealed>,
     ) -> Result<Compiled> {
+        match self.try_compile(name, guest, limits, known) {
+            // They take room, and may be out of that process's reach.
+            Err(_) if known.is_some() => self.try_compile(name, guest, limits, None),
+            compiled => compiled,
+        }
+    }
+
+    fn try_compile(
+        &self,
+        name: &str,
+        guest: &[u8],
+        limits: Limits,
+        known: Option<&Sealed>,
+    ) -> Result<Compiled> {
         if cfg!(any(test, fuzzing)) {
             // That process would be started as this one, which is no server.
             let code = Sealed::new(name, &self.compile_here(guest, None)?)?;
@@ -111,7 +125,7 @@ impl Settings {
         let output = child::run(program, limits.time_max);
         let output = output.context("compiling it did not go well (--compile-timeout)")?;
         ensure!(output.status.success(), "{}", why(&output, limits));
-        let functions = functions.map(Unsealed::seal).transpose()?;
+        let functions = functions.and_then(|functions| functions.seal().ok());
         let functions =
             functions.filter(|functions| functions.file().metadata().is_ok_and(|it| it.len() > 0));
         Ok(Compiled { code: code.seal()?, functions })
@@ -155,9 +169,9 @@ pub(crate) fn run(
         Ok(code) => File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&code)?,
         Err(error) => bail!("{error:#}"),
     }
-    let all = known.and_then(|functions| functions.all());
-    if let (Some((_, into)), Some(all)) = (functions, all) {
-        fs::write(into, all)?;
+    if let (Some((_, into)), Some(known)) = (functions, known) {
+        // The code is there. What could not be written of its functions is compiled again next time.
+        let _ = File::create(into).and_then(|file| known.write_to(&mut BufWriter::new(file)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,19 +1,23 @@
 //! The machine code of single functions, kept from one guest to the next: an interpreter is the
 //! same in all that is made with it, and compiling it takes nearly all the time.
 //!
-//! A function is known by a sum over what the compiler makes its code of. So this is for guests
-//! that our own tools made: none of others' can look for another function with the same sum.
+//! A function is known by a sum over what the compiler makes its code of. It makes that in another
+//! order each time for some functions, in CPython one of twenty, so these are kept in several forms.
+//!
+//! That sum is why this is for guests that our own tools made: none of others' can look for
+//! another function with the same sum.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use wasmtime::CacheStore;
 
-/// Of more, what was compiled first is compiled anew.
-const BYTES_MAX: usize = 128 << 20;
+/// Of more, what was not used of late is compiled anew.
+const BYTES_MAX: usize = 64 << 20;
 /// The compiler's own, SHA-256.
 const KEY_BYTES: usize = 32;
 /// Before the code of each function: its key, and how many bytes the code has.
@@ -25,49 +29,59 @@ type Key = [u8; KEY_BYTES];
 pub(super) struct Functions {
     known: Vec<u8>,
     places: HashMap<Key, Range<usize>>,
-    compiled: Mutex<HashMap<Key, Vec<u8>>>,
+    /// Those of the guest that is compiled.
+    met: Mutex<Met>,
+}
+
+#[derive(Default)]
+struct Met {
+    known: HashSet<Key>,
+    new: HashMap<Key, Vec<u8>>,
 }
 
 impl Functions {
-    /// What is `known` is what `all` gave for another guest.
+    /// What is `known` is what was written for another guest.
     pub(super) fn new(known: Vec<u8>) -> Arc<Functions> {
         let places = places(&known).collect();
-        Arc::new(Functions { known, places, compiled: Mutex::default() })
+        Arc::new(Functions { known, places, met: Mutex::default() })
     }
 
-    /// All of them, the latest first; none if all were known.
-    pub(super) fn all(&self) -> Option<Vec<u8>> {
-        let compiled = self.compiled.lock();
-        let mut all = Vec::new();
-        for (key, code) in compiled.iter() {
+    /// Writes all of them, those of this guest first; nothing if all were known.
+    pub(super) fn write_to(&self, into: &mut impl Write) -> io::Result<()> {
+        let met = self.met.lock();
+        if met.new.is_empty() {
+            return Ok(());
+        }
+        let new = met.new.iter().map(|(key, code)| (*key, &code[..]));
+        let known = || places(&self.known).map(|(key, place)| (key, &self.known[place]));
+        let of_this = known().filter(|(key, _)| met.known.contains(key));
+        let others = known().filter(|(key, _)| !met.known.contains(key) && !met.new.contains_key(key));
+        let mut left = BYTES_MAX;
+        for (key, code) in new.chain(of_this).chain(others) {
             let Ok(length) = u32::try_from(code.len()) else { continue };
-            all.extend(key);
-            all.extend(length.to_le_bytes());
-            all.extend(code);
+            let Some(less) = left.checked_sub(HEAD_BYTES + code.len()) else { break };
+            left = less;
+            into.write_all(&key)?;
+            into.write_all(&length.to_le_bytes())?;
+            into.write_all(code)?;
         }
-        for (key, place) in places(&self.known) {
-            if compiled.contains_key(&key) {
-                continue;
-            }
-            let place = place.start - HEAD_BYTES..place.end;
-            if all.len() + place.len() > BYTES_MAX {
-                break;
-            }
-            all.extend(&self.known[place]);
-        }
-        (!compiled.is_empty()).then_some(all)
+        into.flush()
     }
 }
 
 impl CacheStore for Functions {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
-        let place = self.places.get(key)?;
+        let (key, place) = self.places.get_key_value(key)?;
+        self.met.lock().known.insert(*key);
         Some(self.known[place.clone()].into())
     }
 
     fn insert(&self, key: &[u8], code: Vec<u8>) -> bool {
         let Ok(key) = key.try_into() else { return false };
-        self.compiled.lock().insert(key, code);
+        let mut met = self.met.lock();
+        // The compiler could not use what was known.
+        met.known.remove(&key);
+        met.new.insert(key, code);
         true
     }
 }
@@ -99,42 +113,52 @@ mod tests {
         [number; KEY_BYTES]
     }
 
+    fn written(functions: &Functions) -> Vec<u8> {
+        let mut all = Vec::new();
+        functions.write_to(&mut all).unwrap();
+        all
+    }
+
     #[test]
     fn what_was_compiled_is_known_for_the_next_guest() {
         let first = Functions::new(Vec::new());
-        assert!(first.all().is_none());
+        assert!(written(&first).is_empty());
         assert!(first.get(&key(1)).is_none());
         assert!(first.insert(&key(1), b"one".to_vec()) && first.insert(&key(2), Vec::new()));
-        let second = Functions::new(first.all().unwrap());
-        assert!(second.all().is_none(), "all were known");
+        let second = Functions::new(written(&first));
+        assert!(second.get(&key(1)).is_some() && written(&second).is_empty(), "all were known");
         assert!(second.insert(&key(3), b"three".to_vec()));
-        let third = Functions::new(second.all().unwrap());
+        assert!(second.insert(&key(2), b"two".to_vec()));
+        let third = Functions::new(written(&second));
         let code = |number| third.get(&key(number)).map(Cow::into_owned);
         assert_eq!(code(1).unwrap(), b"one");
-        assert_eq!(code(2).unwrap(), b"");
+        assert_eq!(code(2).unwrap(), b"two");
         assert_eq!(code(3).unwrap(), b"three");
         assert!(code(4).is_none());
     }
 
     #[test]
-    fn of_more_than_is_kept_the_latest_stay() {
-        let half = BYTES_MAX / 2;
+    fn of_more_than_is_kept_those_stay_that_are_used() {
+        let part = BYTES_MAX / 3 - 2 * HEAD_BYTES;
         let mut known = Vec::new();
-        for number in 1..=3 {
+        for number in 1..=4 {
             let functions = Functions::new(known);
-            assert!(functions.insert(&key(number), vec![number; half - 2 * HEAD_BYTES]));
-            known = functions.all().unwrap();
+            if number > 1 {
+                assert!(functions.get(&key(1)).is_some(), "the first one is in each guest");
+            }
+            assert!(functions.insert(&key(number), vec![number; part]));
+            known = written(&functions);
             assert!(known.len() <= BYTES_MAX);
         }
         let last = Functions::new(known);
-        assert_eq!([1, 2, 3].map(|number| last.get(&key(number)).is_some()), [false, true, true]);
+        assert_eq!([1, 2, 3, 4].map(|number| last.get(&key(number)).is_some()), [true, false, true, true]);
     }
 
     #[test]
     fn what_is_cut_off_ends_with_the_last_whole_function() {
         let functions = Functions::new(Vec::new());
         assert!(functions.insert(&key(1), b"one".to_vec()));
-        let whole = functions.all().unwrap();
+        let whole = written(&functions);
         for length in 0..whole.len() {
             assert!(Functions::new(whole[..length].to_vec()).places.is_empty());
         }

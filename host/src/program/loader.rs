@@ -116,7 +116,7 @@ impl Loader {
                 let file = file.clone();
                 let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
                 let bytes = bytes.with_context(|| self.source.option())?;
-                Ok(Content { bytes, sum: None, is_interpreter: false })
+                Ok(Content { bytes, sum: None, comes_from_wsgi_file: false })
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);

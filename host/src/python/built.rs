@@ -46,7 +46,11 @@ impl Kept {
         match made_of["component"].as_str() {
             Some(component) if is_good => {
                 let sum = component.strip_suffix(".wasm").and_then(|sum| blake3::Hash::from_hex(sum).ok());
-                Ok(self.cache.find(component)?.map(|bytes| Content { bytes, sum, is_interpreter: true }))
+                Ok(self.cache.find(component)?.map(|bytes| Content {
+                    bytes,
+                    sum,
+                    comes_from_wsgi_file: true,
+                }))
             }
             _ => Ok(None),
         }

@@ -66,7 +66,7 @@ pub(crate) fn component(
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(Content { bytes: built.component, sum: None, is_interpreter: true })
+    Ok(Content { bytes: built.component, sum: None, comes_from_wsgi_file: true })
 }
 
 /// What is known before anything is built.
