@@ -1,6 +1,6 @@
 use crate::support::client::{self, Connection};
 use crate::support::server::{Server, setup};
-use crate::support::{fault_guests, wait_for};
+use crate::support::{Folder, fault_guests, wait_for};
 
 const MIB: u64 = 1 << 20;
 
@@ -203,4 +203,70 @@ fn attacks_on_the_memory_end_for_their_own_clients_in_a_gibibyte() {
         server.wait_for_figure("/memory_bytes/taken", 0);
         assert_eq!(server.stop().status.code(), Some(0));
     }
+}
+
+/// A program whose memory is declared so. It grows that by three pages, one by one, looks whether each is
+/// empty and what was written before is still there, and answers how often that went well. Then it does
+/// what is `last`.
+fn grows(folder: &Folder, declared: &str, last: &str) -> std::path::PathBuf {
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $fd_write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") {declared})
+            (data (i32.const 100) "Status: 200 x\n\n0")
+            (func $end (result i32) (i32.mul (memory.size) (i32.const 65536)))
+            (func $check (param i32) (if (i32.eqz (local.get 0)) (then (unreachable))))
+            (func (export "_start") (local $count i32) (local $new i32)
+                (call $check (i32.eqz (i32.load (i32.const 70000))))
+                (i32.store (i32.const 70000) (i32.const 7))
+                (loop $again
+                    (local.set $new (call $end))
+                    (if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then
+                        (call $check (i32.eq (i32.load (i32.const 70000)) (i32.const 7)))
+                        (call $check (i32.eqz (i32.load (local.get $new))))
+                        (call $check (i32.eqz (i32.load offset=65532 (local.get $new))))
+                        (i32.store (local.get $new) (i32.const -1))
+                        (i32.store offset=65532 (local.get $new) (i32.const -1))
+                        (local.set $count (i32.add (local.get $count) (i32.const 1)))
+                        (br_if $again (i32.lt_u (local.get $count) (i32.const 3))))))
+                {last}
+                (i32.store8 (i32.const 115) (i32.add (i32.const 48) (local.get $count)))
+                (i32.store (i32.const 0) (i32.const 100))
+                (i32.store (i32.const 4) (i32.const 16))
+                (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+    );
+    let file = folder.join("grows.wasm");
+    std::fs::write(&file, wat::parse_str(text).unwrap()).unwrap();
+    file
+}
+
+#[test]
+fn a_memory_grows_as_it_is_declared_and_is_new_in_each_instance() {
+    let folder = Folder::new();
+    for (declared, times) in
+        [("2", "3"), ("2 100", "3"), ("2 65535", "3"), ("2 65536", "3"), ("2 4", "2"), ("2 2", "0")]
+    {
+        let server = setup(grows(&folder, declared, "")).options("--cores 2").start();
+        for _ in 0..5 {
+            let reply = server.get("/");
+            assert_eq!((reply.status, reply.text()), (200, times), "{declared}");
+        }
+        drop(server);
+        for beyond in ["(drop (i32.load (call $end)))", "(drop (i32.load8_u offset=40000000 (call $end)))"] {
+            let server = setup(grows(&folder, declared, beyond)).options("--cores 2").start();
+            assert_eq!(server.get("/").status, 500, "{declared} {beyond}");
+            assert_eq!(server.get("/").status, 500, "{declared} {beyond}");
+        }
+    }
+}
+
+/// The memory of an instance may be a file of the system's, and files may have a limit.
+#[test]
+fn a_limit_of_files_is_none_of_memories_and_does_not_end_the_server() {
+    let folder = Folder::new();
+    // 512 bytes each.
+    let server = setup(grows(&folder, "100", "")).options("--cores 2").under("ulimit -f 8192").start();
+    assert_eq!(server.get("/").text(), "3");
+    assert_eq!(server.get("/").text(), "3");
 }

@@ -71,26 +71,33 @@ impl Memories {
     }
 }
 
-// SAFETY: a memory is a mapping of its own, of the size that was asked for, with
-// its guard, page-aligned, zeroed, and not touched while an instance has it.
+// SAFETY: a memory has pages of its own, zeroed or as the image, which nobody touches while an
+// instance has it. From its base on, all of what was asked for and its guard is mapped. When it
+// grows, the base moves only if wasmtime compiles for that (`Memory::memory_may_move`, in
+// version 48; the documents of this trait say that it never does).
 unsafe impl MemoryCreator for Memories {
     fn new_memory(
         &self,
-        _ty: MemoryType,
+        ty: MemoryType,
         minimum: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
         reserved_size_in_bytes: Option<usize>,
         guard_size_in_bytes: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         let reserved = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
+        // Of one that could reach no further than its reservation, wasmtime takes for granted that it stays.
+        let stays = ty.is_shared() || maximum.is_some_and(|maximum| maximum <= reserved);
         let free = {
             let mut free = self.0.free.lock();
-            let fits = |free: &Free| free.space.fits(minimum, reserved, guard_size_in_bytes);
+            let fits = |free: &Free| {
+                free.space.fits(minimum, reserved, guard_size_in_bytes) && !(stays && free.space.moves())
+            };
             free.iter().rposition(fits).map(|index| free.remove(index).space)
         };
+        let kind = if stays { self.0.kind.in_place() } else { self.0.kind.clone() };
         let space = match free {
             Some(space) => space,
-            None => Space::new(&self.0.kind, minimum, reserved, guard_size_in_bytes)
+            None => Space::new(&kind, minimum, reserved, guard_size_in_bytes)
                 .map_err(|error| format!("{NO_ADDRESSES}: {error}"))?,
         };
         Ok(Box::new(Memory { space: Some(space), bytes_min: minimum, shared: self.0.clone() }))

@@ -18,6 +18,16 @@ pub enum Kind {
     InViews,
 }
 
+impl Kind {
+    /// The same for memories that stay.
+    pub(super) fn in_place(&self) -> Kind {
+        match self {
+            Kind::InPlace(image) => Kind::InPlace(image.clone()),
+            Kind::InViews => Kind::InPlace(None),
+        }
+    }
+}
+
 pub(super) enum Space {
     Mapping(Mapping),
     Views(Views),
@@ -44,6 +54,10 @@ impl Space {
             Space::Mapping(mapping) => mapping.fits(bytes, reserved, guard),
             Space::Views(views) => views.fits(bytes, reserved, guard),
         }
+    }
+
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Space::Views(_))
     }
 
     pub(super) fn start(&self) -> *mut u8 {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect, munmap};
 
 /// Sizes that one memory may have without a change of page tables.
-pub const VIEWS_MAX: usize = 12;
+pub const VIEWS_MAX: usize = 8;
 /// So often a memory may grow to other sizes before its views are made anew.
 const LENGTHENED_MAX: u32 = 64;
 /// Bytes that stay in place for the next instance; what was touched beyond them goes back to
@@ -22,16 +22,30 @@ const LENGTHENED_MAX: u32 = 64;
 const HELD_BYTES_MAX: usize = 2 << 20;
 /// To clear so much is cheap. Of more, it is found out from time to time what is still touched.
 const HELD_BYTES_CHEAP: usize = 256 << 10;
-/// Instances.
+/// So many instances later.
 const HELD_TIMES_MAX: u32 = 64;
 /// What a file's blocks are counted in (`stat(2)`).
 const BLOCK_BYTES: usize = 512;
 
-/// Whether the system gives pages to such memories as it does to others. Where it promises no more
-/// memory than it has (`vm.overcommit_memory`), who touches one for which there is no room would
-/// end the server.
-pub fn can_be_had() -> bool {
-    std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() != "2")
+/// Whether the system has room for so many such memories, and does what they rely on. Where it
+/// promises no more memory than it has (`vm.overcommit_memory`), who touches a page for which
+/// there is no room would end the server.
+pub fn can_be_had(memories: u64) -> bool {
+    let number = |name| std::fs::read_to_string(format!("/proc/sys/vm/{name}")).ok()?.trim().parse().ok();
+    let promises_more = number("overcommit_memory").is_some_and(|mode: u64| mode != 2);
+    // A view is accessible up to some place, and inaccessible behind it.
+    let mappings = memories.saturating_mul(2 * VIEWS_MAX as u64);
+    let has_room = number("max_map_count").is_some_and(|most: u64| mappings <= most / 2);
+    promises_more && has_room && tells_what_was_touched().unwrap_or(false)
+}
+
+fn tells_what_was_touched() -> io::Result<bool> {
+    const BYTES: usize = 256 << 10;
+    let mut views = Views::new(BYTES, BYTES, 0)?;
+    // SAFETY: within its first view.
+    unsafe { views.start().add(BYTES / 2).write_volatile(1) };
+    views.find_held()?;
+    Ok(views.held.len() == 1 && views.held[0].start == BYTES / 2 && views.held[0].end < BYTES)
 }
 
 pub(super) struct Views {
@@ -147,17 +161,17 @@ impl Views {
 
     /// Finds the pages that were touched since they came from the system.
     fn find_held(&mut self) -> io::Result<()> {
-        if self.held.iter().map(Range::len).sum::<usize>() > HELD_BYTES_CHEAP {
+        let known: usize = self.held.iter().map(Range::len).sum();
+        if known > HELD_BYTES_CHEAP {
             self.held_times += 1;
             if self.held_times > HELD_TIMES_MAX {
                 self.held_times = 0;
                 return self.give_back(0);
             }
         }
-        // A page that was written has its place in the file until it is given back. So if there
-        // are as many as are known, it is these.
+        // Those that are known were written when they were cleared, so they have their places in the
+        // file, swapped out or not, until they are given back. If there are no more, it is these.
         let blocks = fstat(&self.pages)?.st_blocks as usize;
-        let known: usize = self.held.iter().map(Range::len).sum();
         if blocks * BLOCK_BYTES == known {
             return Ok(());
         }
@@ -213,9 +227,17 @@ impl View {
         let base = unsafe { mmap(ptr::null_mut(), reserved + guard, ProtFlags::empty(), flags, pages, 0)? };
         let base = NonNull::new(base.cast()).expect("the system maps nothing at address 0");
         let view = View { base, reserved, guard, size: 0, accessible: 0 };
-        // What was touched is counted in small pages.
-        // SAFETY: a new mapping, of this size.
-        let _ = unsafe { madvise(base.as_ptr().cast(), reserved + guard, Advice::LinuxNoHugepage) };
+        let advise = |advice| {
+            // SAFETY: a new mapping, of this size.
+            match unsafe { madvise(base.as_ptr().cast(), reserved + guard, advice) } {
+                // It has nothing of the kind.
+                Err(Errno::INVAL) => Ok(()),
+                advised => advised,
+            }
+        };
+        // What was touched is counted in small pages, and is nobody else's affair.
+        advise(Advice::LinuxNoHugepage)?;
+        advise(Advice::LinuxDontDump)?;
         Ok(view)
     }
 

@@ -43,12 +43,16 @@ impl Room {
         (self.cores.div_ceil(self.programs) + 8).saturating_mul(of_one.max(1)) as usize
     }
 
-    /// Whether the memories of all instances may move when they grow. Those of instances that serve
+    /// Whether memories move when they grow, so many of one instance: those of instances that serve
     /// many calls seldom grow.
-    pub fn has_room_for_views(&self) -> bool {
-        let memories = u64::from(self.cores) + self.memories_kept(1) as u64 * u64::from(self.programs);
+    pub fn memories_may_move(&self, of_one: u32) -> bool {
+        let kept = self.memories_kept(of_one) as u64 * u64::from(self.programs);
+        let memories = u64::from(self.cores) * u64::from(of_one.max(1)) + kept;
         let bytes = memories.saturating_mul(views::VIEWS_MAX as u64 * (RESERVATION_BYTES + GUARD_BYTES));
-        self.reuse.calls_max == 1 && bytes <= self.address_space_bytes && views::can_be_had()
+        self.reuse.calls_max == 1
+            && self.memory_bytes_max as u64 <= MOVING_RESERVATION_BYTES
+            && bytes <= self.address_space_bytes
+            && views::can_be_had(memories)
     }
 }
 

@@ -107,9 +107,9 @@ impl Guest {
     }
 
     fn memories(&self) -> Option<Memories> {
-        let kind = match self.code.reservation_bytes {
-            MOVING_RESERVATION_BYTES => Kind::InViews,
-            _ => Kind::InPlace(self.data.taken().cloned()),
+        let kind = match self.code.moves {
+            true => Kind::InViews,
+            false => Kind::InPlace(self.data.taken().cloned()),
         };
         let kept_max = self.room.memories_kept(self.code.needs.num_memories);
         (!self.data.is_mapped()).then(|| Memories::new(kind, kept_max))
@@ -142,6 +142,8 @@ struct Code {
     needs: ResourcesRequired,
     /// Bytes of address space for each memory.
     reservation_bytes: u64,
+    /// Memories move when they grow.
+    moves: bool,
 }
 
 /// What code is made of.
@@ -154,9 +156,15 @@ struct Source<'a> {
 
 impl Code {
     fn compile(source: Source<'_>, kept: Option<&Kept>, room: Room, log: &Log) -> Result<Code> {
-        let moves = matches!(source.data, InitialData::Small) && room.has_room_for_views();
-        let reservation = if moves { MOVING_RESERVATION_BYTES } else { RESERVATION_BYTES };
-        let code = Code::compile_for(reservation, source, kept, room, log)?;
+        if matches!(source.data, InitialData::Small) && room.memories_may_move(1) {
+            let code = Code::compile_for(MOVING_RESERVATION_BYTES, source, kept, room, log)?;
+            // How many it has is known now.
+            if room.memories_may_move(code.needs.num_memories) {
+                check_size(&code.needs, room.memory_bytes_max)?;
+                return Ok(Code { moves: true, ..code });
+            }
+        }
+        let code = Code::compile_for(RESERVATION_BYTES, source, kept, room, log)?;
         let needs = &code.needs;
         check_size(needs, room.memory_bytes_max)?;
         let of_one = u64::from(needs.num_memories.max(1));
@@ -212,6 +220,6 @@ impl Code {
         let (compiled, code) =
             compiled::load(&engine, bytes, sum, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
-        Ok(Code { compiled, needs, reservation_bytes })
+        Ok(Code { compiled, needs, reservation_bytes, moves: false })
     }
 }

@@ -60,6 +60,7 @@ pub fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
+    signals::survive_file_limits();
     let places = Places::new(settings.open_files(), open_files::share(settings));
     let shared = Shared {
         log: log.clone(),

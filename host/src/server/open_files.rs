@@ -16,10 +16,10 @@ const OWN_OF_THREAD: u64 = 16;
 pub(super) fn share(settings: &Settings) -> usize {
     let wanted = settings.open_files_total() as u64;
     let Some(limit) = raise() else { return settings.open_files_total() };
-    // The memory of an instance may be a file.
+    // The memory of an instance may be a file, and as many are kept.
     let own = OWN
         + OWN_OF_THREAD * u64::from(settings.threads().get())
-        + u64::from(settings.cores())
+        + 2 * u64::from(settings.cores())
         + settings.folders_named() as u64;
     let needed = own + u64::from(settings.connections()) + wanted;
     if needed <= limit {

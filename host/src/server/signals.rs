@@ -25,6 +25,13 @@ impl Changes {
     }
 }
 
+/// A file that may not become as large as it is to be (`ulimit -f`) is an error for who writes it, who may be
+/// a guest, and not the end of the server.
+pub(super) fn survive_file_limits() {
+    // SAFETY: it changes what this signal does, and nothing else has a say in that.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
