@@ -17,6 +17,8 @@ use crate::support::{guest, root, scripts};
 const OURS: &str = "wasm-serve, 2 threads";
 const ONE_THREAD: &str = "wasm-serve, 1 thread";
 const WASMTIME: &str = "wasmtime serve, fresh";
+/// The one that ours is compared with.
+const FIRST: &str = "Rust 0.2";
 const OUR_HELLO: &str = "wasm-serve, our own hello";
 
 /// What one guest is asked.
@@ -35,7 +37,7 @@ pub fn ordinary(bench: &Bench) -> Result<Outcome> {
     let asked =
         |name, file: &Path, ask, runs_elsewhere| Asked { name, file: file.to_owned(), ask, runs_elsewhere };
     let mut all = vec![
-        asked("Rust 0.2", &plain, hello(), true),
+        asked(FIRST, &plain, hello(), true),
         asked("Rust 0.2, allocates 1 MiB", &plain, Ask::get("/megabyte", "1048576"), true),
         asked("Rust 0.2 with wstd", &wstd, hello(), true),
         asked("our hello 0.3", &guest("hello-0.3"), hello(), true),
@@ -68,7 +70,7 @@ fn measure(bench: &Bench, one: &Asked) -> Result<Vec<Bar>> {
     if one.runs_elsewhere {
         servers.push(wasmtime(bench, WASMTIME, one.file.clone(), "--max-instance-reuse-count 1"));
     }
-    let is_first = one.name == "Rust 0.2";
+    let is_first = one.name == FIRST;
     if is_first {
         servers.push(wasm_serve_tcp(bench, OUR_HELLO, guest("hello"), "--threads 2 --disable-logging"));
     }

@@ -1,7 +1,5 @@
-//! A handler as one writes it with the interfaces of WASI 0.2: it formats, allocates and
-//! reads as ordinary programs do, and cares for no cost.
-
-use std::fs;
+//! A handler as one writes it with the interfaces of WASI 0.2: it formats and allocates
+//! as ordinary programs do, and cares for no cost.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 
@@ -13,7 +11,6 @@ impl wasip2::exports::http::incoming_handler::Guest for Plain {
     fn handle(request: IncomingRequest, response_out: ResponseOutparam) {
         let body = match request.path_with_query().as_deref() {
             Some("/megabyte") => megabyte(),
-            Some("/file") => fs::read_to_string("numbers.txt").expect("the file is there"),
             _ => "Hello World".to_owned(),
         };
         let fields = Fields::new();
