@@ -56,8 +56,7 @@ pub(super) struct Views {
     /// The first one has the size that the memory has at the beginning.
     views: Vec<View>,
     current: usize,
-    /// The parts of the file that may be other than zeros between two instances' clearing,
-    /// since they have pages.
+    /// The parts of the file that have pages, as they were found last. All others are zeros.
     held: Vec<Range<usize>>,
     held_times: u32,
     lengthened: u32,
