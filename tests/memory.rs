@@ -130,17 +130,27 @@ fn an_instance_that_grew_too_much_serves_no_further_call() {
 
 #[test]
 fn under_a_limit_of_addresses_calls_find_room_or_are_refused() {
-    let server = setup(fault_guests::component("faults"))
-        .options("--cores 64 --threads 2 --queue-timeout 0.2")
-        .under("ulimit -v 4000000")
-        .start();
-    let address = server.address;
-    let asking: Vec<_> =
-        (0..64).map(|_| std::thread::spawn(move || client::get(address, "/sleep/1000").status)).collect();
-    let statuses: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
-    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
-    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
-    assert_eq!(server.get("/hello").status, 200);
+    // What one thread keeps for later calls, memories or instances, the other one's find.
+    for reuse in ["", "--max-requests 0"] {
+        let server = setup(fault_guests::component("faults"))
+            .options(&format!("--cores 64 --threads 2 --queue-timeout 0.2 {reuse}"))
+            .under("ulimit -v 4000000")
+            .start();
+        let address = server.address;
+        let get = || std::thread::spawn(move || client::get(address, "/sleep/1000").status);
+        let all: Vec<_> = (0..64).map(|_| get()).collect();
+        let statuses: Vec<u16> = all.into_iter().map(|one| one.join().unwrap()).collect();
+        assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+        assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+        // More at once than were kept on the cores of one thread.
+        let burst: Vec<Connection> = (0..8).map(|_| asking(&server, "/sleep/200")).collect();
+        for mut connection in burst {
+            assert_eq!(connection.reply().status, 200, "{}", server.log());
+        }
+        server.signal("HUP");
+        server.wait_for_figure("/swaps/done", 1);
+        assert_eq!(server.get("/hello").status, 200, "{}", server.log());
+    }
 }
 
 /// In a control group of the machine's, where the test may make one, else under a limit of

@@ -209,7 +209,7 @@ impl std::fmt::Display for Failure {
             Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),
             Failure::NoCore(NoCore::WaitedTooLong) => f.write_str("no core became free in time"),
             Failure::NoRoom => {
-                f.write_str("there is no room in the memory of all instances (--memory-total)")
+                f.write_str("there is no room in the memory of all instances (--memory-total, or ulimit -v)")
             }
             Failure::Deadline => f.write_str("the guest took too long and was stopped"),
             // A backtrace of the guest is a part of the chain of causes; one of the

@@ -23,6 +23,7 @@ use crate::guest::initial_data;
 use crate::guest::pieces;
 use crate::guest::summary::Summary;
 use crate::memory::budget::Budget;
+use crate::memory::memories::Neighbours;
 use crate::program::engine::{ADDRESS_SPACE_BYTES, Room};
 use crate::program::instance::Place;
 use crate::program::load::Guest;
@@ -90,6 +91,7 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
         stats: Arc::new(Stats::new(&error::METRICS)),
         deferred: Arc::new(Deferred::new(settings.deferred_limits())),
         budget: Budget::new(1 << 30),
+        memories: Neighbours::default(),
         places: Arc::new(Places::new(settings.open_files(), 1000)),
     };
     let host = Host::new(&settings.grants(), settings.host_limits(), shared);

@@ -9,7 +9,7 @@
 //! other addresses at which the same pages are mapped.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -25,6 +25,31 @@ pub const GUARD_BYTES: u64 = 32 << 20;
 /// How the error begins of an instance for which the system has no addresses.
 pub const NO_ADDRESSES: &str = "no addresses for a memory";
 
+/// The memories of all programs of a server. What one of them keeps for later instances holds
+/// addresses, and is given up when another one finds none. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Neighbours(Arc<Mutex<Vec<Weak<Shared>>>>);
+
+impl Neighbours {
+    fn add(&self, shared: &Arc<Shared>) {
+        let mut all = self.0.lock();
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(shared));
+    }
+
+    fn all(&self) -> Vec<Arc<Shared>> {
+        self.0.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Gives what they keep back to the system.
+    fn give_way(&self) {
+        for shared in self.all() {
+            let kept = std::mem::take(&mut *shared.free.lock());
+            drop(kept);
+        }
+    }
+}
+
 /// Where instances take their memories from. Clones are the same.
 #[derive(Clone)]
 pub struct Memories(Arc<Shared>);
@@ -37,6 +62,7 @@ struct Shared {
     pagemap: Option<File>,
     /// Memories beyond this go back to the system.
     kept_max: usize,
+    neighbours: Neighbours,
 }
 
 /// One as it is for a new instance.
@@ -48,15 +74,32 @@ struct Free {
 
 impl Memories {
     /// Memories of this kind, of which `kept_max` are kept for later instances.
-    pub fn new(kind: Kind, kept_max: usize) -> Memories {
+    pub fn new(kind: Kind, kept_max: usize, neighbours: &Neighbours) -> Memories {
         let pagemap = File::open("/proc/self/pagemap").ok();
-        Memories(Arc::new(Shared { free: Mutex::default(), kind, pagemap, kept_max }))
+        let neighbours = neighbours.clone();
+        let shared = Arc::new(Shared { free: Mutex::default(), kind, pagemap, kept_max, neighbours });
+        shared.neighbours.add(&shared);
+        Memories(shared)
     }
 
     /// Whether the system has room for a memory of so many bytes, with its guard.
     pub fn try_room(&self, bytes: u64) -> std::io::Result<()> {
         let bytes = usize::try_from(bytes).map_err(std::io::Error::other)?;
-        Mapping::new(0, bytes, 0, None).map(drop)
+        self.or_after_others_gave_way(|| Mapping::new(0, bytes, 0, None)).map(drop)
+    }
+
+    /// Whether a memory of so many bytes can be had: someone keeps one, or the system has room.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let keeps_one = |shared: &Arc<Shared>| !shared.free.lock().is_empty();
+        let reserved = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.0.neighbours.all().iter().any(keeps_one) || Mapping::new(0, reserved, 0, None).is_ok()
+    }
+
+    fn or_after_others_gave_way<T>(&self, make: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+        make().or_else(|_| {
+            self.0.neighbours.give_way();
+            make()
+        })
     }
 
     /// Gives those back to the system that no instance has had since `time`.
@@ -97,7 +140,8 @@ unsafe impl MemoryCreator for Memories {
         let kind = if stays { self.0.kind.in_place() } else { self.0.kind.clone() };
         let space = match free {
             Some(space) => space,
-            None => Space::new(&kind, minimum, reserved, guard_size_in_bytes)
+            None => self
+                .or_after_others_gave_way(|| Space::new(&kind, minimum, reserved, guard_size_in_bytes))
                 .map_err(|error| format!("{NO_ADDRESSES}: {error}"))?,
         };
         Ok(Box::new(Memory { space: Some(space), bytes_min: minimum, shared: self.0.clone() }))
@@ -174,7 +218,7 @@ mod tests {
     }
 
     fn in_place(image: Option<Arc<Image>>) -> Memories {
-        Memories::new(Kind::InPlace(image), 9)
+        Memories::new(Kind::InPlace(image), 9, &Neighbours::default())
     }
 
     fn is_clear_for_the_next(memories: &Memories, pages: usize) {
@@ -196,10 +240,11 @@ mod tests {
         let content = vec![5; pages * PAGE];
         for image in [None, Some(Arc::new(Image::new(content.len(), &[(0, &content)]).unwrap()))] {
             let kind = Kind::InPlace(image);
-            test(Memories::new(kind.clone(), 9));
-            test(Memories(Arc::new(Shared { free: Mutex::default(), kind, pagemap: None, kept_max: 9 })));
+            test(Memories::new(kind.clone(), 9, &Neighbours::default()));
+            let (free, neighbours) = (Mutex::default(), Neighbours::default());
+            test(Memories(Arc::new(Shared { free, kind, pagemap: None, kept_max: 9, neighbours })));
         }
-        test(Memories::new(Kind::InViews, 9));
+        test(Memories::new(Kind::InViews, 9, &Neighbours::default()));
     }
 
     #[test]
@@ -256,7 +301,7 @@ mod tests {
 
     #[test]
     fn only_so_many_memories_are_kept() {
-        let memories = Memories::new(Kind::InPlace(None), 1);
+        let memories = Memories::new(Kind::InPlace(None), 1, &Neighbours::default());
         drop((memory(&memories, 1), memory(&memories, 1)));
         assert_eq!(memories.0.free.lock().len(), 1);
     }
@@ -303,7 +348,8 @@ mod tests {
             ),
             in_views: bool,
         ) {
-            let memories = Memories::new(if in_views { Kind::InViews } else { Kind::InPlace(None) }, 1);
+            let kind = if in_views { Kind::InViews } else { Kind::InPlace(None) };
+            let memories = Memories::new(kind, 1, &Neighbours::default());
             for steps in instances {
                 let mut memory = memory(&memories, 2);
                 let mut model = vec![0; 2 * PAGE];

@@ -20,7 +20,7 @@ use crate::guest::compiling::Compiled;
 use crate::guest::initial_data::{self, Data, InitialData};
 use crate::guest::summary::Summary;
 use crate::memory::image::Image;
-use crate::memory::memories::{GUARD_BYTES, Kind, Memories};
+use crate::memory::memories::{GUARD_BYTES, Kind, Memories, Neighbours};
 use crate::memory::stacks::Stacks;
 use crate::sandbox::host::Host;
 use crate::sandbox::state::HOST_BYTES_MIN;
@@ -69,11 +69,16 @@ impl Guest {
         Ok(Guest { summary, data, code, room, name })
     }
 
+    /// There are no addresses for an instance of each core.
+    pub(crate) fn is_short_of_addresses(&self) -> bool {
+        self.code.addresses_short.is_some()
+    }
+
     /// Links it. A program has an engine, memories and stacks of its own, so that
     /// workers that have a program each meet nowhere.
     pub(crate) fn program(&self, generation: u64, host: Arc<Host>) -> Result<Program> {
         let made = || -> Result<Program> {
-            let memories = self.memories();
+            let memories = self.memories(&host.memories);
             if let Some(memories) = &memories {
                 // At the start it can still be said.
                 memories.try_room(self.code.reservation_bytes + GUARD_BYTES).context(
@@ -100,19 +105,20 @@ impl Guest {
                 generation,
                 reuse,
                 memories,
+                addresses_short: self.code.addresses_short,
                 size,
             })
         };
         made().with_context(|| self.name.clone())
     }
 
-    fn memories(&self) -> Option<Memories> {
+    fn memories(&self, neighbours: &Neighbours) -> Option<Memories> {
         let kind = match self.code.moves {
             true => Kind::InViews,
             false => Kind::InPlace(self.data.taken().cloned()),
         };
         let kept_max = self.room.memories_kept(self.code.needs.num_memories);
-        (!self.data.is_mapped()).then(|| Memories::new(kind, kept_max))
+        (!self.data.is_mapped()).then(|| Memories::new(kind, kept_max, neighbours))
     }
 
     fn engine(&self, memories: Option<&Memories>) -> Result<Engine> {
@@ -144,6 +150,8 @@ struct Code {
     reservation_bytes: u64,
     /// Memories move when they grow.
     moves: bool,
+    /// There are none for an instance of each core; then, what one memory needs of them.
+    addresses_short: Option<u64>,
 }
 
 /// What code is made of.
@@ -182,13 +190,15 @@ impl Code {
             room.memory_bytes_max,
             room.programs
         );
-        if instances < u64::from(room.cores) {
+        let is_short = instances < u64::from(room.cores);
+        if is_short {
             log.server(format_args!(
-                "there are addresses for about {instances} instances at once (ulimit -v), not for --cores {}; calls beyond them are answered 503; a lower --memory-limit leaves room for more",
+                "there are addresses for about {instances} instances at once (ulimit -v), not for --cores {}; calls beyond them wait, and are then answered 503; a lower --memory-limit leaves room for more",
                 room.cores
             ));
         }
-        Code::compile_for(reservation, source, kept, room, log)
+        let code = Code::compile_for(reservation, source, kept, room, log)?;
+        Ok(Code { addresses_short: is_short.then_some(reservation + GUARD_BYTES), ..code })
     }
 
     fn compile_for(
@@ -220,6 +230,6 @@ impl Code {
         let (compiled, code) =
             compiled::load(&engine, bytes, sum, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
-        Ok(Code { compiled, needs, reservation_bytes, moves: false })
+        Ok(Code { compiled, needs, reservation_bytes, moves: false, addresses_short: None })
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Program {
     pub(super) reuse: Reuse,
     /// None if its instances take their memory from wasmtime's pool.
     memories: Option<Memories>,
+    /// Addresses that a memory needs, where the system has none for an instance of each core.
+    addresses_short: Option<u64>,
     size: Size,
 }
 
@@ -56,6 +58,14 @@ impl Program {
     pub(crate) fn note_bytes(&self, bytes: u64) {
         let recent = self.size.recent.load(Ordering::Relaxed);
         self.size.recent.store(recent - recent / 8 + bytes / 8, Ordering::Relaxed);
+    }
+
+    /// The system has no addresses for one more instance, and none are kept for later ones.
+    pub(crate) fn has_no_addresses(&self) -> bool {
+        match (self.addresses_short, &self.memories) {
+            (Some(bytes), Some(memories)) => !memories.has_room(bytes),
+            _ => false,
+        }
     }
 
     /// Gives memory back to the system that no instance has had since `time`.

@@ -35,6 +35,10 @@ pub(crate) async fn place(
             room.await.map_err(|_| Failure::NoRoom)?
         }
     };
+    if program.has_no_addresses() {
+        let addresses = Box::pin(tokio::time::timeout(time_max, addresses(program, dispatch)));
+        addresses.await.map_err(|_| Failure::NoRoom)?;
+    }
     Ok(Place::Free(share))
 }
 
@@ -45,6 +49,15 @@ async fn room(budget: &Budget, bytes: u64, dispatch: &Worker<Instance>) -> Share
         drop(dispatch.take_coldest_kept());
         if let Ok(share) = tokio::time::timeout(ROOM_TURN, share.as_mut()).await {
             return share;
+        }
+    }
+}
+
+/// Waits for addresses, as above. Who takes them is first.
+async fn addresses(program: &Program, dispatch: &Worker<Instance>) {
+    while program.has_no_addresses() {
+        if dispatch.take_coldest_kept().is_none() {
+            tokio::time::sleep(ROOM_TURN).await;
         }
     }
 }

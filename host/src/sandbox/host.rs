@@ -13,6 +13,7 @@ use super::http_hooks::LeftOut;
 use super::meta_variables::{self, ServerAddress};
 use crate::deferred::Deferred;
 use crate::memory::budget::Budget;
+use crate::memory::memories::Neighbours;
 use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub deferred: Arc<Deferred>,
     /// The memory of all instances.
     pub budget: Budget,
+    pub memories: Neighbours,
     /// What guests may have open.
     pub places: Arc<Places>,
 }
@@ -62,6 +64,7 @@ pub(crate) struct Host {
     pub(super) memory_bytes_max: usize,
     pub(crate) host_bytes_max: u64,
     pub(crate) budget: Budget,
+    pub(crate) memories: Neighbours,
     pub(super) blocking_files: bool,
     pub(crate) left_out: Arc<LeftOut>,
     /// Where the server listens.
@@ -85,7 +88,7 @@ impl Host {
     /// Opens the folders.
     pub(crate) fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
         let Grants { folders, environment, name, blocking_files } = grants;
-        let Shared { log, stats, deferred, budget, places } = shared;
+        let Shared { log, stats, deferred, budget, memories, places } = shared;
         let mut files = open_folders(folders, *blocking_files)?;
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
@@ -98,6 +101,7 @@ impl Host {
             memory_bytes_max: limits.memory_bytes_max,
             host_bytes_max: limits.host_bytes_max,
             budget,
+            memories,
             blocking_files: *blocking_files,
             address: ServerAddress::default(),
             environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),

@@ -31,6 +31,7 @@ use crate::deferred::Deferred;
 use crate::dispatch::{Dispatch, timer};
 use crate::error;
 use crate::memory::budget::Budget;
+use crate::memory::memories::Neighbours;
 use crate::program::Program;
 use crate::program::load::Guest;
 use crate::program::loader::Loader;
@@ -67,6 +68,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
         stats: Arc::new(Stats::new(&error::METRICS)),
         deferred: Arc::new(Deferred::new(settings.deferred_limits())),
         budget: Budget::new(settings.memory_total_bytes()?),
+        memories: Neighbours::default(),
         places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no

@@ -133,9 +133,14 @@ impl Swapping {
     }
 
     fn try_swap(&mut self) -> Result<()> {
-        let Swapper { loader, current, epoch, deferred, stopping, .. } = &self.swapper;
+        let Swapper { loader, current, epoch, dispatch, deferred, stopping, .. } = &self.swapper;
         let hosts = current.iter().map(|current| current.host()).collect();
-        let programs = loader.link(&loader.compile()?, self.generation + 1, hosts)?;
+        let guest = loader.compile()?;
+        if guest.is_short_of_addresses() {
+            // What idle cores keep would go after the swap.
+            drop(dispatch.take_kept(|_| true));
+        }
+        let programs = loader.link(&guest, self.generation + 1, hosts)?;
         // A call that is scheduled after this look runs in the old guest.
         let pending = deferred.pending();
         ensure!(
