@@ -55,7 +55,7 @@ fn nginx_gets_the_answer_of_a_guest_that_does_not_read_the_upload() {
 #[test]
 fn nginx_gets_the_answer_of_a_flask_application_that_does_not_read_the_upload() {
     const CLIENTS: usize = 4;
-    const OF_EACH: &Uploads = &[(8 << 10, 50), (64 << 10, 50), (1 << 20, 50), (BYTES_MAX, 50)];
+    const OF_EACH: &Uploads = &[(8 << 10, 50), (64 << 10, 50), (1 << 20, 50), (BYTES_MAX, 10)];
     let flask = setup_python(root().join("tests/fixtures/unread.py"));
     let server = flask.option("--pythonpath", packages::flask()).start();
     for (more, path, status) in [("", "/refused", 403), ("proxy_request_buffering off;", "/answered", 200)] {

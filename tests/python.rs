@@ -40,6 +40,11 @@ fn ask(server: &Server, request: &str) -> Reply {
     connection.reply()
 }
 
+/// The component has the application's strings as they are.
+fn contains(component: &[u8], text: &[u8]) -> bool {
+    component.windows(text.len()).any(|window| window == text)
+}
+
 /// The lines of `numbers.txt` as the article's programs print them.
 fn numbered_lines() -> String {
     (0..10).map(|k| format!("{k}:{}\n", k + 1)).collect()

@@ -1,6 +1,7 @@
+use super::contains;
 use crate::support::Folder;
 use crate::support::client::Connection;
-use crate::support::server::{Server, build, setup, setup_python};
+use crate::support::server::{Server, build, setup_python};
 use crate::support::{packages, root};
 
 /// A server for `tests/fixtures/calls.py`, in which calls follow each other in one instance.
@@ -113,22 +114,23 @@ fn each_instance_has_chance_of_its_own_but_seeds_of_the_application_hold() {
 #[test]
 fn each_build_has_a_hash_seed_of_its_own_which_its_instances_share() {
     let folder = Folder::new();
-    let hello = folder.join("app.py");
-    std::fs::write(
-        &hello,
-        "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [str(hash('a')).encode()]\n",
-    )
-    .expect("the folder can be written");
-    let hashes = ["one", "two"].map(|name| {
-        let component = folder.join(&format!("{name}.wasm"));
-        let built = build(&hello, &component, &folder.join(name)).output().expect("it can be run");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let server = setup(&component).options("--cores 1 --max-requests 1").start();
-        let [first, second] = [(); 2].map(|()| server.get("/").text().to_owned());
-        assert_eq!(first, second);
-        first
-    });
-    assert_ne!(hashes[0], hashes[1]);
+    let app = folder.join("app.py");
+    let text = "\
+SEEN = f'<{hash(\"a\")}>'.encode()
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [SEEN, f'<{hash(\"a\")}>'.encode()]
+";
+    std::fs::write(&app, text).expect("the folder can be written");
+    let server = setup_python(&app).options("--cores 1 --max-requests 1").start();
+    let [first, second] = [(); 2].map(|()| server.get("/").text().to_owned());
+    assert_eq!(first, second);
+    let (at_build, in_request) = first.split_at(first.len() / 2);
+    assert_eq!(at_build, in_request);
+    let component = folder.join("app.wasm");
+    let built = build(&app, &component, &folder.join("cache")).output().expect("it can be run");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(!contains(&std::fs::read(&component).expect("it was built"), at_build.as_bytes()));
 }
 
 #[test]

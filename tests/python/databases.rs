@@ -45,13 +45,12 @@ fn leave(connection: Connection) {
 }
 
 /// Ends calls in each way in which one of them can be ended, and writes to it after each. By
-/// `hasty`, on another server, calls have little time.
-fn end_calls(address: SocketAddr, hasty: SocketAddr, database: &str, rounds: usize) {
-    let ways: [&dyn Fn(); 10] = [
+/// `hasty`, on another server, calls have little time, and some do `late` when that is over.
+fn end_calls(address: SocketAddr, hasty: SocketAddr, late: &str, database: &str, rounds: usize) {
+    let by_deadline = || while begin(hasty, &format!("/{late}/{database}")).chunk(&mut Vec::new()).is_ok() {};
+    let ways: [&dyn Fn(); 9] = [
         &|| leave(begin(address, &format!("/writes/{database}"))),
         &|| leave(begin(address, &format!("/waits/{database}"))),
-        // Ended by their deadline.
-        &|| while begin(hasty, &format!("/writes/{database}")).chunk(&mut Vec::new()).is_ok() {},
         &|| assert_eq!(get(address, &format!("/exits/{database}")).status, 500),
         &|| assert_eq!(get(address, &format!("/aborts/{database}")).status, 500),
         &|| leave(begin(address, &format!("/writes/{database}"))),
@@ -61,7 +60,10 @@ fn end_calls(address: SocketAddr, hasty: SocketAddr, database: &str, rounds: usi
         &|| assert_eq!(get(address, &format!("/aborts/{database}")).status, 500),
     ];
     for done in 1..=rounds {
-        ways[done % ways.len()]();
+        match done % 50 {
+            0 => by_deadline(),
+            _ => ways[done % ways.len()](),
+        }
         let reply = get(address, &format!("/adds/{database}"));
         assert_eq!(reply.text(), format!("0 begun, {done} done"));
     }
@@ -76,7 +78,8 @@ fn a_call_that_is_ended_in_a_transaction_leaves_no_lock() {
     thread::scope(|scope| {
         for number in 0..4 {
             let (address, hasty) = (server.address, hasty.address);
-            scope.spawn(move || end_calls(address, hasty, &format!("{number}.db"), 200));
+            let late = ["writes", "waits"][number % 2];
+            scope.spawn(move || end_calls(address, hasty, late, &format!("{number}.db"), 200));
         }
     });
     for log in [server.stop().log, hasty.stop().log] {

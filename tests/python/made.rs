@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::inotify;
 
-use super::{faults, file, numbered_lines, root};
+use super::{contains, faults, file, numbered_lines, root};
 use crate::support::client::Connection;
 use crate::support::server::{bare_program, build, program, setup, setup_python};
 use crate::support::{Folder, wait_for};
@@ -174,7 +174,7 @@ fn offline_without_the_tool_says_how_to_install_it() {
 }
 
 #[test]
-fn a_changed_module_makes_a_new_component_and_nothing_else_does() {
+fn a_changed_file_or_module_makes_a_new_component_and_nothing_else_does() {
     let folder = Folder::new();
     write(&folder, "words/__init__.py", "");
     write(&folder, "words/polite.py", "GREETING = b'Good day'\n");
@@ -191,17 +191,10 @@ fn a_changed_module_makes_a_new_component_and_nothing_else_does() {
     assert!(!is_built(&folder, &app));
     let component = fs::read(folder.join("app.wasm")).unwrap();
     assert!(contains(&component, b"Good evening") && !contains(&component, b"Good day"));
-}
-
-#[test]
-fn a_changed_file_makes_a_new_component() {
-    let folder = Folder::new();
-    let app = write(&folder, "app.py", &format!("GREETING = b'Good day'\n{HELLO}"));
-    assert!(is_built(&folder, &app));
-    write(&folder, "app.py", &format!("GREETING = b'Good evening'\n{HELLO}"));
+    write(&folder, "app.py", &format!("GREETING = b'Good night'\n{HELLO}"));
     assert!(is_built(&folder, &app));
     let component = fs::read(folder.join("app.wasm")).unwrap();
-    assert!(contains(&component, b"Good evening") && !contains(&component, b"Good day"));
+    assert!(contains(&component, b"Good night") && !contains(&component, b"Good evening"));
 }
 
 #[test]
@@ -225,13 +218,13 @@ except OSError:
     pass
 ";
     write(&folder, "words/__init__.py", words);
+    write(&folder, "words/greeting.txt", "Good day");
     // This package cannot be imported at first, so that nothing is left of it.
     write(&folder, "words/more/__init__.py", "from .local import GREETING\n");
     let app = write(&folder, "app.py", &format!("from words import GREETING\n{HELLO}"));
     assert!(is_built(&folder, &app));
     assert!(!is_built(&folder, &app));
     for (name, text, greeting) in [
-        ("words/greeting.txt", "Good day", "Good day"),
         ("words/greeting.txt", "Good evening", "Good evening"),
         ("words/more/local.py", "GREETING = b'Good night'\n", "Good night"),
     ] {
@@ -240,11 +233,6 @@ except OSError:
         assert!(!is_built(&folder, &app), "{text}");
         assert!(contains(&fs::read(folder.join("app.wasm")).unwrap(), greeting.as_bytes()), "{text}");
     }
-}
-
-/// The component has the application's strings as they are.
-fn contains(component: &[u8], text: &[u8]) -> bool {
-    component.windows(text.len()).any(|window| window == text)
 }
 
 #[test]
@@ -396,15 +384,9 @@ fn the_callable_and_the_folders_of_modules_can_be_named() {
             "from words import GREETING\nfrom more import MORE\nGREETING += MORE\n{HELLO}other = application\ndel application\n"
         ),
     );
-    let output = build(&app, &folder.join("app.wasm"), &folder.join("cache"))
-        .args(["--callable", "other", "--pythonpath"])
-        .arg(folder.join("first"))
-        .arg("--pythonpath")
-        .arg(folder.join("second"))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let server = setup(folder.join("app.wasm")).options("--cores 1").start();
+    let (first, second) = (folder.join("first"), folder.join("second"));
+    let folders = format!("--pythonpath {} --pythonpath {}", first.display(), second.display());
+    let server = setup_python(app).options(&format!("--cores 1 --callable other {folders}")).start();
     assert_eq!(server.get("/").text(), "first more");
 }
 
