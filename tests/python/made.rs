@@ -322,10 +322,10 @@ from words import GREETING
     }
 }
 
-/// Serves an application once, with this cache, and gives what was said until then.
-fn is_served_once(app: &Path, cache: &Path, address: &Path) -> String {
+/// Serves what this option names once, with this cache, and gives what was said until then.
+fn is_served_once(option: &str, file: &Path, cache: &Path, address: &Path) -> String {
     let mut server = bare_program();
-    server.args(["--http-socket", "127.0.0.1:0", "--wsgi-file"]).arg(app).arg("--cache").arg(cache);
+    server.args(["--http-socket", "127.0.0.1:0", option]).arg(file).arg("--cache").arg(cache);
     let mut server = server.arg("--print-address").arg(address).spawn().unwrap();
     wait_for("it to serve", || (address.exists() || server.try_wait().unwrap().is_some()).then_some(()));
     assert!(address.exists());
@@ -339,14 +339,14 @@ fn cpython_is_compiled_once_for_all_applications() {
     let folder = Folder::new();
     let (cache, address) = (folder.join("cache"), folder.join("address"));
     let functions = || fs::read(cache.join("functions")).unwrap();
-    let serve = |greeting: &str| {
-        let app = write(&folder, "app.py", &format!("GREETING = b'{greeting}'\n{HELLO}"));
-        is_served_once(&app, &cache, &address)
-    };
+    let app = |greeting: &str| write(&folder, "app.py", &format!("GREETING = b'{greeting}'\n{HELLO}"));
+    let serve = |greeting: &str| is_served_once("--wsgi-file", &app(greeting), &cache, &address);
     serve("Hello");
     let of_first = functions();
     // The compiler does not see all functions alike each time: a tenth is compiled again.
-    serve("Good day");
+    assert!(is_built(&folder, &app("Good day")));
+    is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
+    assert!(functions().len() > of_first.len(), "those of the second were not kept");
     assert!(functions().len() < of_first.len() * 3 / 2, "most functions were compiled again");
     fs::write(cache.join("functions"), &of_first[..of_first.len() / 2]).unwrap();
     let said = serve("Good evening");

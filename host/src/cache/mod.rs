@@ -55,6 +55,11 @@ impl Cache {
         self.folder.temporary_folder()
     }
 
+    /// Whether a file is there. What is in it is for `find` to see.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.folder.path(name).is_file()
+    }
+
     /// The content of a file, if it is there, and notes that it is used.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Vec<u8>>, Unfit> {
         self.copy(name, |bytes| Ok(Vec::with_capacity(bytes)))

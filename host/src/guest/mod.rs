@@ -16,6 +16,7 @@ pub(crate) struct Content {
     pub bytes: Vec<u8>,
     /// The sum of the bytes, if it is known.
     pub sum: Option<blake3::Hash>,
-    /// Our own tools made it now, or before: an interpreter, which is the same in all that they make.
-    pub comes_from_wsgi_file: bool,
+    /// Our own tools made it, for the cache that is used: an interpreter, which is the same in all
+    /// that they make.
+    pub is_made_here: bool,
 }

@@ -209,9 +209,9 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
-        let Content { bytes, sum, comes_from_wsgi_file } = source.content;
+        let Content { bytes, sum, is_made_here } = source.content;
         let compile = |name: &str| {
-            let kept = kept.filter(|_| *comes_from_wsgi_file);
+            let kept = kept.filter(|_| *is_made_here);
             let known = kept.and_then(|kept| kept.functions(log));
             let without_data = match source.data {
                 InitialData::Taken(_) => Some(initial_data::without_data(bytes)?),

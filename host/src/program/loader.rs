@@ -116,7 +116,8 @@ impl Loader {
                 let file = file.clone();
                 let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
                 let bytes = bytes.with_context(|| self.source.option())?;
-                Ok(Content { bytes, sum: None, comes_from_wsgi_file: false })
+                let sum = self.cache.as_deref().and_then(|cache| python::sum_of_kept(&bytes, cache));
+                Ok(Content { bytes, sum, is_made_here: sum.is_some() })
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);

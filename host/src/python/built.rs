@@ -46,14 +46,15 @@ impl Kept {
         match made_of["component"].as_str() {
             Some(component) if is_good => {
                 let sum = component.strip_suffix(".wasm").and_then(|sum| blake3::Hash::from_hex(sum).ok());
-                Ok(self.cache.find(component)?.map(|bytes| Content {
-                    bytes,
-                    sum,
-                    comes_from_wsgi_file: true,
-                }))
+                Ok(self.cache.find(component)?.map(|bytes| Content { bytes, sum, is_made_here: true }))
             }
             _ => Ok(None),
         }
+    }
+
+    /// Whether a component with this sum is kept.
+    pub(super) fn has(&self, sum: blake3::Hash) -> bool {
+        self.cache.has(&name(sum))
     }
 
     /// Keeps a component under the application's key.
@@ -64,7 +65,7 @@ impl Kept {
         made_of: Sources,
         asked: &Asked,
     ) -> io::Result<()> {
-        let name = format!("{}.wasm", blake3::hash(component));
+        let name = name(blake3::hash(component));
         self.cache.keep(&name, component)?;
         let made_of = json!({
             "server": sum_of_our_side(),
@@ -74,6 +75,10 @@ impl Kept {
         });
         self.cache.keep(&format!("{key}.json"), made_of.to_string().as_bytes())
     }
+}
+
+fn name(sum: blake3::Hash) -> String {
+    format!("{sum}.wasm")
 }
 
 /// What a component is made of: files and folders with their sums, by what they were

@@ -26,6 +26,9 @@ use crate::system::file;
 use crate::system::folders::{self, Folder, Guarded};
 use crate::terminal::say_while;
 
+/// The folder of components in that of the cache.
+const FOLDER: &str = "python";
+
 /// The component of an application: the one that is kept in `cache`, or one that is
 /// made now, which takes some seconds, where the guest cannot write into what is `granted`.
 /// The error says what to change; `tell` is told what only costs time.
@@ -66,7 +69,16 @@ pub(crate) fn component(
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(Content { bytes: built.component, sum: None, comes_from_wsgi_file: true })
+    Ok(Content { bytes: built.component, sum: None, is_made_here: true })
+}
+
+/// The sum of a component that was made here, and is kept in `cache`; none of any other guest.
+pub(crate) fn sum_of_kept(component: &[u8], cache: &Path) -> Option<blake3::Hash> {
+    if !variables::are_in(component) {
+        return None;
+    }
+    let (sum, kept) = (blake3::hash(component), Kept::open(&cache.join(FOLDER)).ok()?);
+    kept.has(sum).then_some(sum)
 }
 
 /// What is known before anything is built.
@@ -89,7 +101,7 @@ impl Known {
             known.unfit = Some("the component is built at every start, unless --cache DIR is given: there is no folder of the user's".to_owned());
             return Ok(known);
         };
-        match Kept::open(&cache.join("python")) {
+        match Kept::open(&cache.join(FOLDER)) {
             Ok(kept) => {
                 match kept.find(&known.key, &application.environment) {
                     Ok(component) => known.component = component,

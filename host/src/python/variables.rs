@@ -60,20 +60,26 @@ impl Asked {
     }
 
     /// Those of a guest; none of one that is no Python application.
-    fn of(guest: &[u8]) -> Asked {
+    fn of(guest: &[u8]) -> Option<Asked> {
         let payloads = Parser::new(0).parse_all(guest).map_while(Result::ok).take(2);
         let ours = payloads.filter_map(|payload| match payload {
             Payload::CustomSection(section) if section.name() == SECTION => Asked::read(section.data()),
             _ => None,
         });
-        ours.last().unwrap_or_default()
+        ours.last()
     }
+}
+
+/// Whether a guest is a Python application, as far as it says so itself.
+pub(super) fn are_in(guest: &[u8]) -> bool {
+    Asked::of(guest).is_some()
 }
 
 /// A guest that was built with other variables than it is served with would have the
 /// settings of its build, and nobody would notice.
 pub(crate) fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()> {
-    let differing = Asked::of(guest).differing(environment);
+    let asked = Asked::of(guest).unwrap_or_default();
+    let differing = asked.differing(environment);
     let name = differing.unwrap_or_default();
     ensure!(
         differing.is_none(),
@@ -138,7 +144,7 @@ mod tests {
     #[test]
     fn they_are_found_in_a_component_which_is_one_as_before() {
         let mut component = wasm_encoder::Component::new().finish();
-        assert!(Asked::of(&component).0.is_empty());
+        assert!(!are_in(&component));
         asked(&[("KEY", "x")]).add_to(&mut component);
         wasmparser::Validator::new().validate_all(&component).unwrap();
         assert!(check(&component, &environment(&[("KEY", "x")])).is_ok());
