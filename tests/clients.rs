@@ -15,10 +15,23 @@ fn heads_that_are_too_large_are_refused() {
     let server = setup(guest("hello")).options("--head-limit 16K --head-fields 50").start();
     let many = "x: y\r\n".repeat(60);
     let large = format!("x: {}\r\n", "y".repeat(20 << 10));
+    let good = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     for fields in [many, large] {
-        let mut connection = Connection::open(server.address);
-        let _ = connection.socket.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
-        assert_eq!(connection.reply().status, 431);
+        let bad = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        // One that is too large need not have come to its end.
+        for end in [bad.len(), bad.len() - 1, bad.len() - 100] {
+            let is_too_large = end > 16 << 10 || end == bad.len();
+            for before in [0, 2].into_iter().filter(|_| is_too_large) {
+                let mut connection = Connection::open(server.address);
+                let sent = [good.repeat(before), bad[..end].to_owned()].concat();
+                let _ = connection.socket.write_all(sent.as_bytes());
+                for _ in 0..before {
+                    assert_eq!(connection.reply().status, 200);
+                }
+                assert_eq!(connection.reply().status, 431);
+                connection.until_closed();
+            }
+        }
     }
     let mut connection = Connection::open(server.address);
     let target = "x".repeat(70 << 10);
