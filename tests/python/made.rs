@@ -65,12 +65,73 @@ fn a_syntax_error_is_shown_with_its_line() {
 }
 
 #[test]
-fn a_missing_module_is_named_with_the_line_that_imports_it() {
-    let text = "import os\nimport no_such_module\n";
+fn exceptions_at_import_have_their_tracebacks_and_what_to_do() {
+    let text = "\
+import os
+try:
+    import no_such_module
+except ImportError:
+    def read():
+        raise RuntimeError('at import')
+    read()
+";
     assert_import_refused(
         text,
-        &["line 2", "import no_such_module", "ModuleNotFoundError", "'no_such_module'", "--pythonpath"],
+        &[
+            "line 3",
+            "import no_such_module",
+            "ModuleNotFoundError",
+            "'no_such_module'",
+            "--pythonpath",
+            "line 7",
+            "line 6",
+            "in read",
+            "RuntimeError: at import",
+        ],
     );
+}
+
+/// Hints are the same in any CPython.
+const HINTS: &str = "\
+import sys
+from wasm_serve import hints
+def hint(text):
+    try:
+        exec(text, {'__name__': 'app'})
+    except Exception as failure:
+        return hints.of_build(failure)
+for text in sys.argv[1:]:
+    print(hint(text))
+";
+
+#[test]
+fn each_failure_of_an_import_has_its_hint() {
+    let folder = Folder::new();
+    // As pip installs it for the machine that it runs on, but for another version.
+    write(&folder, "fast_core/__init__.py", "from ._core import fast\n");
+    write(&folder, "fast_core/_core.cpython-303-x86_64-linux-gnu.so", "\u{7f}ELF and more");
+    let rows = [
+        ("import no_such_module", "--pythonpath DIR"),
+        ("import fast_core", "fast_core._core is compiled for another machine (_core.cpython-303-x86"),
+        (
+            "try:\n    import fast_core\nexcept ImportError as reason:\n    raise ValueError from reason",
+            "fast_core._core is compiled for another machine",
+        ),
+        ("raise ModuleNotFoundError(name='winreg')", "winreg, of the standard library, does not exist"),
+        ("raise ModuleNotFoundError(name='_ssl')", "There is no _ssl in a WebAssembly guest: leave TLS"),
+        ("import os; os.environ['SECRET']", "--env SECRET=VALUE"),
+        ("open('settings.txt')", "beside an imported module"),
+        ("{}['SECRET']", ""),
+    ];
+    let mut python = Command::new("python3");
+    let paths = [root().join("guests/python/adapter"), folder.0.clone()];
+    python.env("PYTHONPATH", std::env::join_paths(paths).unwrap()).env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = python.args(["-c", HINTS]).args(rows.map(|(text, _)| text)).output().unwrap();
+    let hints = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(hints.lines().count(), rows.len(), "{}", said(&output));
+    for ((text, says), hint) in rows.into_iter().zip(hints.lines()) {
+        assert!(hint.contains(says) && hint.is_empty() == says.is_empty(), "{text}: {hint}");
+    }
 }
 
 #[test]
@@ -88,37 +149,29 @@ fn a_module_that_cannot_be_there_is_named_with_what_to_do() {
 
 #[test]
 fn a_compiled_part_of_a_package_is_named_with_what_to_do() {
-    // As pip installs them for the machine that it runs on.
-    for name in ["_core.cpython-311-x86_64-linux-gnu.so", "_core.abi3.so"] {
-        let folder = Folder::new();
-        write(&folder, "fast_core/__init__.py", "from ._core import fast\n");
-        write(&folder, &format!("fast_core/{name}"), "\u{7f}ELF and more");
-        let wraps = "try:\n    import fast_core\nexcept ImportError as reason:\n    raise ImportError('cannot be used') from reason\n";
-        write(&folder, "fast/__init__.py", wraps);
-        let app = write(&folder, "app.py", &format!("import fast\n{NEVER_CALLED}"));
-        let output = build(&app, &folder.join("app.wasm"), &folder.join("cache")).output().unwrap();
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        for text in
-            ["fast_core._core is compiled", name, "cannot be loaded in a WebAssembly guest", "pure Python"]
-        {
-            assert!(said.contains(text), "{text:?} is not in {said}");
-        }
+    // As pip installs them for the machine that it runs on. The guest finds the second one.
+    let folder = Folder::new();
+    for (package, name) in [("fast", "_core.cpython-311-x86_64-linux-gnu.so"), ("faster", "_core.abi3.so")] {
+        write(&folder, &format!("{package}_core/__init__.py"), "from ._core import fast\n");
+        write(&folder, &format!("{package}_core/{name}"), "\u{7f}ELF and more");
+        let wraps = format!(
+            "try:\n    import {package}_core\nexcept ImportError as reason:\n    raise ImportError('cannot be used') from reason\n"
+        );
+        write(&folder, &format!("{package}/__init__.py"), &wraps);
     }
-}
-
-#[test]
-fn an_exception_at_import_has_its_traceback() {
-    let text = "def read():\n    raise RuntimeError('at import')\nread()\n";
-    assert_import_refused(text, &["line 3", "line 2", "in read", "RuntimeError: at import"]);
-}
-
-#[test]
-fn what_is_there_only_in_a_request_is_said_to_be() {
-    let text = "import os\nSECRET = os.environ['SECRET']\n";
-    assert_import_refused(text, &["line 2", "KeyError: 'SECRET'", "--env SECRET=VALUE"]);
-    let text = "with open('settings.txt') as lines:\n    pass\n";
-    assert_import_refused(text, &["line 1", "settings.txt", "beside an imported module"]);
+    let one_or_the_other = "try:\n    import fast\nexcept ImportError:\n    import faster\n";
+    let app = write(&folder, "app.py", &format!("{one_or_the_other}{NEVER_CALLED}"));
+    let output = build(&app, &folder.join("app.wasm"), &folder.join("cache")).output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for text in [
+        "ModuleNotFoundError: No module named 'fast_core._core'",
+        "faster_core._core is compiled for another machine (_core.abi3.so)",
+        "cannot be loaded in a WebAssembly guest",
+        "pure Python",
+    ] {
+        assert!(said.contains(text), "{text:?} is not in {said}");
+    }
 }
 
 #[test]
@@ -289,12 +342,10 @@ impl Opened {
 fn what_changes_while_it_is_built_is_in_the_next_component() {
     // A file that another one is moved over has the time of that one.
     let long_ago = SystemTime::now() - Duration::from_hours(1);
-    for (name, old, new) in [("app.py", "Good night", "Sleep well"), ("words.py", "Good day", "Good evening")]
-    {
-        let folder = Folder::new();
-        write(&folder, "words.py", "GREETING = b'Good day'\n");
-        let app = format!(
-            "\
+    let folder = Folder::new();
+    write(&folder, "words.py", "GREETING = b'Good day'\n");
+    let text = format!(
+        "\
 import os, time, words
 PARTING = b'Good night'
 os.close(os.open(os.path.dirname(words.__file__) + '/waits', os.O_RDONLY))
@@ -303,9 +354,12 @@ while not os.path.exists(os.path.dirname(words.__file__) + '/changed'):
     assert time.time() < end
 from words import GREETING
 {HELLO}"
-        );
-        let app = write(&folder, "app.py", &app);
-        let opened = Opened::watch(&write(&folder, "waits", ""));
+    );
+    let app = write(&folder, "app.py", &text);
+    let waits = write(&folder, "waits", "");
+    for (name, old, new) in [("app.py", "Good night", "Sleep well"), ("words.py", "Good day", "Good evening")]
+    {
+        let opened = Opened::watch(&waits);
         let child = build(&app, &folder.join("app.wasm"), &folder.join("cache")).spawn().unwrap();
         opened.wait();
         let text = fs::read_to_string(folder.join(name)).unwrap().replace(old, new);
@@ -315,11 +369,14 @@ from words import GREETING
         write(&folder, "changed", "");
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-        assert!(is_built(&folder, &app), "{name}");
-        let component = fs::read(folder.join("app.wasm")).unwrap();
-        assert!(contains(&component, new.as_bytes()) && !contains(&component, old.as_bytes()), "{name}");
-        assert!(!is_built(&folder, &app), "{name}");
+        assert!(said(&output).contains("Building "), "{name}");
+        fs::remove_file(folder.join("changed")).unwrap();
     }
+    write(&folder, "changed", "");
+    assert!(is_built(&folder, &app));
+    let component = fs::read(folder.join("app.wasm")).unwrap();
+    assert!(contains(&component, b"Sleep well") && contains(&component, b"Good evening"));
+    assert!(!is_built(&folder, &app));
 }
 
 /// Serves what this option names once, with this cache, and gives what was said until then.
@@ -340,16 +397,21 @@ fn cpython_is_compiled_once_for_all_applications() {
     let (cache, address) = (folder.join("cache"), folder.join("address"));
     let functions = || fs::read(cache.join("functions")).unwrap();
     let app = |greeting: &str| write(&folder, "app.py", &format!("GREETING = b'{greeting}'\n{HELLO}"));
-    let serve = |greeting: &str| is_served_once("--wsgi-file", &app(greeting), &cache, &address);
-    serve("Hello");
+    is_served_once("--wsgi-file", &app("Hello"), &cache, &address);
     let of_first = functions();
     // The compiler does not see all functions alike each time: a tenth is compiled again.
     assert!(is_built(&folder, &app("Good day")));
     is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
     assert!(functions().len() > of_first.len(), "those of the second were not kept");
     assert!(functions().len() < of_first.len() * 3 / 2, "most functions were compiled again");
+    // What was compiled of it is gone.
+    for file in fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "cwasm") {
+            fs::remove_file(file).unwrap();
+        }
+    }
     fs::write(cache.join("functions"), &of_first[..of_first.len() / 2]).unwrap();
-    let said = serve("Good evening");
+    let said = is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
     assert!(said.contains("functions: its content is not what was kept; it is compiled anew"), "{said}");
     assert!(functions().len() > of_first.len() / 2);
 }

@@ -175,12 +175,15 @@ impl<S: Read + Write> Connection<S> {
 
     fn fill(&mut self) -> io::Result<()> {
         let mut bytes = [0; 64 << 10];
-        match self.socket.read(&mut bytes)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
+        match self.socket.read(&mut bytes) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
                 self.buffer.extend_from_slice(&bytes[..count]);
                 Ok(())
             }
+            // Whoever reads with a time limit, and is stopped and goes on (`signal(7)`).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
