@@ -33,9 +33,9 @@ use crate::program::instance;
 use crate::request::access_log;
 use crate::request::begun;
 use crate::request::response::ResponseBody;
-use crate::sandbox::http_hooks::LeftOut;
 use crate::sandbox::imports::gateway;
 use crate::sandbox::imports::http::Head;
+use crate::sandbox::left_out::LeftOut;
 use crate::sandbox::meta_variables::{self, ServerAddress};
 use crate::telemetry::log::Log;
 

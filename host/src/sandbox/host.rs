@@ -9,7 +9,7 @@ use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
 use super::files::disk::AtOnce;
 use super::files::lookup;
 use super::files::places::Places;
-use super::http_hooks::LeftOut;
+use super::left_out::LeftOut;
 use super::meta_variables::{self, ServerAddress};
 use crate::deferred::Deferred;
 use crate::memory::budget::Budget;

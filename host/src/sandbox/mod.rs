@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod host;
 pub(crate) mod http_hooks;
 pub(crate) mod imports;
+pub(crate) mod left_out;
 pub(crate) mod meta_variables;
 pub(crate) mod output;
 pub(crate) mod state;

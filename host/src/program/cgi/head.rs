@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::sandbox::http_hooks::{LeftOut, is_of_the_connection};
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::sandbox::left_out::{LeftOut, is_of_the_connection};
 
 /// Bytes of a response's head, as many as `wasi:http` takes.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;

@@ -18,7 +18,7 @@ use crate::contract::GATEWAY;
 use crate::deferred::TimerId;
 use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
-use crate::sandbox::http_hooks::{LeftOut, is_of_the_connection};
+use crate::sandbox::left_out::{LeftOut, is_of_the_connection};
 use crate::sandbox::state::State;
 
 /// A larger body is written in pieces, by which a client that is slow holds up the
