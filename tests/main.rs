@@ -48,6 +48,9 @@ mod readings;
 /// A real nginx in front.
 mod proxied;
 
+/// What guests may reach of the network, and what they learn when they may not.
+mod outbound;
+
 /// Connections that send slowly, or what is no request.
 mod slow;
 

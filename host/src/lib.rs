@@ -14,6 +14,7 @@ mod error;
 pub mod fuzzing;
 mod guest;
 pub mod memory;
+mod outbound;
 mod program;
 mod python;
 mod request;

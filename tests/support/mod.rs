@@ -7,6 +7,7 @@ pub mod nginx;
 pub mod packages;
 pub mod scripts;
 pub mod server;
+pub mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@ mod grants;
 mod hints;
 mod machine;
 mod options;
+mod outbound;
 mod paths;
 mod project;
 mod python;

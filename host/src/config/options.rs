@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 
 use super::cache::CacheOptions;
+use super::outbound::OutboundOptions;
 use super::python::PythonOptions;
 use super::values::{self, Bytes, Seconds};
 use crate::connection::address::{Address, Mode};
@@ -71,6 +72,9 @@ pub struct Options {
     /// (CGI) has those of a request, such as HTTP_..., from requests alone.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::variable, help_heading = "What to serve")]
     pub(super) env: Vec<(String, String)>,
+
+    #[command(flatten)]
+    pub(super) outbound: OutboundOptions,
 
     /// Guest calls (requests and deferred calls) under way at once, running or
     /// suspended.

@@ -18,6 +18,8 @@ use crate::deferred;
 use crate::dispatch;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
+use crate::outbound::Outbound;
+use crate::outbound::tls::Trust;
 use crate::program::Reuse;
 use crate::program::engine::{ADDRESS_SPACE_BYTES, Room};
 use crate::program::loader::Source;
@@ -26,7 +28,7 @@ use crate::request::callback;
 use crate::request::{service, unsent};
 use crate::sandbox::host;
 use crate::system::folders::Folder;
-use crate::telemetry::log::GuestLines;
+use crate::telemetry::log::{GuestLines, Log};
 
 /// What a server is given, of options that were checked.
 #[derive(Debug)]
@@ -101,6 +103,16 @@ impl Settings {
             name: name.to_string_lossy().into_owned(),
             blocking_files: self.options.blocking_files,
         }
+    }
+
+    /// What guests may reach of the network.
+    pub(crate) fn outbound(&self, log: &Log) -> Result<Outbound> {
+        let options = &self.options.outbound;
+        let trust = match options.grants().is_empty() {
+            true => None,
+            false => Some(Trust::new(&options.ca_file)?),
+        };
+        Ok(Outbound::new(options.grants(), options.limits(), trust, log.clone()))
     }
 
     /// Users of uWSGI expect a Python application to find its files.

@@ -92,6 +92,7 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
         deferred: Arc::new(Deferred::new(settings.deferred_limits())),
         budget: Budget::new(1 << 30),
         memories: Neighbours::default(),
+        outbound: Arc::new(settings.outbound(&LOG).expect("nothing is granted")),
         places: Arc::new(Places::new(settings.open_files(), 1000)),
     };
     let host = Host::new(&settings.grants(), settings.host_limits(), shared);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::filesystem::{Dir, FsPerms, WasiFilesystemCtx};
+use wasmtime_wasi_http::WasiBody;
 
 use super::files::disk::AtOnce;
 use super::files::lookup;
@@ -14,6 +15,8 @@ use super::meta_variables::{self, ServerAddress};
 use crate::deferred::Deferred;
 use crate::memory::budget::Budget;
 use crate::memory::memories::Neighbours;
+use crate::outbound::Outbound;
+use crate::outbound::http::HttpClient;
 use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
@@ -50,6 +53,7 @@ pub(crate) struct Shared {
     /// The memory of all instances.
     pub budget: Budget,
     pub memories: Neighbours,
+    pub outbound: Arc<Outbound>,
     /// What guests may have open.
     pub places: Arc<Places>,
 }
@@ -65,6 +69,9 @@ pub(crate) struct Host {
     pub(crate) host_bytes_max: u64,
     pub(crate) budget: Budget,
     pub(crate) memories: Neighbours,
+    pub(super) outbound: Arc<Outbound>,
+    /// None if nothing is granted.
+    pub(super) http_client: Option<HttpClient<WasiBody>>,
     pub(super) blocking_files: bool,
     pub(crate) left_out: Arc<LeftOut>,
     /// Where the server listens.
@@ -88,7 +95,7 @@ impl Host {
     /// Opens the folders.
     pub(crate) fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
         let Grants { folders, environment, name, blocking_files } = grants;
-        let Shared { log, stats, deferred, budget, memories, places } = shared;
+        let Shared { log, stats, deferred, budget, memories, outbound, places } = shared;
         let mut files = open_folders(folders, *blocking_files)?;
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
@@ -102,6 +109,8 @@ impl Host {
             host_bytes_max: limits.host_bytes_max,
             budget,
             memories,
+            http_client: outbound.grants_anything().then(|| HttpClient::new(outbound.clone())),
+            outbound,
             blocking_files: *blocking_files,
             address: ServerAddress::default(),
             environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),

@@ -1,19 +1,35 @@
-//! What guests may do by `wasi:http`, as far as it is our decision: outbound requests are
-//! denied, chunks of a body have a size, and some fields are not a guest's.
+//! What guests may do by `wasi:http`, as far as it is our decision: where outbound requests
+//! may go, what size chunks of a body have, and which fields are not a guest's.
 
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderName, Request, Response};
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
 };
+
+use super::host::Host;
+use super::outbound_http;
+use crate::outbound::connect;
+use crate::outbound::failure::Failure;
 
 /// A guest may write this much of a body in one call; the host holds two such
 /// chunks for each response at most.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// The hooks of every instance; they have no state.
-pub(crate) struct Hooks;
+/// The hooks of one instance.
+pub(crate) struct Hooks {
+    server: Arc<Host>,
+    /// One for each further request that the instance may begin; made for the first one.
+    requests: Option<Arc<Semaphore>>,
+}
+
+impl Hooks {
+    pub(crate) fn new(server: Arc<Host>) -> Hooks {
+        Hooks { server, requests: None }
+    }
+}
 
 type Sent = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
@@ -30,11 +46,20 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        _request: Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
         _done: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        let outbound = &self.server.outbound;
+        let Some(client) = &self.server.http_client else {
+            let refused = connect::destination(request.uri()).and_then(|(to, _)| outbound.check(&to));
+            let failure = refused.err().unwrap_or(Failure::Denied);
+            return Box::new(async { Err(outbound_http::error(failure)) });
+        };
+        let limits = outbound.limits();
+        let requests =
+            self.requests.get_or_insert_with(|| Arc::new(Semaphore::new(limits.requests_of_one_max)));
+        Box::new(outbound_http::send(client, request, options.unwrap_or_default(), limits.times, requests))
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

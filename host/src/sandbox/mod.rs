@@ -9,6 +9,7 @@ pub(crate) mod http_hooks;
 pub(crate) mod imports;
 pub(crate) mod left_out;
 pub(crate) mod meta_variables;
+mod outbound_http;
 pub(crate) mod output;
 pub(crate) mod state;
 pub(crate) mod store;

@@ -197,7 +197,6 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         State {
-            server,
             request: RequestHead::default(),
             deferred_scheduled: 0,
             trailers: None,
@@ -205,7 +204,8 @@ impl State {
             wasi: Wasi::Component { context: None, table },
             files: None,
             http: WasiHttpCtx::new(),
-            hooks: Hooks,
+            hooks: Hooks::new(server.clone()),
+            server,
             outputs: None,
             memory_bytes: 0,
             account,

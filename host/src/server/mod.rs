@@ -69,6 +69,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
         deferred: Arc::new(Deferred::new(settings.deferred_limits())),
         budget: Budget::new(settings.memory_total_bytes()?),
         memories: Neighbours::default(),
+        outbound: Arc::new(settings.outbound(log)?),
         places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no

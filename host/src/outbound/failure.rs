@@ -1,0 +1,109 @@
+//! What can go wrong on the way to a destination and back.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// It is not granted.
+    Denied,
+    /// It is, but not by the addresses that it has.
+    AddressDenied,
+    /// It is nothing that can be connected to: what is wrong with it.
+    Destination(&'static str),
+    /// Its name has no address.
+    Lookup(Arc<io::Error>),
+    LookupTimeout,
+    Connect(Arc<io::Error>),
+    ConnectTimeout,
+    Tls(Arc<io::Error>),
+    /// As many requests are under way as may be.
+    TooMany,
+    FirstByteTimeout,
+    BetweenBytesTimeout,
+    /// The response breaks a limit: its head is too large.
+    HeadTooLarge,
+    /// The connection ended in the middle.
+    Incomplete,
+    /// The response is none.
+    Protocol(String),
+    /// What is sent could not be made.
+    Request(String),
+}
+
+impl Failure {
+    /// What the HTTP library says. What our own parts said to it comes back as it was.
+    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Failure {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(failure) = error.downcast_ref::<Failure>() {
+                return failure.clone();
+            }
+            if let Some(error) = error.downcast_ref::<hyper::Error>()
+                && let Some(failure) = Failure::of_hyper(error)
+            {
+                return failure;
+            }
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return Failure::of_io(error);
+            }
+            cause = error.source();
+        }
+        Failure::Protocol(error.to_string())
+    }
+
+    fn of_hyper(error: &hyper::Error) -> Option<Failure> {
+        if error.is_parse_too_large() {
+            Some(Failure::HeadTooLarge)
+        } else if error.is_parse() {
+            Some(Failure::Protocol(error.to_string()))
+        } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            Some(Failure::Incomplete)
+        } else if error.is_user() {
+            Some(Failure::Request(chain(error)))
+        } else {
+            None
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                Failure::Incomplete
+            }
+            _ => Failure::Protocol(error.to_string()),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Denied => f.write_str("the destination is not granted"),
+            Failure::AddressDenied => f.write_str("the address is not granted"),
+            Failure::Destination(what) => f.write_str(what),
+            Failure::Lookup(error) => write!(f, "the name cannot be looked up: {error}"),
+            Failure::LookupTimeout => f.write_str("looking up the name took too long"),
+            Failure::Connect(error) => write!(f, "it cannot be connected to: {error}"),
+            Failure::ConnectTimeout => f.write_str("connecting took too long"),
+            Failure::Tls(error) => write!(f, "TLS: {error}"),
+            Failure::TooMany => f.write_str("too many requests are under way"),
+            Failure::FirstByteTimeout => f.write_str("the response did not begin in time"),
+            Failure::BetweenBytesTimeout => f.write_str("the response did not go on in time"),
+            Failure::HeadTooLarge => f.write_str("the head of the response is too large"),
+            Failure::Incomplete => f.write_str("the connection ended too early"),
+            Failure::Protocol(what) => write!(f, "no response: {what}"),
+            Failure::Request(what) => write!(f, "the request cannot be sent: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

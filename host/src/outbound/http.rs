@@ -1,0 +1,157 @@
+//! Requests over HTTP to what is granted. Connections are kept, for each worker and origin.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, timeout_at};
+
+use super::connect::{Connector, destination};
+use super::failure::Failure;
+use super::progress::Progress;
+use super::{Outbound, Times};
+
+/// How long a connection that nobody uses is kept.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// And so many to one origin.
+const IDLE_MAX: usize = 32;
+/// The head of a response.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The client of one worker, for bodies of this kind.
+pub(crate) struct HttpClient<B> {
+    client: legacy::Client<Connector, B>,
+    outbound: Arc<Outbound>,
+}
+
+impl<B> HttpClient<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    pub(crate) fn new(outbound: Arc<Outbound>) -> HttpClient<B> {
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIME_MAX)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .http1_max_buf_size(HEAD_BYTES_MAX)
+            .http2_max_header_list_size(HEAD_BYTES_MAX as u32)
+            .build(Connector(outbound.clone()));
+        HttpClient { client, outbound }
+    }
+
+    /// Sends a request of an instance that may have `of_one` more under way. Who asks may wait for
+    /// less time than the limits say, not for more.
+    pub(crate) fn send(
+        &self,
+        request: Request<B>,
+        times: Times,
+        of_one: &Arc<Semaphore>,
+    ) -> impl Future<Output = Result<Response<Received>, Failure>> + Send + use<B> {
+        let begun = self.begin(&request, of_one);
+        let times = times.within(self.outbound.limits.times);
+        let client = self.client.clone();
+        async move {
+            let permits = begun?;
+            let progress = Progress::new(times.connect);
+            let mut responding = pin!(progress.clone().of(client.request(request)));
+            let mut deadline = Instant::now() + times.first_byte;
+            let response = loop {
+                match timeout_at(deadline, responding.as_mut()).await {
+                    Ok(response) => break response.map_err(|error| Failure::of(&error))?,
+                    // The time counts from when there is a connection.
+                    Err(_) => deadline = progress.later(times.first_byte).ok_or(Failure::FirstByteTimeout)?,
+                }
+            };
+            // The library lets some pass that come in large pieces.
+            if head_bytes(response.headers()) > HEAD_BYTES_MAX {
+                return Err(Failure::HeadTooLarge);
+            }
+            Ok(response.map(|incoming| Received::new(incoming, times.between_bytes, permits)))
+        }
+    }
+
+    fn begin(&self, request: &Request<B>, of_one: &Arc<Semaphore>) -> Result<Permits, Failure> {
+        if request.method() == Method::CONNECT {
+            return Err(Failure::Destination("a tunnel is not granted"));
+        }
+        let (destination, _) = destination(request.uri())?;
+        self.outbound.check(&destination)?;
+        let permit = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().map_err(|_| Failure::TooMany);
+        Ok(Permits { _of_one: permit(of_one)?, _of_all: permit(&self.outbound.requests)? })
+    }
+}
+
+fn head_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
+}
+
+impl Times {
+    fn within(self, most: Times) -> Times {
+        Times {
+            connect: self.connect.min(most.connect),
+            first_byte: self.first_byte.min(most.first_byte),
+            between_bytes: self.between_bytes.min(most.between_bytes),
+        }
+    }
+}
+
+/// What a request holds from its beginning to the end of its response.
+struct Permits {
+    _of_one: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// The body of a response.
+pub(crate) struct Received {
+    incoming: Incoming,
+    time_max: Duration,
+    /// Set while something is waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    _permits: Permits,
+}
+
+impl Received {
+    fn new(incoming: Incoming, time_max: Duration, permits: Permits) -> Received {
+        Received { incoming, time_max, timer: None, _permits: permits }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            self.timer = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::of(&error))));
+        }
+        let time_max = self.time_max;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Failure::BetweenBytesTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

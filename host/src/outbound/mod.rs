@@ -1,0 +1,114 @@
+//! What guests may reach of the network: granted destinations, and how they are connected to.
+//! It knows nothing of WebAssembly.
+
+/// Which addresses anybody may reach.
+mod addresses;
+/// From a destination to a connection.
+pub(crate) mod connect;
+/// Where somebody wants to connect to.
+mod destination;
+/// What can go wrong on the way.
+pub(crate) mod failure;
+/// What guests may connect to.
+pub(crate) mod grants;
+/// Requests over HTTP.
+pub(crate) mod http;
+/// How far a request is.
+mod progress;
+/// What is told of refusals.
+mod refusals;
+/// Who is believed to be whom.
+pub(crate) mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use self::destination::{Destination, Target};
+use self::failure::Failure;
+use self::grants::Grants;
+use self::refusals::Refusals;
+use self::tls::Trust;
+use crate::telemetry::log::Log;
+
+/// What guests may take of it, whatever they ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Requests of all guests that are under way.
+    pub requests_max: usize,
+    /// Those of one instance.
+    pub requests_of_one_max: usize,
+    pub times: Times,
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// For a connection, with the lookup of its name.
+    pub connect: Duration,
+    /// From then on, for the head of the response.
+    pub first_byte: Duration,
+    /// For each further piece of it.
+    pub between_bytes: Duration,
+}
+
+/// What is granted to the guests of a server.
+pub(crate) struct Outbound {
+    grants: Grants,
+    limits: Limits,
+    /// None if nothing is granted.
+    trust: Option<Trust>,
+    /// One for each further request that may begin.
+    requests: Arc<Semaphore>,
+    refusals: Refusals,
+}
+
+impl Outbound {
+    pub(crate) fn new(grants: Grants, limits: Limits, trust: Option<Trust>, log: Log) -> Outbound {
+        let requests = Arc::new(Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS)));
+        Outbound { grants, limits, trust, requests, refusals: Refusals::new(log) }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Something is granted.
+    pub(crate) fn grants_anything(&self) -> bool {
+        !self.grants.is_empty()
+    }
+
+    /// Refuses what is not granted, as far as that is known without the destination's addresses.
+    pub(crate) fn check(&self, destination: &Destination) -> Result<(), Failure> {
+        if self.grants.allow(destination) {
+            return Ok(());
+        }
+        self.refusals.tell(destination, None);
+        Err(Failure::Denied)
+    }
+
+    /// The addresses that it may be connected to by.
+    async fn addresses(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Failure> {
+        self.check(destination)?;
+        let found: Vec<SocketAddr> = match &destination.host {
+            Target::Address(address) => vec![SocketAddr::new(*address, destination.port)],
+            Target::Name(name) => {
+                let found = tokio::net::lookup_host((name.as_str(), destination.port)).await;
+                found.map_err(|error| Failure::Lookup(error.into()))?.collect()
+            }
+        };
+        let is_allowed = |address: &SocketAddr| self.grants.allow_address(destination, address.ip());
+        let allowed: Vec<SocketAddr> = found.iter().copied().filter(is_allowed).collect();
+        match (allowed.is_empty(), found.first()) {
+            (false, _) => Ok(allowed),
+            (true, Some(refused)) => {
+                self.refusals.tell(destination, Some(refused.ip()));
+                Err(Failure::AddressDenied)
+            }
+            (true, None) => Err(Failure::Lookup(io::Error::other("the name has no address").into())),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A server that guests ask: it keeps what it got, and answers byte by byte what it is told.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::Folder;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its lines.
+    pub head: Vec<String>,
+    pub body: Vec<u8>,
+}
+
+/// It runs until the tests end.
+pub struct Upstream {
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
+
+type Answer = dyn Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync;
+
+impl Upstream {
+    /// One that answers so to each request.
+    pub fn start(
+        answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Upstream {
+        Upstream::start_with(|stream| Ok(Box::new(stream)), answer)
+    }
+
+    /// The same by TLS, with a certificate for these names by an authority whose own is written
+    /// to `ca.pem` in `folder`.
+    pub fn start_tls(
+        folder: &Folder,
+        names: &[&str],
+        answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Upstream {
+        let mut of_authority = CertificateParams::default();
+        of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(of_authority, KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth();
+        let config = Arc::new(config.with_single_cert(vec![certificate.der().clone()], key.into()).unwrap());
+        Upstream::start_with(
+            move |stream| {
+                let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                Ok(Box::new(StreamOwned::new(connection, stream)))
+            },
+            answer,
+        )
+    }
+
+    fn start_with(
+        wrap: impl Fn(TcpStream) -> io::Result<Box<dyn Duplex>> + Send + 'static,
+        answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (asked, answer): (Arc<Mutex<Vec<Asked>>>, Arc<Answer>) = (Arc::default(), Arc::new(answer));
+        let all = asked.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(stream), all, answer) = (stream.and_then(&wrap), all.clone(), answer.clone()) else {
+                    continue;
+                };
+                // Whoever leaves, or sends something else, is of no concern.
+                thread::spawn(move || {
+                    let _ = serve(stream, &all, &*answer);
+                });
+            }
+        });
+        Upstream { address, asked }
+    }
+
+    /// All that it was asked up to now.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: Box<dyn Duplex>, all: &Mutex<Vec<Asked>>, answer: &Answer) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(asked) = read(&mut stream)? {
+        all.lock().unwrap().push(asked.clone());
+        answer(&asked, stream.get_mut())?;
+        stream.get_mut().flush()?;
+    }
+    Ok(())
+}
+
+fn read(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
+    let mut head = Vec::new();
+    loop {
+        match line(stream)? {
+            None => return Ok(None),
+            Some(line) if line.is_empty() => break,
+            Some(line) => head.push(line),
+        }
+    }
+    let field = |name: &str| {
+        let field = head.iter().filter_map(|line| line.split_once(':'));
+        field.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    };
+    let mut body = Vec::new();
+    if field("transfer-encoding").is_some() {
+        while let Some(size) = line(stream)? {
+            let size = u64::from_str_radix(&size, 16).map_err(io::Error::other)?;
+            stream.take(size).read_to_end(&mut body)?;
+            line(stream)?;
+            if size == 0 {
+                break;
+            }
+        }
+    } else if let Some(length) = field("content-length") {
+        stream.take(length.parse().map_err(io::Error::other)?).read_to_end(&mut body)?;
+    }
+    Ok(Some(Asked { head, body }))
+}
+
+fn line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    let count = stream.read_line(&mut line)?;
+    Ok((count > 0).then(|| line.trim_end().to_owned()))
+}
