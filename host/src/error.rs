@@ -4,7 +4,6 @@
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::connection::answer;
-use crate::connection::fault::Fault;
 use crate::dispatch::NoCore;
 use crate::memory::memories::NO_ADDRESSES;
 use crate::terminal::escape;
@@ -124,15 +123,6 @@ impl Failure {
         }
     }
 
-    /// What is wrong with what the client sends.
-    #[cold]
-    pub(crate) fn from_fault(fault: Fault) -> Failure {
-        match fault {
-            Fault::HeadTooLarge => Failure::HeadTooLarge,
-            fault => Failure::BadRequest(fault.rule()),
-        }
-    }
-
     /// Why there is no instance.
     #[cold]
     pub(crate) fn from_instantiation(error: wasmtime::Error) -> Failure {
@@ -200,7 +190,7 @@ impl Failure {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             // What is left of such a request would be read as the next one.
-            Failure::BadRequest(_) | Failure::HeadTooLarge | Failure::BodyTooLarge | Failure::BodyTimeout => {
+            Failure::BadRequest(_) | Failure::BodyTooLarge | Failure::BodyTimeout => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
@@ -213,9 +203,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Failure::BadRequest(rule) => write!(f, "bad request: {rule}"),
-            Failure::HeadTooLarge => {
-                f.write_str("the request's head is too large (--head-limit, --head-fields)")
-            }
+            Failure::HeadTooLarge => f.write_str("the request has too many fields (--head-fields)"),
             Failure::BodyTooLarge => f.write_str("the request's body is too large"),
             Failure::BodyTimeout => f.write_str("the request's body did not come in time"),
             Failure::NoCore(NoCore::QueueFull) => f.write_str("the queue for a core is full"),

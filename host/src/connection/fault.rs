@@ -8,12 +8,10 @@ pub(crate) enum Fault {
     Chunk,
     Trailer,
     CutShort,
-    HeadTooLarge,
 }
 
 impl Fault {
-    const ALL: [Fault; 5] =
-        [Fault::LengthAndEncoding, Fault::Chunk, Fault::Trailer, Fault::CutShort, Fault::HeadTooLarge];
+    const ALL: [Fault; 4] = [Fault::LengthAndEncoding, Fault::Chunk, Fault::Trailer, Fault::CutShort];
 
     pub(crate) fn from_number(number: u8) -> Option<Fault> {
         Fault::ALL.into_iter().find(|fault| *fault as u8 == number)
@@ -25,7 +23,6 @@ impl Fault {
             Fault::LengthAndEncoding => "Content-Length beside Transfer-Encoding (RFC 9112, 6.1)",
             Fault::Chunk => "a malformed chunk (RFC 9112, 7.1)",
             Fault::Trailer => "a malformed trailer (RFC 9112, 7.1.2)",
-            Fault::HeadTooLarge => "a head that is too large (RFC 6585, 5)",
             Fault::CutShort => "the body was cut short (RFC 9112, 8)",
         }
     }

@@ -11,13 +11,11 @@ use super::chunks::Chunks;
 use super::fault::Fault;
 
 /// Follows one connection.
+#[derive(Default)]
 pub(crate) struct Framing {
     state: State,
     /// The beginning of a line of a head whose end has not come.
     line: Vec<u8>,
-    /// Bytes of the head that has begun.
-    head_bytes: usize,
-    head_bytes_max: usize,
     /// Heads that have come in whole.
     heads: u64,
 }
@@ -45,11 +43,6 @@ struct Head {
 }
 
 impl Framing {
-    /// Heads may have so many bytes.
-    pub(crate) fn new(head_bytes_max: usize) -> Framing {
-        Framing { state: State::Between, line: Vec::new(), head_bytes: 0, head_bytes_max, heads: 0 }
-    }
-
     /// How many heads have come in whole: the number of the request whose head or body was
     /// read last, from 1.
     pub(crate) fn heads(&self) -> u64 {
@@ -64,11 +57,6 @@ impl Framing {
     /// The rest of a head is to come.
     pub(crate) fn is_within_head(&self) -> bool {
         !self.is_between() && matches!(self.state, State::Between | State::Head(_))
-    }
-
-    /// The rest of a head is to come, and it is too large already.
-    pub(crate) fn is_within_large_head(&self) -> bool {
-        self.head_bytes > self.head_bytes_max
     }
 
     /// The rest of a body is to come.
@@ -113,11 +101,9 @@ impl Framing {
     fn take_line(&mut self, bytes: &[u8]) -> Result<usize, (usize, Fault)> {
         let Some(end) = memchr(b'\n', bytes) else {
             self.line.extend_from_slice(bytes);
-            self.head_bytes += bytes.len();
             return Ok(bytes.len());
         };
         let count = end + 1;
-        self.head_bytes += count;
         if self.line.is_empty() {
             self.read_line(&bytes[..end]).map_err(|fault| (count, fault))?;
         } else {
@@ -133,16 +119,13 @@ impl Framing {
         match &mut self.state {
             State::Head(head) if line.is_empty() => {
                 self.heads += 1;
-                if std::mem::take(&mut self.head_bytes) > self.head_bytes_max {
-                    return Err(Fault::HeadTooLarge);
-                }
                 if head.has_length && head.has_encoding {
                     return Err(Fault::LengthAndEncoding);
                 }
                 self.state = head.body();
             }
             State::Head(head) => head.read_field(line),
-            _ if line.is_empty() => self.head_bytes = 0,
+            _ if line.is_empty() => {}
             _ => self.state = State::Head(Head::default()),
         }
         Ok(())
@@ -189,13 +172,12 @@ pub(crate) fn number(digits: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const HEAD_BYTES_MAX: usize = 100;
     const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 
     /// The same in pieces of every size.
     fn follow(bytes: &[u8]) -> (Option<(usize, Fault)>, Framing) {
         let in_pieces = |size: usize| {
-            let mut framing = Framing::new(HEAD_BYTES_MAX);
+            let mut framing = Framing::default();
             let mut before = 0;
             for piece in bytes.chunks(size) {
                 if let Some((at, fault)) = framing.follow(piece) {
@@ -294,21 +276,6 @@ mod tests {
     fn a_head_that_has_begun_is_not_whole() {
         for begun in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "\r"] {
             assert!(!follow(begun.as_bytes()).1.is_between(), "{begun:?}");
-        }
-    }
-
-    #[test]
-    fn a_head_that_is_too_large_is_found_at_its_end_or_before() {
-        let whole = |bytes: usize| format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(bytes - 23));
-        let good = whole(HEAD_BYTES_MAX);
-        let (fault, framing) = follow(format!("\r\n{good}\n{good}").as_bytes());
-        assert_eq!((fault, framing.heads, framing.is_within_large_head()), (None, 2, false));
-        let bad = whole(HEAD_BYTES_MAX + 1);
-        let (fault, _) = follow(format!("{good}{bad}").as_bytes());
-        assert_eq!(fault, Some((good.len() + bad.len(), Fault::HeadTooLarge)));
-        for end in [1, 3] {
-            let (fault, framing) = follow(&whole(HEAD_BYTES_MAX + 4).as_bytes()[..HEAD_BYTES_MAX + end]);
-            assert_eq!((fault, framing.is_within_large_head()), (None, true));
         }
     }
 

@@ -38,13 +38,13 @@ use self::answer::Answer;
 use self::client::ClientAddress;
 use self::exchange::{Exchange, InFlight};
 use self::frames::PREFACE;
-use self::framing::Framing;
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::clock::{self, Nanos};
 
-/// Bytes of a body that are read at once over HTTP/1, at most.
-const BUFFER_BYTES: usize = 256 << 10;
+/// What a connection of HTTP/1 may read before it is wanted, and write before it is taken; the
+/// library begins with 8 KiB.
+const BUFFER_BYTES: usize = 400 << 10;
 /// HTTP/2 streams of one connection that are open at once.
 const STREAMS_MAX: u32 = 200;
 /// Bytes of responses that one HTTP/2 stream buffers.
@@ -125,8 +125,7 @@ where
     let is_http2 = first.starts_with(PREFACE);
     let activity = Activity::new(!is_http2, since);
     let fd = stream.fd();
-    let framing = (!is_http2).then(|| Framing::new(limits.head_bytes_max));
-    let socket = Socket::new(stream, first, framing, activity.clone(), limits.linger_bytes_max);
+    let socket = Socket::new(stream, first, is_http2, activity.clone(), limits.linger_bytes_max);
     let exchanges = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = InFlight::begin(&exchanges, request.version() == Version::HTTP_11);
@@ -156,7 +155,8 @@ where
 fn http1(limits: &Limits) -> http1::Builder {
     let mut http1 = http1::Builder::new();
     // Our own watch has the time, without a timer for each request.
-    http1.header_read_timeout(None).max_buf_size(limits.head_bytes_max.max(BUFFER_BYTES));
+    http1.header_read_timeout(None).max_header_size(limits.head_bytes_max);
+    http1.max_buf_size(limits.head_bytes_max.max(BUFFER_BYTES));
     if limits.head_fields_max != 100 {
         // Other than hyper's own number, it costs an allocation a request.
         http1.max_headers(limits.head_fields_max);

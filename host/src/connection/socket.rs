@@ -64,21 +64,19 @@ enum Course {
     Http2(Frames),
     /// Behind something malformed, of which nothing is shown.
     Malformed,
-    /// Behind the head of a request that is refused, and the last one.
-    Refused,
 }
 
 impl Socket {
-    /// Without a `framing`, it is HTTP/2. Of what the client sends after the last response,
-    /// `linger_bytes` are read at most.
     pub(super) fn new(
         stream: Stream,
         first_bytes: Bytes,
-        framing: Option<Framing>,
+        is_http2: bool,
         activity: Arc<Activity>,
-        linger_bytes: usize,
+        linger_bytes_max: usize,
     ) -> Socket {
-        let course = framing.map_or_else(|| Course::Http2(Frames::default()), Course::Http1);
+        let course =
+            if is_http2 { Course::Http2(Frames::default()) } else { Course::Http1(Framing::default()) };
+        let linger_bytes = linger_bytes_max;
         Socket { stream, first_bytes, activity, course, is_shut_down: false, linger_bytes }
     }
 
@@ -95,17 +93,14 @@ impl Socket {
                 }
                 if let Some((at, fault)) = fault {
                     self.activity.note_fault(framing.heads(), fault);
-                    self.course = match fault {
-                        Fault::HeadTooLarge => Course::Refused,
-                        _ => Course::Malformed,
-                    };
+                    self.course = Course::Malformed;
                     return if at == 0 { Err(malformed()) } else { Ok(at) };
                 }
                 let incomplete = if framing.is_within_body() { framing.heads() } else { 0 };
                 self.activity.note_incomplete(incomplete);
             }
             Course::Http2(frames) => self.activity.note_frames(frames.follow(bytes)),
-            Course::Malformed | Course::Refused => return Err(malformed()),
+            Course::Malformed => return Err(malformed()),
         }
         Ok(bytes.len())
     }
@@ -125,7 +120,7 @@ impl Socket {
     fn is_sending(&self) -> bool {
         match &self.course {
             Course::Http1(framing) => !framing.is_between() || self.activity.lingers(),
-            Course::Http2(_) | Course::Malformed | Course::Refused => true,
+            Course::Http2(_) | Course::Malformed => true,
         }
     }
 
@@ -167,22 +162,8 @@ impl Read for Socket {
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let socket = &mut *self;
-        match &socket.course {
-            Course::Malformed => return Poll::Ready(Err(malformed())),
-            // The connection ends with the response.
-            Course::Refused => return Poll::Pending,
-            Course::Http1(_) | Course::Http2(_) => {}
-        }
-        if matches!(&socket.course, Course::Http1(framing) if framing.is_within_large_head()) {
-            // The library refuses a head that fills its buffer, with a 431.
-            // SAFETY: all of it is initialised.
-            unsafe {
-                let free: &mut [MaybeUninit<u8>] = cursor.as_mut();
-                free.fill(MaybeUninit::new(b'x'));
-                let count = free.len();
-                cursor.advance(count);
-            }
-            return Poll::Ready(Ok(()));
+        if matches!(socket.course, Course::Malformed) {
+            return Poll::Ready(Err(malformed()));
         }
         if !socket.first_bytes.is_empty() {
             let count = socket.first_bytes.len().min(cursor.remaining());

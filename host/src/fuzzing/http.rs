@@ -191,7 +191,7 @@ impl Received<'_> {
 /// What a client sends, in pieces of a size that the first byte says.
 pub(super) fn request(bytes: &[u8]) {
     let Some((&size, sent)) = bytes.split_first() else { return };
-    let mut framing = Framing::new(usize::MAX);
+    let mut framing = Framing::default();
     framing.follow(sent);
     let count = Cell::new(0);
     exchange(sent, 1 + usize::from(size), |mut request| {
@@ -214,7 +214,7 @@ pub(super) fn chunks(bytes: &[u8]) {
     let Some((&size, body)) = bytes.split_first() else { return };
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     let sent = [head, body].concat();
-    let mut framing = Framing::new(usize::MAX);
+    let mut framing = Framing::default();
     let mut ends = None;
     for at in 0..sent.len() {
         if framing.follow(&sent[at..=at]).is_some() {
@@ -320,8 +320,7 @@ where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
 {
     let got = Rc::new(RefCell::new(Vec::new()));
-    let wire =
-        Wire { sent: sent.to_vec().into(), size, got: got.clone(), framing: Some(Framing::new(usize::MAX)) };
+    let wire = Wire { sent: sent.to_vec().into(), size, got: got.clone(), framing: Some(Framing::default()) };
     let service = service_fn(answer);
     let mut http1 = http1::Builder::new();
     http1.header_read_timeout(None).half_close(true);

@@ -70,7 +70,7 @@ impl Service {
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request).map_err(Failure::BadRequest)?;
         if let Some(fault) = client.exchange().fault() {
-            return Err(Failure::from_fault(fault));
+            return Err(Failure::BadRequest(fault.rule()));
         }
         head::add_missing_host(&mut request);
         head::add_missing_path(&mut request);

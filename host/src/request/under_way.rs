@@ -89,7 +89,7 @@ impl UnderWay {
     /// whatever the guest makes of it is no answer to a request.
     pub(super) fn request_failure(&self) -> Option<Failure> {
         match self.exchange.fault() {
-            Some(fault) => Some(Failure::from_fault(fault)),
+            Some(fault) => Some(Failure::BadRequest(fault.rule())),
             None => self.driver.verdict().filter(|verdict| *verdict == Verdict::Broken).map(body::failure),
         }
     }

@@ -16,7 +16,7 @@ use crate::outbound::failure::Failure;
 
 /// A guest may write this much of a body in one call; the host holds two such
 /// chunks for each response at most.
-const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+const BODY_CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// The hooks of one instance.
 pub(crate) struct Hooks {
