@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -22,6 +23,7 @@ pub struct Asked {
 pub struct Upstream {
     pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    broken: Arc<AtomicUsize>,
 }
 
 trait Duplex: Read + Write + Send {}
@@ -74,19 +76,24 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let (asked, answer): (Arc<Mutex<Vec<Asked>>>, Arc<Answer>) = (Arc::default(), Arc::new(answer));
-        let all = asked.clone();
+        let (all, broken) = (asked.clone(), Arc::<AtomicUsize>::default());
+        let count = broken.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (Ok(stream), all, answer) = (stream.and_then(&wrap), all.clone(), answer.clone()) else {
-                    continue;
-                };
+                let (all, count, answer) = (all.clone(), count.clone(), answer.clone());
+                let Ok(stream) = stream.and_then(&wrap) else { continue };
                 // Whoever leaves, or sends something else, is of no concern.
                 thread::spawn(move || {
-                    let _ = serve(stream, &all, &*answer);
+                    let _ = serve(stream, &all, &count, &*answer);
                 });
             }
         });
-        Upstream { address, asked }
+        Upstream { address, asked, broken }
+    }
+
+    /// How many requests broke off in the middle.
+    pub fn broken(&self) -> usize {
+        self.broken.load(Ordering::SeqCst)
     }
 
     /// All that it was asked up to now.
@@ -95,21 +102,35 @@ impl Upstream {
     }
 }
 
-fn serve(stream: Box<dyn Duplex>, all: &Mutex<Vec<Asked>>, answer: &Answer) -> io::Result<()> {
+fn serve(
+    stream: Box<dyn Duplex>,
+    all: &Mutex<Vec<Asked>>,
+    broken: &AtomicUsize,
+    answer: &Answer,
+) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(asked) = read(&mut stream)? {
-        all.lock().unwrap().push(asked.clone());
-        answer(&asked, stream.get_mut())?;
-        stream.get_mut().flush()?;
+    loop {
+        match read(&mut stream) {
+            Ok(None) => return Ok(()),
+            Ok(Some(asked)) => {
+                all.lock().unwrap().push(asked.clone());
+                answer(&asked, stream.get_mut())?;
+                stream.get_mut().flush()?;
+            }
+            Err(error) => {
+                broken.fetch_add(1, Ordering::SeqCst);
+                return Err(error);
+            }
+        }
     }
-    Ok(())
 }
 
 fn read(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
     let mut head = Vec::new();
     loop {
         match line(stream)? {
-            None => return Ok(None),
+            None if head.is_empty() => return Ok(None),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
             Some(line) if line.is_empty() => break,
             Some(line) => head.push(line),
         }
@@ -120,16 +141,20 @@ fn read(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
     };
     let mut body = Vec::new();
     if field("transfer-encoding").is_some() {
-        while let Some(size) = line(stream)? {
+        loop {
+            let size = line(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let size = u64::from_str_radix(&size, 16).map_err(io::Error::other)?;
             stream.take(size).read_to_end(&mut body)?;
-            line(stream)?;
+            line(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             if size == 0 {
                 break;
             }
         }
     } else if let Some(length) = field("content-length") {
-        stream.take(length.parse().map_err(io::Error::other)?).read_to_end(&mut body)?;
+        let length: u64 = length.parse().map_err(io::Error::other)?;
+        if (stream.take(length).read_to_end(&mut body)? as u64) < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(Some(Asked { head, body }))
 }

@@ -55,9 +55,12 @@ impl Cache {
         self.folder.temporary_folder()
     }
 
-    /// Whether a file is there. What is in it is for `find` to see.
+    /// Whether a file is there, and notes that it is used. What is in it is for `find` to see.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.folder.path(name).is_file()
+        let Ok(file) = file::open_itself(&self.folder.path(name)) else { return false };
+        // Whether it can be noted decides nothing.
+        let _ = file.set_modified(SystemTime::now());
+        check_file(&file).is_ok()
     }
 
     /// The content of a file, if it is there, and notes that it is used.

@@ -15,7 +15,7 @@ pub(super) struct OutboundOptions {
     #[arg(long, value_name = "SCHEME://HOST[:PORT]", help_heading = "What guests may reach")]
     allow_outbound: Vec<Grant>,
 
-    /// Names that are granted may have private addresses, and those of this machine.
+    /// Names that are granted may have private and loopback addresses.
     #[arg(long, requires = "allow_outbound", help_heading = "What guests may reach")]
     allow_outbound_private: bool,
 

@@ -105,12 +105,18 @@ impl Settings {
         }
     }
 
+    /// Sockets that the process may need for what guests may reach.
+    pub fn outbound_sockets(&self) -> usize {
+        let options = &self.options.outbound;
+        if options.grants().is_empty() { 0 } else { Outbound::sockets_max(options.limits()) }
+    }
+
     /// What guests may reach of the network.
     pub(crate) fn outbound(&self, log: &Log) -> Result<Outbound> {
         let options = &self.options.outbound;
         let trust = match options.grants().is_empty() {
             true => None,
-            false => Some(Trust::new(&options.ca_file)?),
+            false => Some(Trust::new(&options.ca_file, log)?),
         };
         Ok(Outbound::new(options.grants(), options.limits(), trust, log.clone()))
     }

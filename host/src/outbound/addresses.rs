@@ -7,7 +7,7 @@ pub(super) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Whether it is an address of the public Internet: none of the special ones of IANA's registries
+/// Whether it is an address of the public Internet: no private, local or otherwise special one
 /// (RFC 6890), and none that stands for one of these.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match canonical(address) {
@@ -27,6 +27,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         [172, 16..=31, ..] | [192, 168, ..] => true,
         // For protocols, for documents, and the anycast relays of 6to4.
         [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => true,
+        // Azure's metadata service.
+        [168, 63, 129, 16] => true,
         // For measurements.
         [198, 18..=19, ..] => true,
         // Multicast, reserved, broadcast.
@@ -62,7 +64,7 @@ mod tests {
     fn special_addresses_in_every_form_are_not_public() {
         let special = "\
             0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.255.0.1 \
-            169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.8 192.0.2.1 192.88.99.1 \
+            169.254.169.254 168.63.129.16 172.16.0.1 172.31.255.255 192.0.0.8 192.0.2.1 192.88.99.1 \
             192.168.1.1 198.18.0.1 198.19.255.255 198.51.100.7 203.0.113.9 224.0.0.1 239.1.2.3 \
             240.0.0.1 255.255.255.255 :: ::1 ::127.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 \
             ::ffff:10.0.0.1 ::ffff:169.254.169.254 64:ff9b::127.0.0.1 64:ff9b::a9fe:a9fe \

@@ -13,9 +13,11 @@ use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -24,6 +26,7 @@ use super::Outbound;
 use super::destination::{Destination, Target};
 use super::failure::Failure;
 use super::progress::Progress;
+use crate::memory::account::OnNoAccount;
 
 /// Makes connections for the HTTP client.
 #[derive(Clone)]
@@ -42,7 +45,9 @@ impl Service<Uri> for Connector {
         let outbound = self.0.clone();
         // The request that it is made for; another one may get it.
         let progress = Progress::current();
-        Box::pin(async move {
+        // Connections are the server's, whichever guest was the first to need one.
+        let _until_end = OnNoAccount::begin();
+        Box::pin(uncharged(async move {
             let (destination, is_tls) = destination(&uri)?;
             let time_max =
                 progress.as_ref().map_or(outbound.limits.times.connect, |progress| progress.connect);
@@ -51,8 +56,18 @@ impl Service<Uri> for Connector {
                 progress.connected();
             }
             connected
-        })
+        }))
     }
+}
+
+/// A future that allocates on no guest's account.
+async fn uncharged<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        let _until_end = OnNoAccount::begin();
+        future.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Where a request goes, and whether by TLS.
@@ -70,7 +85,11 @@ pub(crate) fn destination(uri: &Uri) -> Result<(Destination, bool), Failure> {
     let port = match &authority.as_str()[authority.host().len()..] {
         "" if is_tls => 443,
         "" => 80,
-        text => text.strip_prefix(':').and_then(|port| port.parse().ok()).unwrap_or(0),
+        text => text
+            .strip_prefix(':')
+            .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|port| port.parse().ok())
+            .unwrap_or(0),
     };
     if port == 0 {
         return Err(Failure::Destination("the port is none"));
@@ -89,18 +108,27 @@ impl Outbound {
         let found = timeout_at(deadline, self.addresses(destination)).await;
         let addresses = found.map_err(|_| Failure::LookupTimeout)??;
         let connected = timeout_at(deadline, async {
-            let stream = connect_to_one(&addresses).await?;
-            // Small requests do not wait for more. Where that cannot be had, they do.
+            let permit = self.left.connection()?;
+            let stream = connect_to_one(&addresses, deadline).await?;
+            // Small requests do not wait for more, and an upstream that takes nothing is given up.
+            // Where the system has no such things, it goes on without.
             let _ = stream.set_nodelay(true);
-            match is_tls {
-                true => self.handshake(destination, stream).await,
-                false => Ok(Stream { io: TokioIo::new(Box::new(stream)), is_http2: false }),
-            }
+            let time_max = u32::try_from(self.limits.times.between_bytes.as_millis()).unwrap_or(u32::MAX);
+            let _ = set_tcp_user_timeout(&stream, time_max);
+            let (io, is_http2): (Box<dyn Duplex>, bool) = match is_tls {
+                true => self.handshake(destination, stream).await?,
+                false => (Box::new(stream), false),
+            };
+            Ok(Stream { io: TokioIo::new(io), is_http2, _permit: permit })
         });
         connected.await.map_err(|_| Failure::ConnectTimeout)?
     }
 
-    async fn handshake(&self, destination: &Destination, stream: TcpStream) -> Result<Stream, Failure> {
+    async fn handshake(
+        &self,
+        destination: &Destination,
+        stream: TcpStream,
+    ) -> Result<(Box<dyn Duplex>, bool), Failure> {
         let name = match &destination.host {
             Target::Name(name) => ServerName::try_from(name.clone())
                 .map_err(|_| Failure::Destination("the host has no name for TLS"))?,
@@ -110,17 +138,21 @@ impl Outbound {
         let connector = TlsConnector::from(trust.config());
         let stream = connector.connect(name, stream).await.map_err(|error| Failure::Tls(error.into()))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Stream { io: TokioIo::new(Box::new(stream)), is_http2 })
+        Ok((Box::new(stream), is_http2))
     }
 }
 
-/// The first of them that takes a connection.
-async fn connect_to_one(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+/// The first of them that takes a connection. Each has its share of the time that is left.
+async fn connect_to_one(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Failure> {
     let mut last = io::Error::other("there is no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    for (index, address) in addresses.iter().enumerate() {
+        let (now, left) = (Instant::now(), (addresses.len() - index) as u32);
+        let share = deadline.saturating_duration_since(now) / left;
+        match timeout_at(now + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) if left == 1 => return Err(Failure::ConnectTimeout),
+            Err(_) => {}
         }
     }
     Err(Failure::Connect(last.into()))
@@ -134,6 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub(super) struct Stream {
     io: TokioIo<Box<dyn Duplex>>,
     is_http2: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connection for Stream {

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     Protocol(String),
     /// What is sent could not be made.
     Request(String),
+    /// The guest call that sends it was cut off.
+    Cut,
 }
 
 impl Failure {
@@ -45,8 +47,13 @@ impl Failure {
             {
                 return failure;
             }
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                return Failure::of_io(error);
+            if let Some(error) = error.downcast_ref::<rustls::Error>() {
+                return Failure::Tls(Arc::new(io::Error::other(error.clone())));
+            }
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && let Some(failure) = Failure::of_io(error)
+            {
+                return failure;
             }
             cause = error.source();
         }
@@ -67,12 +74,18 @@ impl Failure {
         }
     }
 
-    fn of_io(error: &io::Error) -> Failure {
+    fn of_io(error: &io::Error) -> Option<Failure> {
+        // What is inside of it is not its source.
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+            return Some(Failure::Tls(Arc::new(io::Error::other(error.clone()))));
+        }
         match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-                Failure::Incomplete
-            }
-            _ => Failure::Protocol(error.to_string()),
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Some(Failure::Incomplete),
+            io::ErrorKind::TimedOut => Some(Failure::BetweenBytesTimeout),
+            _ => None,
         }
     }
 }
@@ -101,6 +114,7 @@ impl fmt::Display for Failure {
             Failure::HeadTooLarge => f.write_str("the head of the response is too large"),
             Failure::Incomplete => f.write_str("the connection ended too early"),
             Failure::Protocol(what) => write!(f, "no response: {what}"),
+            Failure::Cut => f.write_str("the call was cut off"),
             Failure::Request(what) => write!(f, "the request cannot be sent: {what}"),
         }
     }

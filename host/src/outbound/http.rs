@@ -11,13 +11,15 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::connect::{Connector, destination};
 use super::failure::Failure;
+use super::permits::Permits;
 use super::progress::Progress;
-use super::{Outbound, Times};
+use super::sent::{Cut, Sent};
+use super::{BoxError, Outbound, Times};
 
 /// How long a connection that nobody uses is kept.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -25,12 +27,16 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = 32;
 /// The head of a response.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What an upstream may send over one stream of HTTP/2 before the guest takes it.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// And over all streams of one connection: as 64 do.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// How often a connection of HTTP/2 with requests under way is tried, and how long for.
+const PING_TIME: Duration = Duration::from_secs(20);
 
 /// The client of one worker, for bodies of this kind.
 pub(crate) struct HttpClient<B> {
-    client: legacy::Client<Connector, B>,
+    client: legacy::Client<Connector, Sent<B>>,
     outbound: Arc<Outbound>,
 }
 
@@ -48,23 +54,30 @@ where
             .pool_max_idle_per_host(IDLE_MAX)
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .http2_max_header_list_size(HEAD_BYTES_MAX as u32)
+            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+            .http2_keep_alive_interval(PING_TIME)
+            .http2_keep_alive_timeout(PING_TIME)
             .build(Connector(outbound.clone()));
         HttpClient { client, outbound }
     }
 
     /// Sends a request of an instance that may have `of_one` more under way. Who asks may wait for
-    /// less time than the limits say, not for more.
+    /// less time than the limits say, not for more. If its call is `cut`, so is its body.
     pub(crate) fn send(
         &self,
         request: Request<B>,
         times: Times,
         of_one: &Arc<Semaphore>,
+        cut: Cut,
     ) -> impl Future<Output = Result<Response<Received>, Failure>> + Send + use<B> {
         let begun = self.begin(&request, of_one);
         let times = times.within(self.outbound.limits.times);
         let client = self.client.clone();
         async move {
             let permits = begun?;
+            let request = request.map(|body| Sent::new(body, cut, permits.clone()));
             let progress = Progress::new(times.connect);
             let mut responding = pin!(progress.clone().of(client.request(request)));
             let mut deadline = Instant::now() + times.first_byte;
@@ -83,14 +96,13 @@ where
         }
     }
 
-    fn begin(&self, request: &Request<B>, of_one: &Arc<Semaphore>) -> Result<Permits, Failure> {
+    fn begin(&self, request: &Request<B>, of_one: &Arc<Semaphore>) -> Result<Arc<Permits>, Failure> {
         if request.method() == Method::CONNECT {
             return Err(Failure::Destination("a tunnel is not granted"));
         }
         let (destination, _) = destination(request.uri())?;
         self.outbound.check(&destination)?;
-        let permit = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().map_err(|_| Failure::TooMany);
-        Ok(Permits { _of_one: permit(of_one)?, _of_all: permit(&self.outbound.requests)? })
+        self.outbound.left.request(of_one)
     }
 }
 
@@ -108,23 +120,17 @@ impl Times {
     }
 }
 
-/// What a request holds from its beginning to the end of its response.
-struct Permits {
-    _of_one: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
 /// The body of a response.
 pub(crate) struct Received {
     incoming: Incoming,
     time_max: Duration,
     /// Set while something is waited for.
     timer: Option<Pin<Box<Sleep>>>,
-    _permits: Permits,
+    _permits: Arc<Permits>,
 }
 
 impl Received {
-    fn new(incoming: Incoming, time_max: Duration, permits: Permits) -> Received {
+    fn new(incoming: Incoming, time_max: Duration, permits: Arc<Permits>) -> Received {
         Received { incoming, time_max, timer: None, _permits: permits }
     }
 }

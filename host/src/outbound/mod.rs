@@ -13,26 +13,30 @@ pub(crate) mod failure;
 pub(crate) mod grants;
 /// Requests over HTTP.
 pub(crate) mod http;
+/// How much of it may be used at once.
+pub(crate) mod permits;
 /// How far a request is.
 mod progress;
 /// What is told of refusals.
 mod refusals;
+/// The bodies of requests.
+pub(crate) mod sent;
 /// Who is believed to be whom.
 pub(crate) mod tls;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-
-use tokio::sync::Semaphore;
 
 use self::destination::{Destination, Target};
 use self::failure::Failure;
 use self::grants::Grants;
+use self::permits::Left;
 use self::refusals::Refusals;
 use self::tls::Trust;
 use crate::telemetry::log::Log;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What guests may take of it, whatever they ask for.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +65,13 @@ pub(crate) struct Outbound {
     limits: Limits,
     /// None if nothing is granted.
     trust: Option<Trust>,
-    /// One for each further request that may begin.
-    requests: Arc<Semaphore>,
+    left: Left,
     refusals: Refusals,
 }
 
 impl Outbound {
     pub(crate) fn new(grants: Grants, limits: Limits, trust: Option<Trust>, log: Log) -> Outbound {
-        let requests = Arc::new(Semaphore::new(limits.requests_max.min(Semaphore::MAX_PERMITS)));
-        Outbound { grants, limits, trust, requests, refusals: Refusals::new(log) }
+        Outbound { grants, limits, trust, left: Left::new(limits.requests_max), refusals: Refusals::new(log) }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -79,6 +81,23 @@ impl Outbound {
     /// Something is granted.
     pub(crate) fn grants_anything(&self) -> bool {
         !self.grants.is_empty()
+    }
+
+    /// How many sockets the process may have for it.
+    pub(crate) fn sockets_max(limits: Limits) -> usize {
+        permits::connections_max(limits.requests_max)
+    }
+
+    /// Asks the system, which has no end of it that one could wait for: whoever waits for one may
+    /// give up, but others begin only when it has one.
+    async fn look_up(&self, name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let permit = self.left.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let found = tokio::task::spawn_blocking(move || {
+            let found = (name.as_str(), port).to_socket_addrs();
+            drop(permit);
+            Ok(found?.collect())
+        });
+        found.await.map_err(io::Error::other)?
     }
 
     /// Refuses what is not granted, as far as that is known without the destination's addresses.
@@ -96,8 +115,8 @@ impl Outbound {
         let found: Vec<SocketAddr> = match &destination.host {
             Target::Address(address) => vec![SocketAddr::new(*address, destination.port)],
             Target::Name(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), destination.port)).await;
-                found.map_err(|error| Failure::Lookup(error.into()))?.collect()
+                let found = self.look_up(name.clone(), destination.port).await;
+                found.map_err(|error| Failure::Lookup(error.into()))?
             }
         };
         let is_allowed = |address: &SocketAddr| self.grants.allow_address(destination, address.ip());

@@ -11,6 +11,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::telemetry::log::Log;
+
 /// What a connection over TLS is checked by.
 #[derive(Clone)]
 pub(crate) struct Trust {
@@ -19,7 +21,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// The system's authorities, and those of these files.
-    pub(crate) fn new(files: &[impl AsRef<Path>]) -> Result<Trust> {
+    pub(crate) fn new(files: &[impl AsRef<Path>], log: &Log) -> Result<Trust> {
         let mut roots = RootCertStore::empty();
         // One that is malformed is of no use, and does no harm.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -35,6 +37,11 @@ impl Trust {
                 count += 1;
             }
             ensure!(count > 0, "{}: has no certificates (PEM)", named());
+        }
+        if roots.is_empty() {
+            log.server(format_args!(
+                "there are no certificate authorities: no guest can ask by https; install the system's (ca-certificates), or name a file with --ca-file"
+            ));
         }
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

@@ -208,7 +208,7 @@ impl Instance {
     fn ended(mut self, result: Result<(), Failure>) -> Ended {
         let state = self.store.data_mut();
         self.program.note_bytes(state.bytes());
-        state.end_call();
+        state.end_call(result.is_ok());
         let result = result.map_err(|failure| state.cause(failure));
         Ended { instance: Some(self), result }
     }

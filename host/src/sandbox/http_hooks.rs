@@ -11,8 +11,9 @@ use wasmtime_wasi_http::{
 
 use super::host::Host;
 use super::outbound_http;
-use crate::outbound::connect;
 use crate::outbound::failure::Failure;
+use crate::outbound::sent::Cut;
+use crate::outbound::{connect, permits};
 
 /// A guest may write this much of a body in one call; the host holds two such
 /// chunks for each response at most.
@@ -23,11 +24,24 @@ pub(crate) struct Hooks {
     server: Arc<Host>,
     /// One for each further request that the instance may begin; made for the first one.
     requests: Option<Arc<Semaphore>>,
+    /// Of the call that is under way; made for its first request.
+    cut: Option<Cut>,
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.cut.iter().for_each(Cut::set);
+    }
 }
 
 impl Hooks {
     pub(crate) fn new(server: Arc<Host>) -> Hooks {
-        Hooks { server, requests: None }
+        Hooks { server, requests: None, cut: None }
+    }
+
+    /// The call has ended well: what it has sent is whole.
+    pub(crate) fn end_call(&mut self) {
+        self.cut = None;
     }
 }
 
@@ -57,9 +71,9 @@ impl WasiHttpHooks for Hooks {
             return Box::new(async { Err(outbound_http::error(failure)) });
         };
         let limits = outbound.limits();
-        let requests =
-            self.requests.get_or_insert_with(|| Arc::new(Semaphore::new(limits.requests_of_one_max)));
-        Box::new(outbound_http::send(client, request, options.unwrap_or_default(), limits.times, requests))
+        let requests = self.requests.get_or_insert_with(|| permits::semaphore(limits.requests_of_one_max));
+        let (options, cut) = (options.unwrap_or_default(), self.cut.get_or_insert_default().clone());
+        Box::new(outbound_http::send(client, request, options, limits.times, requests, cut))
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

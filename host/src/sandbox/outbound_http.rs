@@ -12,6 +12,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 use crate::outbound::Times;
 use crate::outbound::failure::Failure;
 use crate::outbound::http::{HEAD_BYTES_MAX, HttpClient};
+use crate::outbound::sent::Cut;
 
 /// Its response, and what is left to do until its connection is done with it: nothing, since
 /// the client sees to that.
@@ -25,13 +26,14 @@ pub(super) fn send(
     options: RequestOptions,
     most: Times,
     requests: &Arc<Semaphore>,
+    cut: Cut,
 ) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
     let times = Times {
         connect: options.connect_timeout.unwrap_or(most.connect),
         first_byte: options.first_byte_timeout.unwrap_or(most.first_byte),
         between_bytes: options.between_bytes_timeout.unwrap_or(most.between_bytes),
     };
-    let response = client.send(request, times, requests);
+    let response = client.send(request, times, requests, cut);
     async move {
         let response = response.await.map_err(|failure| match failure {
             // Before its head there is no response that could be incomplete.
@@ -57,7 +59,7 @@ pub(super) fn error(failure: Failure) -> Error {
         Failure::TooMany => Error::ConnectionLimitReached,
         Failure::FirstByteTimeout | Failure::BetweenBytesTimeout => Error::ConnectionReadTimeout,
         Failure::HeadTooLarge => Error::HttpResponseHeaderSectionSize(Some(HEAD_BYTES_MAX as u32)),
-        Failure::Incomplete => Error::HttpResponseIncomplete,
+        Failure::Incomplete | Failure::Cut => Error::HttpResponseIncomplete,
         Failure::Protocol(_) => Error::HttpProtocolError,
         Failure::Request(what) => Error::InternalError(Some(what)),
     }

@@ -99,6 +99,8 @@ pub(crate) struct RequestHead {
 
 /// The host's side of one instance.
 pub(crate) struct State {
+    /// The first field: it says that a call was cut off, before what the call sends is dropped.
+    hooks: Hooks,
     pub(crate) server: Arc<Host>,
     /// What the guest call under way answers, if the guest asks for it in this form.
     pub(crate) request: RequestHead,
@@ -112,7 +114,6 @@ pub(crate) struct State {
     /// can change files any more.
     files: Option<Box<Files>>,
     http: WasiHttpCtx,
-    hooks: Hooks,
     /// Made with the context of WASI.
     outputs: Option<Outputs>,
     memory_bytes: usize,
@@ -271,7 +272,11 @@ impl State {
         self.request = RequestHead::default();
     }
 
-    pub(crate) fn end_call(&mut self) {
+    /// The guest call has ended, and that well or not.
+    pub(crate) fn end_call(&mut self, is_good: bool) {
+        if is_good {
+            self.hooks.end_call();
+        }
         self.outputs.iter().for_each(Outputs::finish_lines);
         // What the call needed and gave back is for others.
         if self.account.bytes() + 2 * HOST_STEP_BYTES < self.host_bytes {

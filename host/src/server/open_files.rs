@@ -20,7 +20,8 @@ pub(super) fn share(settings: &Settings) -> usize {
     let own = OWN
         + OWN_OF_THREAD * u64::from(settings.threads().get())
         + 2 * u64::from(settings.cores())
-        + settings.folders_named() as u64;
+        + settings.folders_named() as u64
+        + settings.outbound_sockets() as u64;
     let needed = own + u64::from(settings.connections()) + wanted;
     if needed <= limit {
         return settings.open_files_total();

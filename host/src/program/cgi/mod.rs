@@ -136,7 +136,7 @@ async fn run(
     let result = account.charge(pin!(command.run(&mut store))).await;
     let state = store.data_mut();
     note_bytes(state.bytes());
-    state.end_call();
+    state.end_call(result.is_ok());
     result.map_err(|failure| state.cause(failure))
 }
 

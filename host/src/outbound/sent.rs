@@ -1,0 +1,67 @@
+//! The body of a request, on its way to an upstream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+
+use super::BoxError;
+use super::failure::Failure;
+use super::permits::Permits;
+
+/// Whether the call that sends it was cut off. What it has sent is then no whole body, though
+/// nobody says so: it ends like any other.
+#[derive(Clone, Default)]
+pub(crate) struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// It holds its request's permits, which may have its response before it ends.
+pub(crate) struct Sent<B> {
+    body: B,
+    cut: Cut,
+    _permits: Arc<Permits>,
+}
+
+impl<B> Sent<B> {
+    pub(super) fn new(body: B, cut: Cut, permits: Arc<Permits>) -> Sent<B> {
+        Sent { body, cut, _permits: permits }
+    }
+}
+
+impl<B: Body + Unpin> Body for Sent<B>
+where
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(match frame {
+            None if self.cut.is_set() => Some(Err(Failure::Cut.into())),
+            frame => frame.map(|frame| frame.map_err(Into::into)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.cut.is_set() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
