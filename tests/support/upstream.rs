@@ -11,6 +11,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::Folder;
 
+/// A field of requests that are answered before their bodies have come.
+pub const EARLY: &str = "x-early: 1";
+
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -109,32 +112,38 @@ fn serve(
     answer: &Answer,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    loop {
-        match read(&mut stream) {
-            Ok(None) => return Ok(()),
-            Ok(Some(asked)) => {
-                all.lock().unwrap().push(asked.clone());
-                answer(&asked, stream.get_mut())?;
-                stream.get_mut().flush()?;
-            }
-            Err(error) => {
-                broken.fetch_add(1, Ordering::SeqCst);
-                return Err(error);
-            }
+    while let Some(head) = read_head(&mut stream)? {
+        let is_early = head.iter().any(|line| line == EARLY);
+        if is_early {
+            answer(&Asked { head: head.clone(), body: Vec::new() }, stream.get_mut())?;
+            stream.get_mut().flush()?;
+        }
+        let body = read_body(&mut stream, &head).inspect_err(|_| {
+            broken.fetch_add(1, Ordering::SeqCst);
+        })?;
+        let asked = Asked { head, body };
+        all.lock().unwrap().push(asked.clone());
+        if !is_early {
+            answer(&asked, stream.get_mut())?;
+            stream.get_mut().flush()?;
         }
     }
+    Ok(())
 }
 
-fn read(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
+fn read_head(stream: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     let mut head = Vec::new();
     loop {
         match line(stream)? {
             None if head.is_empty() => return Ok(None),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Some(line) if line.is_empty() => break,
+            Some(line) if line.is_empty() => return Ok(Some(head)),
             Some(line) => head.push(line),
         }
     }
+}
+
+fn read_body(stream: &mut impl BufRead, head: &[String]) -> io::Result<Vec<u8>> {
     let field = |name: &str| {
         let field = head.iter().filter_map(|line| line.split_once(':'));
         field.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
@@ -156,7 +165,7 @@ fn read(stream: &mut impl BufRead) -> io::Result<Option<Asked>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(Some(Asked { head, body }))
+    Ok(body)
 }
 
 fn line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
