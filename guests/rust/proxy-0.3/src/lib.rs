@@ -40,7 +40,8 @@ async fn ask(request: Request) -> Result<Response, ErrorCode> {
     let (asked, _sent) = Request::new(copied(&fields), Some(body), trailers, Some(options));
     let set = asked.set_method(&method).and_then(|()| asked.set_scheme(Some(&scheme)));
     let set = set.and_then(|()| asked.set_authority(Some(authority)));
-    set.and_then(|()| asked.set_path_with_query(Some(path))).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    set.and_then(|()| asked.set_path_with_query(Some(path)))
+        .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     client::send(asked).await
 }
 
@@ -50,7 +51,8 @@ fn options(text: &str) -> RequestOptions {
     let mut times = text.split(' ').map(|time| time.parse().ok().map(|time: u64| time * 1_000_000));
     let set = options.set_connect_timeout(times.next().flatten());
     let set = set.and_then(|()| options.set_first_byte_timeout(times.next().flatten()));
-    set.and_then(|()| options.set_between_bytes_timeout(times.next().flatten())).expect("the server has them");
+    set.and_then(|()| options.set_between_bytes_timeout(times.next().flatten()))
+        .expect("the server has them");
     options
 }
 

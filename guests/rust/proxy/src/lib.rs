@@ -43,7 +43,8 @@ fn ask(request: IncomingRequest) -> Result<IncomingResponse, ErrorCode> {
     let asked = OutgoingRequest::new(copied(&fields));
     let set = asked.set_method(&request.method()).and_then(|()| asked.set_scheme(Some(&scheme)));
     let set = set.and_then(|()| asked.set_authority(Some(authority)));
-    set.and_then(|()| asked.set_path_with_query(Some(path))).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    set.and_then(|()| asked.set_path_with_query(Some(path)))
+        .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     let body = asked.body().expect("the body is taken once");
     let response = outgoing_handler::handle(asked, Some(options(&text(&fields, "x-timeouts"))))?;
     // If the upstream takes no more of it, it says why in its response.
@@ -60,7 +61,8 @@ fn options(text: &str) -> RequestOptions {
     let mut times = text.split(' ').map(|time| time.parse().ok().map(|time: u64| time * 1_000_000));
     let set = options.set_connect_timeout(times.next().flatten());
     let set = set.and_then(|()| options.set_first_byte_timeout(times.next().flatten()));
-    set.and_then(|()| options.set_between_bytes_timeout(times.next().flatten())).expect("the server has them");
+    set.and_then(|()| options.set_between_bytes_timeout(times.next().flatten()))
+        .expect("the server has them");
     options
 }
 
