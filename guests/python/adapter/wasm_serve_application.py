@@ -1,33 +1,30 @@
-"""The module that componentize-py is pointed at: its two exported classes.
+"""The module that componentize-py is pointed at: its exported classes.
 
-Everything here runs once, while the component is built; what is in memory at
-the end is what each instance starts with.
+Everything here runs once, while the interpreter is made. What is in memory at the end is what the
+build of each application starts with: `Application.load` imports the application, and what is in
+memory then is what each instance starts with.
 """
 
+import os
 import sys
 
-# Modules are what their sources say: no compiled form of another time is read, and none is
-# written to the folders of the user's modules, which are mounted writable.
+# Modules are what their sources say: no compiled form of another time is read, and none is written.
 sys.pycache_prefix = "/none"
 sys.dont_write_bytecode = True
+# They are componentize-py's, for the interpreter alone.
+os.environ.clear()
 
-from wasm_serve import report
+from wasm_serve import application, callbacks, commonly_needed, host, library, loop, report, streams_of_output
+from wasm_serve import temporary, wsgi
 
-with report.of_the_build():
-    from wasm_serve import variables
+streams_of_output.install()
+loop.install()
+temporary.install()
+library.copy_to(report.FOLDERS[0])
 
-    variables.watch()
-    from wasm_serve import application, callbacks, commonly_needed, host, loop, streams_of_output, temporary, wsgi
-    from wasm_serve import beginning, chance, contexts, handles
 
-    streams_of_output.install()
-    loop.install()
-    temporary.install()
-    handles.watch()
-    chance.watch()
-    wsgi.serve(application.load())
-    # What was printed meanwhile is not to be printed by each instance.
-    streams_of_output.flush()
+class Application:
+    load = staticmethod(application.load)
 
 
 class IncomingHandler:
@@ -38,13 +35,5 @@ class Callback:
     run = staticmethod(callbacks.run)
 
 
-with report.of_the_build():
-    handles.let_go()
-    chance.let_go()
-    variables.let_go()
-    contexts.begin_here()
-    wsgi.answer = contexts.starting(wsgi.answer)
-    callbacks.run_call = contexts.starting(callbacks.run_call)
-    report.finish()
-beginning.install()
+report.keep_lines()
 host.install()

@@ -36,7 +36,8 @@ impl Folder {
 
     /// A folder that is removed with the value.
     pub(crate) fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
-        private().tempdir_in(&self.0)
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(UNFINISHED).permissions(fs::Permissions::from_mode(0o700)).tempdir_in(&self.0)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -62,18 +63,6 @@ impl Folder {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect()
     }
-}
-
-/// A folder for this user alone where all programs put theirs, removed with the value.
-pub(crate) fn temporary_folder() -> io::Result<tempfile::TempDir> {
-    Way::to(&std::env::temp_dir())?.check()?;
-    private().tempdir()
-}
-
-fn private() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED).permissions(fs::Permissions::from_mode(0o700));
-    builder
 }
 
 /// Another server may be removing the same.

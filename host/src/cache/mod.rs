@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-pub(crate) use self::folder::{Folder, temporary_folder};
+pub(crate) use self::folder::Folder;
 use self::folder::{check_file, remove};
 use self::key::{KEY_BYTES, key};
 use crate::system::file;
@@ -49,10 +49,6 @@ impl Cache {
         let folder = Folder::open(folder)?;
         let key = key(&folder)?;
         Ok(Cache { folder, key, files_max })
-    }
-
-    pub(crate) fn temporary_folder(&self) -> io::Result<tempfile::TempDir> {
-        self.folder.temporary_folder()
     }
 
     /// Whether a file is there, and notes that it is used. What is in it is for `find` to see.

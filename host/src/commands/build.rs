@@ -27,8 +27,7 @@ pub(super) fn run(options: &Build) -> Result<ExitCode> {
         }
         Made::Python { application, tools, output } => {
             let cache = options.cache.folder();
-            let component =
-                python::component(&application, &tools, cache.as_deref(), &[], &|told| say(told))?;
+            let component = python::component(&application, &tools, cache.as_deref(), &|told| say(told))?;
             write(output, &component.bytes)?;
         }
     }

@@ -13,7 +13,8 @@ use anyhow::Result;
 
 use crate::config::Task;
 use crate::guest::compiling;
-use crate::system::confined;
+use crate::python::import;
+use crate::system::program;
 
 /// Does one of these.
 pub fn run(task: &Task) -> Result<ExitCode> {
@@ -26,8 +27,7 @@ pub fn run(task: &Task) -> Result<ExitCode> {
         Task::Compile(options) => {
             compiling::run(options.parent, options.settings(), options.memory, options.functions())
         }
-        Task::Confined(options) => {
-            confined::run(options.parent, options.writable.as_deref(), &options.program)
-        }
+        Task::Import(options) => import::run(options.parent, &options.files()),
+        Task::Run(options) => program::run(options.parent, &options.program),
     }
 }

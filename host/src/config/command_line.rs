@@ -11,10 +11,11 @@ use super::options::{MEMORY_LIMIT, Options};
 use super::paths::check_file;
 use super::project::{Build, Componentize, Dev, New};
 use super::serve::Settings;
-use super::tasks::{Compiling, Confined};
+use super::tasks::{Compiling, Importing, Running};
 use super::values::Bytes;
 use crate::guest::compiling;
-use crate::system::confined;
+use crate::python::import;
+use crate::system::program;
 
 /// Serve HTTP with a WebAssembly guest, each call behind a wall of its own. A guest is a
 /// component, which is a WebAssembly file that declares what it imports and exports, or a
@@ -76,8 +77,10 @@ pub enum Task {
     Inspect(Inspect),
     #[command(hide = true, name = compiling::TASK)]
     Compile(Compiling),
-    #[command(hide = true, name = confined::TASK)]
-    Confined(Confined),
+    #[command(hide = true, name = import::TASK)]
+    Import(Importing),
+    #[command(hide = true, name = program::TASK)]
+    Run(Running),
 }
 
 impl Task {
@@ -87,7 +90,7 @@ impl Task {
             Task::Dev(options) => options.check(),
             Task::Componentize(options) => options.check(),
             Task::Inspect(options) => options.check(),
-            Task::New(_) | Task::Compile(_) | Task::Confined(_) => Ok(()),
+            Task::New(_) | Task::Compile(_) | Task::Import(_) | Task::Run(_) => Ok(()),
         }
     }
 }

@@ -24,5 +24,5 @@ pub use self::options::Options;
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};
 pub use self::python::PythonOptions;
 pub use self::serve::Settings;
-pub use self::tasks::{Compiling, Confined};
+pub use self::tasks::{Compiling, Importing, Running};
 pub use self::values::{Bytes, Seconds};

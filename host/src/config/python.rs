@@ -35,11 +35,6 @@ pub struct PythonOptions {
     /// be there already.
     #[arg(long, help_heading = "What to serve")]
     pub offline: bool,
-
-    /// While a component is made of a Python file, let the modules that it imports write into
-    /// the folders that they are in, where the system cannot forbid it.
-    #[arg(long, help_heading = "What to serve")]
-    pub unconfined_build: bool,
 }
 
 impl PythonOptions {
@@ -60,7 +55,7 @@ impl PythonOptions {
     }
 
     pub fn tools(&self, cache: &CacheOptions) -> Tools {
-        Tools { folder: cache.tools(), offline: self.offline, is_confined: !self.unconfined_build }
+        Tools { folder: cache.tools(), offline: self.offline }
     }
 
     pub fn check(&self, file: &Path) -> Result<()> {

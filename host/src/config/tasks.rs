@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::guest::compiling::Settings;
+use crate::python::import::Files;
 
 /// A guest to be compiled, from standard input to standard output.
 #[derive(Args, Debug)]
@@ -49,16 +50,52 @@ impl Compiling {
     }
 }
 
-/// A program to be run.
+/// A Python application to be imported: it comes on standard input.
 #[derive(Args, Debug)]
-pub struct Confined {
+pub struct Importing {
     /// The process that asks for it.
     #[arg(long)]
     pub parent: u32,
 
-    /// The only folder in which the program may write.
+    /// The folder of the interpreter.
     #[arg(long)]
-    pub writable: Option<PathBuf>,
+    pub interpreter: PathBuf,
+
+    /// The interpreter's code.
+    #[arg(long)]
+    pub code: PathBuf,
+
+    /// Where its modules are looked for.
+    #[arg(long)]
+    pub folder: Vec<PathBuf>,
+
+    /// Where the component goes.
+    #[arg(long)]
+    pub component: PathBuf,
+
+    /// Where what is known of it goes.
+    #[arg(long)]
+    pub noted: PathBuf,
+}
+
+impl Importing {
+    pub fn files(&self) -> Files<'_> {
+        Files {
+            interpreter: &self.interpreter,
+            code: &self.code,
+            folders: &self.folder,
+            component: &self.component,
+            noted: &self.noted,
+        }
+    }
+}
+
+/// A program to be run.
+#[derive(Args, Debug)]
+pub struct Running {
+    /// The process that asks for it.
+    #[arg(long)]
+    pub parent: u32,
 
     /// The program, with its arguments.
     #[arg(last = true)]

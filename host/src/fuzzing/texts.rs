@@ -25,7 +25,7 @@ pub(super) fn options(bytes: &[u8]) {
         Some(Task::Build(options)) => _ = options.check().map(|()| drop(options.made())),
         Some(Task::Dev(options)) => _ = options.check(),
         Some(Task::Componentize(options)) => _ = options.check(),
-        Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_) | Task::Confined(_)) => {}
+        Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_) | Task::Import(_) | Task::Run(_)) => {}
         None => {
             // In granted folders it would look at a hundred thousand files.
             let checked = if serve.dir.is_empty() { serve.check() } else { serve.check_values() };

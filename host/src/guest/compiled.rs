@@ -177,6 +177,16 @@ impl Kept {
     }
 }
 
+/// Functions that were compiled before, in a folder of compiled guests.
+pub(crate) fn functions_in(folder: &Path) -> Option<Sealed> {
+    Cache::open(folder, FILES_MAX).ok()?.find_sealed(FUNCTIONS).ok()?
+}
+
+/// Keeps functions for the next guest there. Where they cannot be kept, they are compiled once more.
+pub(crate) fn keep_functions_in(folder: &Path, functions: &Sealed) {
+    let _ = Cache::open(folder, FILES_MAX).and_then(|cache| cache.keep_sealed(FUNCTIONS, functions));
+}
+
 fn cannot_be_used(folder: &Path, error: &io::Error, log: &Log) {
     log.server(format_args!(
         "--cache {}: cannot be used, the guest is compiled at every start: {error}{}",

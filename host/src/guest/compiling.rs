@@ -23,6 +23,10 @@ use crate::system::sealed::{Sealed, Unsealed};
 /// The task's name on the command line.
 pub(crate) const TASK: &str = "own-task-compile";
 
+/// Address space for a memory whose bounds need no check: wasm32 cannot reach
+/// beyond it.
+pub(crate) const RESERVATION_BYTES: u64 = 4 << 30;
+
 /// What compiling one guest may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -5,15 +5,12 @@ use anyhow::{Result, ensure};
 use wasmtime::{Enabled, Engine, PoolingAllocationConfig, ResourcesRequired};
 
 use super::Reuse;
-use crate::guest::compiling::{self, Settings};
+use crate::guest::compiling::{self, RESERVATION_BYTES, Settings};
 use crate::guest::summary::Summary;
 use crate::memory::memories::GUARD_BYTES;
 use crate::memory::views;
 use crate::sandbox::state::ELEMENT_BYTES;
 
-/// Address space for a memory whose bounds need no check: wasm32 cannot reach
-/// beyond it.
-pub(super) const RESERVATION_BYTES: u64 = 4 << 30;
 /// The same for a memory that may move: the compiler takes one that could reach no further for one that
 /// stays. The guard behind it covers the rest.
 pub(super) const MOVING_RESERVATION_BYTES: u64 = RESERVATION_BYTES - (64 << 10);

@@ -9,14 +9,13 @@ use anyhow::{Context, Result, ensure};
 use wasmtime::{Engine, InstanceAllocationStrategy, ResourcesRequired};
 
 use super::engine::{
-    ADDRESS_SPACE_BYTES, MOVING_RESERVATION_BYTES, RESERVATION_BYTES, Room, check_size, memory_bytes_min,
-    pool, settings,
+    ADDRESS_SPACE_BYTES, MOVING_RESERVATION_BYTES, Room, check_size, memory_bytes_min, pool, settings,
 };
 use super::link::Entry;
 use super::{Program, Size};
 use crate::guest::Content;
 use crate::guest::compiled::{self, Kept};
-use crate::guest::compiling::Compiled;
+use crate::guest::compiling::{Compiled, RESERVATION_BYTES};
 use crate::guest::initial_data::{self, Data, InitialData};
 use crate::guest::summary::Summary;
 use crate::memory::image::Image;

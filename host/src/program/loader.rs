@@ -16,7 +16,6 @@ use crate::python::{self, Application, Tools, variables};
 use crate::sandbox::host::{Grants, Host};
 use crate::sandbox::meta_variables;
 use crate::system::file;
-use crate::system::folders::Folder;
 use crate::telemetry::log::Log;
 
 /// What a guest is made of.
@@ -47,8 +46,6 @@ impl Source {
 pub(crate) struct Loader {
     source: Source,
     cache: Option<PathBuf>,
-    /// The folders that the guest sees.
-    granted: Vec<Folder>,
     /// The variables that it sees.
     environment: Vec<(String, String)>,
     room: Room,
@@ -64,8 +61,8 @@ impl Loader {
         room: Room,
         log: Log,
     ) -> Loader {
-        let (granted, environment) = (grants.folders.clone(), grants.environment.clone());
-        Loader { source, cache, granted, environment, room, log }
+        let environment = grants.environment.clone();
+        Loader { source, cache, environment, room, log }
     }
 
     /// Reads the guest as it is now, and compiles it. The error says what to change.
@@ -121,7 +118,7 @@ impl Loader {
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);
-                python::component(application, tools, self.cache.as_deref(), &self.granted, &tell)
+                python::component(application, tools, self.cache.as_deref(), &tell)
             }
         }
     }

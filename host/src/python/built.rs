@@ -118,7 +118,7 @@ pub(super) fn key(application: &Application) -> io::Result<String> {
 }
 
 /// The sum of what this program adds to every application.
-fn sum_of_our_side() -> String {
+pub(super) fn sum_of_our_side() -> String {
     let mut sum = Sum::default();
     sum.add(COMPONENTIZE.as_bytes());
     sum.add(CLOUDPICKLE.as_bytes());

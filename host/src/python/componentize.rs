@@ -1,22 +1,19 @@
-//! componentize-py, which puts CPython and an application into one component: where
-//! it is, how it gets there, and how it is run.
+//! componentize-py, which puts CPython and our adapter into one component: where it is,
+//! how it gets there, and how it is run.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use include_dir::{Dir, include_dir};
 use walkdir::WalkDir;
 
-use super::application::Application;
-use super::variables::{self, Asked};
 use crate::cache::{ANOTHER, Folder};
 use crate::contract::WIT;
 use crate::system::child;
-use crate::system::confined;
 use crate::system::file;
+use crate::system::program;
 use crate::system::trusted_path::{self, Way};
 use crate::terminal::say_while;
 
@@ -35,7 +32,7 @@ const MODULE: &str = "wasm_serve_application";
 /// where it was installed.
 const RUN: &str =
     "import sys, componentize_py; sys.argv[0] = 'componentize-py'; sys.exit(componentize_py.script())";
-/// An application that computes for ever when it is imported is not waited for longer.
+/// Installing it, or running it, takes a small part of this.
 const TIME_MAX: Duration = Duration::from_secs(900);
 
 /// Where the tool is looked for.
@@ -45,26 +42,12 @@ pub struct Tools {
     pub folder: Option<PathBuf>,
     /// Nothing may be installed.
     pub offline: bool,
-    /// What is run while a component is built can write nowhere else.
-    pub is_confined: bool,
 }
 
 /// The tool.
 pub struct Tool {
     /// Where it is, with what goes into components beside it.
     folder: PathBuf,
-    is_confined: bool,
-}
-
-/// A component that was made.
-pub(super) struct Built {
-    pub component: Vec<u8>,
-    /// Variables that the application asked for.
-    pub asked: Asked,
-    /// What went into it beside the application's file, as the adapter noted it: files, each with
-    /// the SHA-256 sum of its content, or "missing", and the folders of packages, each with that
-    /// of the names of its modules.
-    pub made_of: Vec<(PathBuf, String)>,
 }
 
 impl Tools {
@@ -96,24 +79,35 @@ impl Tools {
         self.tool(folder)
     }
 
-    /// Nobody else can have changed what is to be run.
     fn tool(&self, folder: PathBuf) -> Result<Tool> {
-        let name = folder.display();
-        let remove = || format!("remove {name}, so that it is installed anew, and see who can write there");
-        Way::to(&folder).and_then(|way| way.check()).with_context(remove)?;
-        for entry in WalkDir::new(&folder) {
-            let entry = entry.with_context(remove)?;
-            let why = trusted_path::check(&entry.metadata()?).err();
-            ensure!(why.is_none(), "{} {}; {}", entry.path().display(), why.unwrap_or_default(), remove());
-        }
-        Ok(Tool { folder, is_confined: self.is_confined })
+        check(&folder)?;
+        Ok(Tool { folder })
     }
+}
+
+impl Tool {
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Nobody else can have changed what is in the folder, which is to be run.
+pub(super) fn check(folder: &Path) -> Result<()> {
+    let name = folder.display();
+    let remove = || format!("remove {name}, so that it is made anew, and see who can write there");
+    Way::to(folder).and_then(|way| way.check()).with_context(remove)?;
+    for entry in WalkDir::new(folder) {
+        let entry = entry.with_context(remove)?;
+        let why = trusted_path::check(&entry.metadata()?).err();
+        ensure!(why.is_none(), "{} {}; {}", entry.path().display(), why.unwrap_or_default(), remove());
+    }
+    Ok(())
 }
 
 /// Puts the tool in its place at once: another server may be doing the same.
 fn install(tools: &Folder, folder: &Path) -> Result<()> {
     let unfinished = tools.temporary_folder()?;
-    let mut pip = confined::unconfined("python3");
+    let mut pip = program::ending_with_this("python3");
     // Isolated: what lies in the current folder is the application's, not pip's.
     pip.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
     pip.arg(unfinished.path()).args([COMPONENTIZE, CLOUDPICKLE]);
@@ -125,50 +119,33 @@ fn install(tools: &Folder, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the component, in the folder `stage` of its own.
-pub(super) fn build(tool: &Tool, application: &Application, source: &[u8], stage: &Path) -> Result<Built> {
+/// Makes the interpreter's component, with the folder `stage` to work in. The files of the
+/// standard library go into `library`.
+pub(super) fn run(tool: &Tool, stage: &Path, library: &Path) -> Result<Vec<u8>> {
     let folder = |name: &str| -> Result<PathBuf> {
         let path = stage.join(name);
         fs::create_dir(&path)?;
         Ok(path)
     };
-    let (wit, adapter, settings) = (folder("wit")?, folder("adapter")?, folder("settings")?);
+    let (wit, adapter) = (folder("wit")?, folder("adapter")?);
     lay_out(&wit)?;
     ADAPTER.extract(&adapter)?;
-    fs::write(settings.join("wasm_serve_settings.py"), settings_module(application))?;
-    fs::write(settings.join("source"), source)?;
-    fs::write(settings.join("variables.json"), variables::to_json(&application.environment))?;
     let component = stage.join("component.wasm");
-    // In this order modules are looked for: none of the application's replaces one
-    // of the adapter's.
-    let ours = [adapter, settings.clone(), tool.folder.clone()];
-    let mut python = match tool.is_confined {
-        true => confined::command("python3", stage),
-        false => confined::unconfined("python3"),
-    };
+    let mut python = program::ending_with_this("python3");
     // Without the packages that a user has beside the system's.
     python.args(["-s", "-c", RUN, "--wit-path"]).arg(&wit).args(["componentize", MODULE]);
-    for folder in ours.iter().chain(&application.folders) {
-        python.arg("--python-path").arg(std::path::absolute(folder)?);
+    // In this order modules are looked for.
+    for folder in [&adapter, &tool.folder, library] {
+        python.arg("--python-path").arg(folder);
     }
     python.arg("--output").arg(&component);
     // By itself, the tool would bundle packages that are installed for the host's Python.
     python.env("PYTHONPATH", &tool.folder).env("VIRTUAL_ENV", stage).env_remove("PYTHONHOME");
     python.env("PYTHONDONTWRITEBYTECODE", "1").env("TMPDIR", folder("temporary")?);
-    // Python looks for modules in the current folder first, and the application's are
-    // not for the host's Python.
     python.current_dir(&tool.folder);
     let output = child::run(python, TIME_MAX)?;
-    if !output.status.success() {
-        // The traceback of the application, or else whatever the tool said.
-        let why = text(&settings.join("failure.txt")).unwrap_or_else(|_| child::said(&output));
-        bail!("no component can be made of it:\n{}", why.trim_end());
-    }
-    let mut component = file::read_itself(&component).context("componentize-py has written no component")?;
-    let asked = file::read_itself(&settings.join("asked.json")).ok().and_then(|json| Asked::read(&json));
-    let asked = asked.context("the adapter has not written what variables were asked for")?;
-    asked.add_to(&mut component);
-    Ok(Built { component, asked, made_of: noted(&settings, ours.len(), &application.folders)? })
+    ensure!(output.status.success(), "componentize-py says:\n{}", child::said(&output));
+    file::read_itself(&component).context("componentize-py has written no component")
 }
 
 /// Puts what the component imports and exports where tools look for it: each package
@@ -180,32 +157,4 @@ fn lay_out(folder: &Path) -> Result<()> {
     fs::create_dir(&own)?;
     fs::rename(folder.join(name), own.join(name))?;
     Ok(())
-}
-
-/// What the adapter is told.
-fn settings_module(application: &Application) -> String {
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    format!(
-        "PATH = {}\nCALLABLE = {}\n",
-        text(&application.file.to_string_lossy()),
-        text(&application.callable)
-    )
-}
-
-/// What the adapter has noted. It sees the folders as `/0`, `/1` and so on, `ours` of them
-/// before those of the application.
-fn noted(settings: &Path, ours: usize, folders: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
-    let list = text(&settings.join("files.txt")).context("the adapter has written no list")?;
-    let noted = |line: &str| {
-        let (sum, path) = line.split_once(' ')?;
-        let (number, rest) = path.strip_prefix('/')?.split_once('/')?;
-        let folder = folders.get(number.parse::<usize>().ok()?.checked_sub(ours)?)?;
-        Some((folder.join(rest), sum.to_owned()))
-    };
-    Ok(list.lines().filter_map(noted).collect())
-}
-
-/// What the adapter has written where the application could have put something else.
-fn text(path: &Path) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&file::read_itself(path)?).into_owned())
 }

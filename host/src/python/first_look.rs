@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use super::application::Application;
 use crate::guest::file::MAGIC;
 use crate::system::child;
-use crate::system::confined;
+use crate::system::program;
 use crate::system::sealed::Sealed;
 
 const LOOK: &str = include_str!("../../../guests/python/first_look.py");
@@ -26,7 +26,7 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 /// nothing of it. What that cannot tell, the build will.
 pub(super) fn check(application: &Application, source: &[u8], tell: &dyn Fn(&str)) -> Result<()> {
     ensure!(!source.starts_with(MAGIC), "is WebAssembly, not Python; serve it with --guest");
-    let mut python = confined::unconfined("python3");
+    let mut python = program::ending_with_this("python3");
     python.args(["-I", "-S", "-W", "ignore", "-c", LOOK]).arg(&application.file);
     python.args([&application.callable, VERSION]).args(&application.folders);
     let source = Sealed::new("application", source)?;

@@ -9,6 +9,12 @@ mod built;
 mod componentize;
 /// What is told of an application before that.
 mod first_look;
+/// An application is imported in an instance of the interpreter.
+pub(crate) mod import;
+/// The interpreter, made once for all applications.
+mod interpreter;
+/// What its C library keeps of the host can be let go.
+mod reset;
 /// Variables of the environment that went into them.
 pub(crate) mod variables;
 
@@ -20,23 +26,22 @@ use anyhow::{Context, Result};
 pub(crate) use self::application::Application;
 use self::built::{Kept, Sources};
 pub(crate) use self::componentize::Tools;
+use self::import::Imported;
+use self::interpreter::Interpreter;
 use crate::cache;
 use crate::guest::Content;
 use crate::system::file;
-use crate::system::folders::{self, Folder, Guarded};
 use crate::terminal::say_while;
 
 /// The folder of components in that of the cache.
 const FOLDER: &str = "python";
 
 /// The component of an application: the one that is kept in `cache`, or one that is
-/// made now, which takes some seconds, where the guest cannot write into what is `granted`.
-/// The error says what to change; `tell` is told what only costs time.
+/// made now, which takes some seconds. The error says what to change; `tell` is told what only costs time.
 pub(crate) fn component(
     application: &Application,
     tools: &Tools,
     cache: Option<&Path>,
-    granted: &[Folder],
     tell: &dyn Fn(&str),
 ) -> Result<Content> {
     let named = || format!("--wsgi-file {}", application.file.display());
@@ -50,26 +55,20 @@ pub(crate) fn component(
         return Ok(component);
     }
     first_look::check(application, &source, tell).with_context(named)?;
-    let tool = tools.find_or_install().with_context(named)?;
-    let stage = match &kept {
-        Some(kept) => kept.cache.temporary_folder(),
-        None => cache::temporary_folder(),
-    };
-    let stage = stage.context("no folder to build in can be made")?;
-    folders::check(granted, &[Guarded::place("the folder to build in", stage.path())])?;
-    let built = say_while(
-        format_args!("Building a component of {}, 10 to 30 s", application.file.display()),
-        || componentize::build(&tool, application, &source, stage.path()).with_context(named),
+    let interpreter = Interpreter::find_or_make(tools, cache).with_context(named)?;
+    let Imported { component, asked, made_of } = say_while(
+        format_args!("Building a component of {}, some seconds", application.file.display()),
+        || import::import(&interpreter, application, &source).with_context(named),
     )?;
-    for (path, sum) in built.made_of {
+    for (path, sum) in made_of {
         sources.add(&path, sum).with_context(named)?;
     }
     if let (Some(kept), Some(cache)) = (&kept, cache)
-        && let Err(error) = kept.keep(&key, &built.component, sources, &built.asked)
+        && let Err(error) = kept.keep(&key, &component, sources, &asked)
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(Content { bytes: built.component, sum: None, is_made_here: true })
+    Ok(Content { bytes: component, sum: None, is_made_here: true })
 }
 
 /// The sum of a component that was made here, and is kept in `cache`; none of any other guest.

@@ -88,11 +88,6 @@ pub(crate) fn check(guest: &[u8], environment: &[(String, String)]) -> Result<()
     Ok(())
 }
 
-/// As the adapter is told of them.
-pub(crate) fn to_json(environment: &[(String, String)]) -> String {
-    json(&environment.iter().cloned().collect())
-}
-
 fn json(texts: &BTreeMap<String, String>) -> String {
     serde_json::to_string(texts).expect("texts are JSON")
 }

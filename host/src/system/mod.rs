@@ -2,8 +2,8 @@
 
 pub(crate) mod address_file;
 pub(crate) mod child;
-pub(crate) mod confined;
 pub(crate) mod file;
 pub(crate) mod folders;
+pub(crate) mod program;
 pub(crate) mod sealed;
 pub(crate) mod trusted_path;

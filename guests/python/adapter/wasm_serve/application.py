@@ -1,43 +1,74 @@
-"""From the settings to the user's WSGI callable.
+"""From an application's file to a callable in memory: the build.
 
-The generated module `wasm_serve_settings` says PATH (the file's name as the user
-gave it) and CALLABLE (the name of the callable in it); the file `source` beside it
-is the user's.
+It is run once, in an instance of the interpreter. What is in memory at its end is what each instance
+of the application starts with.
 """
 
+import importlib
 import importlib.util
 import inspect
+import json
 import linecache
 import os
 import re
 import sys
 import types
 
-import wasm_serve_settings as settings
+from wasm_serve import beginning, callbacks, chance, contexts, handles, host, report, streams_of_output
+from wasm_serve import variables, wsgi
 
-from wasm_serve import report
+
+def load(path, name, source, folders, environment):
+    """The export of `wasm-serve:gateway/application`. `source` is the file's content, a character a byte."""
+    try:
+        _look_in(folders)
+        variables.watch(environment)
+        # It has a copy of all variables, for servers that are processes of their own; nothing here is made of that.
+        with variables.unnoted():
+            importlib.import_module("wsgiref.handlers")
+        handles.watch()
+        chance.watch()
+        wsgi.serve(_application(path, name, source.encode("latin-1")))
+        # What was printed meanwhile is not to be printed by each instance.
+        streams_of_output.flush()
+        handles.let_go()
+        chance.let_go()
+        asked = variables.let_go()
+        contexts.begin_here()
+        wsgi.answer = contexts.starting(wsgi.answer)
+        callbacks.run_call = contexts.starting(callbacks.run_call)
+        beginning.is_the_next_call()
+        return json.dumps({"files": report.noted(), "variables": asked})
+    except BaseException as failure:
+        raise host.Err(report.failed(failure)) from None
 
 
-def load():
+def _look_in(folders):
+    """For modules: behind ours, so that none of the application's replaces one of those."""
+    at = sys.path.index(report.FOLDERS[-1])
+    sys.path[at : at + 1] = folders
+    report.FOLDERS[:] = folders
+    # What was in one of them when the interpreter was made.
+    sys.path_importer_cache.clear()
+
+
+def _application(path, name, source):
     """Executes the file as a module, so that its functions can be pickled by their names."""
-    stem = os.path.splitext(os.path.basename(settings.PATH))[0]
+    stem = os.path.splitext(os.path.basename(path))[0]
     module = types.ModuleType("uwsgi_file_" + re.sub(r"\W", "_", stem))
-    module.__file__ = settings.PATH
+    module.__file__ = path
     sys.modules[module.__name__] = module
-    with open(os.path.dirname(settings.__file__) + "/source", "rb") as file:
-        source = file.read()
-    code = compile(source, settings.PATH, "exec", dont_inherit=True)
+    code = compile(source, path, "exec", dont_inherit=True)
     # In the encoding that the source itself names.
     lines = importlib.util.decode_source(source).splitlines(keepends=True)
-    linecache.cache[settings.PATH] = (len(source), None, lines, settings.PATH)
+    linecache.cache[path] = (len(source), None, lines, path)
     with report.noting_files():
         exec(code, module.__dict__)
-    name = settings.CALLABLE
     application = getattr(module, name, None)
     if application is None:
-        raise AttributeError(f"{settings.PATH} has no {name!r}: name the WSGI callable with --callable")
+        raise AttributeError(f"{path} has no {name!r}: name the WSGI callable with --callable")
     if not callable(application):
-        raise TypeError(f"{name!r} in {settings.PATH} is not callable: it is a {type(application).__name__}")
+        raise TypeError(f"{name!r} in {path} is not callable: it is a {type(application).__name__}")
     if inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(type(application).__call__):
-        raise TypeError(f"{name!r} in {settings.PATH} is asynchronous (ASGI); what is served here is WSGI")
+        raise TypeError(f"{name!r} in {path} is asynchronous (ASGI); what is served here is WSGI")
     return application

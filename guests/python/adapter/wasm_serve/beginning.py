@@ -1,16 +1,23 @@
 """The beginning of an instance: what it does before its first call."""
 
-import random
-
-from wasm_serve import chance, host, variables
+from wasm_serve import callbacks, chance, host, variables, wsgi
 
 
-def install():
-    """At the end of the build. The runtime asks for `random.seed` then, and calls in each instance what it gets,
-    when it has put the server's variables into `os.environ`."""
-    host.give_once(random, "seed", begin)
+def is_the_next_call():
+    """At the end of the build: whichever export is called next begins an instance."""
+    from wasm_serve_application import Callback, IncomingHandler
+
+    exports = [(IncomingHandler, "handle", wsgi.handle), (Callback, "run", callbacks.run)]
+    for export, name, function in exports:
+        setattr(export, name, staticmethod(_beginning_with(function, exports)))
 
 
-def begin():
-    chance.seed_all()
-    variables.set_again()
+def _beginning_with(function, exports):
+    def begin(*arguments):
+        for export, name, itself in exports:
+            setattr(export, name, staticmethod(itself))
+        variables.set_again(host.call_import(host.ENVIRONMENT, ()))
+        chance.seed_all()
+        function(*arguments)
+
+    return begin

@@ -2,8 +2,6 @@
 
 import importlib
 
-from wasm_serve import variables
-
 NAMES = """
     encodings.idna encodings.latin_1 encodings.ascii encodings.utf_8 encodings.utf_8_sig encodings.utf_16
     encodings.cp1252 encodings.iso8859_15 encodings.punycode encodings.raw_unicode_escape
@@ -20,6 +18,3 @@ for name in NAMES:
     except ImportError:
         # Some are missing in a WebAssembly interpreter; a program that needs one fails by itself.
         pass
-# It has a copy of all variables, for servers that are processes of their own; nothing here is made of that.
-with variables.unnoted():
-    importlib.import_module("wsgiref.handlers")

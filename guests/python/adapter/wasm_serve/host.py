@@ -25,7 +25,7 @@ class Success(StopIteration):
 components.Ok = Success
 
 from wit_world.imports import host as gateway
-from wit_world.imports import poll, streams, timers
+from wit_world.imports import environment, poll, streams, timers
 from wit_world.imports import wasi_http_types as http
 
 call_import = runtime.call_import
@@ -68,6 +68,7 @@ READ = _number(streams.InputStream.blocking_read, 2)
 CALL_LATER = _number(gateway.call_later, 2)
 CALL_AT = _number(gateway.call_at, 2)
 CANCEL = _number(timers.cancel, 1)
+ENVIRONMENT = _number(environment.get_environment, 0)
 
 
 class Resource:

@@ -1,8 +1,4 @@
-"""What the build is told: which files went into the component, or why it failed.
-
-Of a successful build, componentize-py shows nothing that the program printed; so
-both are files in the folder of the settings, which is writable while it builds.
-"""
+"""What the build is told: which files went into the component, or why it failed."""
 
 import builtins
 import contextlib
@@ -19,38 +15,24 @@ from importlib.machinery import SourceFileLoader
 
 from wasm_serve import hints
 
+# Where the application's modules are looked for; while the interpreter is made, where they will be.
+FOLDERS = ["/2"]
+OURS = os.path.dirname(__file__)
 # What was imported or opened, by its path: the SHA-256 sum of what it was then, since that may be in
 # the component, or "missing". That of a folder of a package is the sum of the names of its modules.
 NOTED = {}
 
 
-def _folder():
-    import wasm_serve_settings
-
-    return os.path.dirname(wasm_serve_settings.__file__)
-
-
-@contextlib.contextmanager
-def of_the_build():
-    """Writes a failure's traceback to `failure.txt` and lets it end the build."""
-    try:
-        yield
-    except BaseException as failure:
-        with open(_folder() + "/failure.txt", "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(traceback.format_exception(_without_our_frames(failure))))
-            hint = hints.of_build(failure)
-            if hint:
-                file.write(hint + ".\n")
-        raise
+def failed(failure):
+    """What ended the build."""
+    lines = traceback.format_exception(_without_our_frames(failure))
+    return "".join([*lines, hints.of_build(failure)]).rstrip().encode("utf-8", "backslashreplace").decode()
 
 
 def _without_our_frames(failure):
     """The traceback from the user's first frame on, if there is one."""
-    ours = os.path.dirname(__file__)
     frames = failure.__traceback__
-    while frames and (
-        frames.tb_frame.f_code.co_filename.startswith((ours, os.path.dirname(ours) + "/wasm_serve", "<frozen"))
-    ):
+    while frames and frames.tb_frame.f_code.co_filename.startswith((OURS, "<frozen")):
         frames = frames.tb_next
     return failure.with_traceback(frames)
 
@@ -114,31 +96,41 @@ def _note_folder(path):
 
 
 def _is_in_a_folder(path):
-    """Whether it is in one of componentize-py's `-p` folders, which are `/0`, `/1` and so on.
-
-    One that cannot be in a line of UTF-8 is not.
-    """
-    return isinstance(path, str) and re.fullmatch(r"/\d+/[^\n\r\ud800-\udfff]+", path)
+    """Whether it is in one of the application's folders, and can be in a text. """
+    is_text = isinstance(path, str) and not re.search("[\ud800-\udfff]", path)
+    return is_text and path.startswith(tuple(f"{folder}/" for folder in FOLDERS))
 
 
-def finish():
-    """Writes what was noted to `files.txt`, a line each: `SUM PATH`; and keeps source lines for tracebacks."""
-    for module in list(sys.modules.values()):
-        if not isinstance(module, types.ModuleType):
-            continue
+def noted():
+    """What was noted, with all modules; their source lines are kept for tracebacks."""
+    for module in _modules():
         # Those of packages without `__init__.py`.
         for folder in vars(module).get("__path__") or ():
             _note_folder(folder)
         path = vars(module).get("__file__")
-        if not _is_in_a_folder(path):
-            continue
-        # One that was there before, or has no source.
-        _note(path)
-        lines = linecache.getlines(path)
-        # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
-        linecache.cache[path] = (sum(map(len, lines)), None, lines, path)
-    with open(_folder() + "/files.txt", "w", encoding="utf-8") as file:
-        file.writelines(f"{digest} {path}\n" for path, digest in sorted(NOTED.items()))
+        if _is_in_a_folder(path):
+            # One that was there before, or has no source.
+            _note(path)
+            _keep_lines(path)
     gc.collect()
     # What the build made is never garbage: instances need not look at it, so its pages stay shared.
     gc.freeze()
+    return NOTED
+
+
+def keep_lines():
+    """Keeps our own source lines, when the interpreter is made."""
+    for module in _modules():
+        path = vars(module).get("__file__")
+        if isinstance(path, str) and path.startswith(OURS):
+            _keep_lines(path)
+
+
+def _modules():
+    return [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+
+
+def _keep_lines(path):
+    lines = linecache.getlines(path)
+    # Without a time of change, `checkcache` does not look for the file, which is gone at run time.
+    linecache.cache[path] = (sum(map(len, lines)), None, lines, path)

@@ -7,10 +7,7 @@ What the import itself puts into the environment is there in each instance, as i
 
 import contextlib
 import hashlib
-import json
 import os
-
-import wasm_serve_settings as settings
 
 # What was asked for: a name, and the SHA-256 sum of its value, or "missing".
 NOTED = {}
@@ -63,24 +60,16 @@ class Noting(dict):
             self._note(name)
 
 
-def _file(name):
-    return f"{os.path.dirname(settings.__file__)}/{name}"
-
-
-def watch():
-    """Before anything is imported that may look at them."""
-    with open(_file("variables.json"), encoding="utf-8") as file:
-        given = json.load(file)
-    os.environ.clear()
+def watch(given):
+    """Before anything of the application is imported, which may look at them."""
     os.environ.update(given)
     _be_behind(Noting(os.environ._data))
 
 
 def let_go():
-    """After the application was imported."""
-    _be_behind(dict(os.environ._data.items()))
-    with open(_file("asked.json"), "w", encoding="utf-8") as file:
-        json.dump(NOTED, file)
+    """After the application was imported: what it asked for. An instance begins without any."""
+    _be_behind({})
+    return NOTED
 
 
 @contextlib.contextmanager
@@ -97,8 +86,9 @@ def _be_behind(data):
     os.environ._data = os.environb._data = data
 
 
-def set_again():
-    """In each instance, when it has the server's variables."""
+def set_again(given):
+    """In each instance: the server's variables, and what the import has changed."""
+    os.environ.update(given)
     for name, value in CHANGED.items():
         if value is not None:
             os.environb[name] = value
