@@ -14,8 +14,8 @@ sys.dont_write_bytecode = True
 # They are componentize-py's, for the interpreter alone.
 os.environ.clear()
 
-from wasm_serve import application, callbacks, commonly_needed, host, library, loop, report, streams_of_output
-from wasm_serve import temporary, wsgi
+from wasm_serve import application, callbacks, commonly_needed, host, lasting, library, loop, rehearsal, report
+from wasm_serve import streams_of_output, temporary, wsgi
 
 streams_of_output.install()
 loop.install()
@@ -24,7 +24,9 @@ library.copy_to(report.FOLDERS[0])
 
 
 class Application:
+    rehearse = staticmethod(rehearsal.begin)
     load = staticmethod(application.load)
+    lasting = staticmethod(lasting.places)
 
 
 class IncomingHandler:

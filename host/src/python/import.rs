@@ -9,18 +9,13 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Instance, Lift, Linker, ResourceType, WasmList};
-use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
-use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable};
-use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wizer::{ComponentInstanceState, Wizer};
+use serde_json::Value;
+use wasmtime::Engine;
 
 use super::application::Application;
+use super::instance::{Imports, Told};
 use super::interpreter::{self, Interpreter};
-use super::reset;
+use super::snapshot;
 use super::variables::Asked;
 use crate::system::child;
 use crate::system::sealed::{Sealed, Unsealed};
@@ -30,10 +25,6 @@ pub(crate) const TASK: &str = "own-task-import";
 
 /// An application that computes for ever when it is imported is not waited for longer.
 const TIME_MAX: Duration = Duration::from_secs(900);
-/// The export of `guests/python/wit`.
-const APPLICATION: &str = "wasm-serve:gateway/application@0.2.0";
-/// What a process shows of what the interpreter itself has printed, if that ends without an answer.
-const SAID_BYTES_MAX: usize = 64 << 10;
 /// The application itself is wrong.
 const REFUSED: u8 = 10;
 
@@ -54,14 +45,15 @@ pub(super) fn import(
     application: &Application,
     source: &[u8],
 ) -> Result<Imported> {
-    let asked = json!({
-        "path": application.file.to_string_lossy(),
-        "name": application.callable,
-        "source": source.iter().copied().map(char::from).collect::<String>(),
-        "variables": application.environment,
-    });
-    let asked = Sealed::new("application", asked.to_string().as_bytes())?;
-    asked.file().rewind()?;
+    let told = Told {
+        path: application.file.to_string_lossy().into_owned(),
+        name: application.callable.clone(),
+        source: source.iter().copied().map(char::from).collect(),
+        folders: (0..application.folders.len()).map(interpreter::folder_of_application).collect(),
+        variables: application.environment.clone(),
+    };
+    let told = Sealed::new("application", told.to_json().as_bytes())?;
+    told.file().rewind()?;
     let (component, noted) = (Unsealed::new("component")?, Unsealed::new("noted")?);
     let code = interpreter.code()?;
     let mut program = child::own_program(TASK);
@@ -71,7 +63,7 @@ pub(super) fn import(
     for folder in &application.folders {
         program.arg("--folder").arg(std::path::absolute(folder)?);
     }
-    program.stdin(Stdio::from(asked.into_file()));
+    program.stdin(Stdio::from(told.into_file()));
     let output = child::run(program, TIME_MAX)?;
     let said = child::said(&output);
     match output.status.code() {
@@ -115,9 +107,9 @@ pub struct Files<'a> {
 pub(crate) fn run(parent: u32, files: &Files<'_>) -> Result<ExitCode> {
     child::begin(parent)?;
     child::dies_first();
-    let asked: Value = serde_json::from_reader(io::stdin())?;
+    let told = Told::read(io::stdin())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(made(files, &asked))? {
+    match runtime.block_on(made(files, &told))? {
         Ok((component, noted)) => {
             File::create(files.component)?.write_all(&component)?;
             File::create(files.noted)?.write_all(noted.as_bytes())?;
@@ -131,166 +123,16 @@ pub(crate) fn run(parent: u32, files: &Files<'_>) -> Result<ExitCode> {
 }
 
 /// The component with what was noted of it, or why the application cannot be imported.
-async fn made(files: &Files<'_>, asked: &Value) -> Result<Result<(Vec<u8>, String), String>> {
+async fn made(files: &Files<'_>, told: &Told) -> Result<Result<(Vec<u8>, String), String>> {
     let engine = Engine::new(&interpreter::settings().config())?;
-    // SAFETY: a process of this user compiled it, put it where nobody else can write, and has given a copy
-    // that nobody can change.
-    let component = unsafe { Component::deserialize_file(&engine, files.code)? };
-    let said = MemoryOutputPipe::new(SAID_BYTES_MAX);
-    let mut store = Store::new(&engine, Host::new(files, &said)?);
-    // There is a limit of time for the process.
-    store.set_epoch_deadline(u64::MAX);
-    let mut linker = Linker::new(&engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    leave_out_requests(&mut linker, &component)?;
-    let instance = linker.instantiate_async(&mut store, &component).await?;
-    let loaded = load(&mut store, &instance, files, asked).await;
-    let noted = match loaded.with_context(|| String::from_utf8_lossy(&said.contents()).into_owned())? {
+    let imports = Imports { library: &interpreter::library(files.interpreter), folders: files.folders };
+    let mut instance = imports.instance(&engine, files.code).await?;
+    instance.rehearse().await?;
+    let noted = match instance.load(told).await? {
         Ok(noted) => noted,
         Err(refused) => return Ok(Err(refused)),
     };
-    for name in reset::names() {
-        let reset = instance.get_typed_func::<(), ()>(&mut store, name)?;
-        reset.call_async(&mut store, ()).await?;
-    }
+    instance.reset().await?;
     let interpreter = interpreter::component(files.interpreter)?;
-    let wizer = Wizer::new();
-    let (written, _) = wizer.instrument_component(&interpreter)?;
-    let component = wizer.snapshot_component(&written, &mut Memory { store, instance }).await?;
-    Ok(Ok((component, noted)))
-}
-
-/// Who begins with these, of what the interpreter imports, is there in requests alone.
-const OF_REQUESTS: [&str; 2] = ["wasi:http/", "wasm-serve:"];
-
-/// What there is in requests alone ends the import when it is called.
-fn leave_out_requests(linker: &mut Linker<Host>, component: &Component) -> Result<()> {
-    let engine = component.engine();
-    for (interface, imported) in component.component_type().imports(engine) {
-        let ComponentItem::ComponentInstance(imported) = imported.ty else { continue };
-        if !OF_REQUESTS.iter().any(|begin| interface.starts_with(begin)) {
-            continue;
-        }
-        let mut left_out = linker.instance(interface)?;
-        for (name, export) in imported.exports(engine) {
-            match export.ty {
-                ComponentItem::Resource(_) => left_out.resource(name, resource(name), |_, _| Ok(()))?,
-                ComponentItem::ComponentFunc(_) => {
-                    let what = format!("{interface} {name}");
-                    left_out.func_new(name, move |_, _, _, _| {
-                        Err(wasmtime::format_err!(
-                            "{what} can be called in a request, not while the component is built"
-                        ))
-                    })?;
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The host's kind of a resource: these are of WASI itself wherever they are used.
-fn resource(name: &str) -> ResourceType {
-    match name {
-        "pollable" => ResourceType::host::<DynPollable>(),
-        "input-stream" => ResourceType::host::<DynInputStream>(),
-        "output-stream" => ResourceType::host::<DynOutputStream>(),
-        "io-error" => ResourceType::host::<wasmtime::Error>(),
-        _ => ResourceType::host::<()>(),
-    }
-}
-
-type Parameters<'a> = (&'a str, &'a str, &'a str, Vec<String>, Vec<(&'a str, &'a str)>);
-
-async fn load(
-    store: &mut Store<Host>,
-    instance: &Instance,
-    files: &Files<'_>,
-    asked: &Value,
-) -> Result<Result<String, String>> {
-    let text = |name: &str| asked[name].as_str().unwrap_or_default();
-    let variables = asked["variables"].as_array().into_iter().flatten();
-    let variables = variables.filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?))).collect();
-    let folders = (0..files.folders.len()).map(interpreter::folder_of_application).collect();
-    let index = instance.get_export_index(&mut *store, None, APPLICATION);
-    let index = index.and_then(|index| instance.get_export_index(&mut *store, Some(&index), "load"));
-    let index = index.context("the interpreter has no `load`")?;
-    let load = instance.get_typed_func::<Parameters<'_>, (Result<String, String>,)>(&mut *store, index)?;
-    let asked = (text("path"), text("name"), text("source"), folders, variables);
-    Ok(load.call_async(store, asked).await?.0)
-}
-
-/// What the application can reach while it is imported.
-struct Host {
-    context: WasiCtx,
-    table: ResourceTable,
-}
-
-impl Host {
-    fn new(files: &Files<'_>, said: &MemoryOutputPipe) -> Result<Host> {
-        let mut context = WasiCtxBuilder::new();
-        context.stdout(said.clone()).stderr(said.clone());
-        // A socket can be made, as everywhere; no address can be reached with it.
-        context.allow_tcp(true).allow_udp(true);
-        let library = interpreter::library(files.interpreter);
-        context.preopened_dir(library, interpreter::LIBRARY, FsPerms::ReadOnly)?;
-        for (folder, number) in files.folders.iter().zip(0..) {
-            let name = interpreter::folder_of_application(number);
-            let shown = context.preopened_dir(folder, name, FsPerms::ReadOnly);
-            shown.map_err(anyhow::Error::from).with_context(|| folder.display().to_string())?;
-        }
-        Ok(Host { context: context.build(), table: ResourceTable::new() })
-    }
-}
-
-impl WasiView for Host {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.context, table: &mut self.table }
-    }
-}
-
-/// The memory and the variables of an instance, by exports that were added for this.
-struct Memory {
-    store: Store<Host>,
-    instance: Instance,
-}
-
-impl Memory {
-    /// What such an export returns. That it is there, and does not fail, is known of the interpreter.
-    async fn call<R: Lift + 'static>(&mut self, instance: &str, function: &str) -> R {
-        let store = &mut self.store;
-        let index = self.instance.get_export_index(&mut *store, None, instance).expect("was added");
-        let index = self.instance.get_export_index(&mut *store, Some(&index), function).expect("was added");
-        let function = self.instance.get_typed_func::<(), (R,)>(&mut *store, index).expect("is of this type");
-        function.call_async(store, ()).await.expect("only reads").0
-    }
-}
-
-impl ComponentInstanceState for Memory {
-    async fn call_func_ret_list_u8(
-        &mut self,
-        instance: &str,
-        function: &str,
-        contents: impl FnOnce(&[u8]) + Send,
-    ) {
-        let list = self.call::<WasmList<u8>>(instance, function).await;
-        contents(list.as_le_slice(&self.store));
-    }
-
-    async fn call_func_ret_s32(&mut self, instance: &str, function: &str) -> i32 {
-        self.call(instance, function).await
-    }
-
-    async fn call_func_ret_s64(&mut self, instance: &str, function: &str) -> i64 {
-        self.call(instance, function).await
-    }
-
-    async fn call_func_ret_f32(&mut self, instance: &str, function: &str) -> u32 {
-        self.call::<f32>(instance, function).await.to_bits()
-    }
-
-    async fn call_func_ret_f64(&mut self, instance: &str, function: &str) -> u64 {
-        self.call::<f64>(instance, function).await.to_bits()
-    }
+    Ok(Ok((snapshot::component(&interpreter, instance).await?, noted)))
 }

@@ -11,10 +11,14 @@ mod componentize;
 mod first_look;
 /// An application is imported in an instance of the interpreter.
 pub(crate) mod import;
+/// An instance of the interpreter, in which an application is imported.
+mod instance;
 /// The interpreter, made once for all applications.
 mod interpreter;
 /// What its C library keeps of the host can be let go.
 mod reset;
+/// What is in memory becomes a component.
+mod snapshot;
 /// Variables of the environment that went into them.
 pub(crate) mod variables;
 

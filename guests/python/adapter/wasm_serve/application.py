@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import types
+import zoneinfo
 
 from wasm_serve import beginning, callbacks, chance, contexts, handles, host, report, streams_of_output
 from wasm_serve import variables, wsgi
@@ -23,6 +24,8 @@ def load(path, name, source, folders, environment):
     try:
         _look_in(folders)
         variables.watch(environment)
+        # Of what is in memory already, this alone looks at a variable when it is imported.
+        zoneinfo.reset_tzpath()
         # It has a copy of all variables, for servers that are processes of their own; nothing here is made of that.
         with variables.unnoted():
             importlib.import_module("wsgiref.handlers")

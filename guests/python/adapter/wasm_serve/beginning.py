@@ -3,21 +3,23 @@
 from wasm_serve import callbacks, chance, host, variables, wsgi
 
 
+def begin():
+    variables.set_again(host.call_import(host.ENVIRONMENT, ()))
+    chance.seed_all()
+
+
 def is_the_next_call():
-    """At the end of the build: whichever export is called next begins an instance."""
-    from wasm_serve_application import Callback, IncomingHandler
+    """At the end of the build: whichever call comes next begins an instance."""
+    usual = wsgi.answer, callbacks.run_call
 
-    exports = [(IncomingHandler, "handle", wsgi.handle), (Callback, "run", callbacks.run)]
-    for export, name, function in exports:
-        setattr(export, name, staticmethod(_beginning_with(function, exports)))
+    def begin_with_request(request, outparam):
+        wsgi.answer, callbacks.run_call = usual
+        begin()
+        wsgi.answer(request, outparam)
 
+    def begin_with_call(call):
+        wsgi.answer, callbacks.run_call = usual
+        begin()
+        callbacks.run_call(call)
 
-def _beginning_with(function, exports):
-    def begin(*arguments):
-        for export, name, itself in exports:
-            setattr(export, name, staticmethod(itself))
-        variables.set_again(host.call_import(host.ENVIRONMENT, ()))
-        chance.seed_all()
-        function(*arguments)
-
-    return begin
+    wsgi.answer, callbacks.run_call = begin_with_request, begin_with_call

@@ -88,7 +88,8 @@ def _be_behind(data):
 
 def set_again(given):
     """In each instance: the server's variables, and what the import has changed."""
-    os.environ.update(given)
+    for name, value in given:
+        os.environ[name] = value
     for name, value in CHANGED.items():
         if value is not None:
             os.environb[name] = value
