@@ -14,6 +14,7 @@ use wasmtime_wizer::Wizer;
 
 use super::built::sum_of_our_side;
 use super::componentize::{self, Tools};
+use super::merge;
 use super::reset;
 use crate::cache::Folder;
 use crate::guest::compiled;
@@ -119,6 +120,7 @@ fn make(tool: &componentize::Tool, folder: &Path, cache: Option<&Path>) -> Resul
     fs::create_dir(&library)?;
     let stage = Folder::open(folder)?.temporary_folder()?;
     let component = reset::exported(&componentize::run(tool, stage.path(), &library)?)?;
+    let component = merge::merged(&component).context("its libraries cannot be merged")?;
     // Only what is added for it tells what is in an instance's memory.
     let (_, with_memory_exported) = Wizer::new().instrument_component(&component)?;
     let known = cache.and_then(compiled::functions_in);

@@ -15,6 +15,8 @@ pub(crate) mod import;
 mod instance;
 /// The interpreter, made once for all applications.
 mod interpreter;
+/// Its libraries become one module.
+mod merge;
 /// What its C library keeps of the host can be let go.
 mod reset;
 /// What is in memory becomes a component.
