@@ -114,12 +114,12 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Cores")]
     pub(super) kept_time: Seconds,
 
-    /// Files and folders that one instance may have open; one more is an error for the
-    /// guest.
+    /// Files, folders and sockets that one instance may have open; one more is an error for
+    /// the guest.
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Cores")]
     pub(super) open_files: usize,
 
-    /// Files and folders that all guests together may have open. Where the system allows
+    /// Files, folders and sockets that all guests together may have open. Where the system allows
     /// less (`ulimit -n`), half of what connections do not need for certain.
     #[arg(long, value_name = "N", default_value_t = 8192, help_heading = "Cores")]
     pub(super) open_files_total: usize,

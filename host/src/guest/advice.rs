@@ -24,7 +24,7 @@ pub(crate) fn grant(import: &str, is_program: bool) -> &'static str {
         ("wasi:http/client@", "requests to what --allow-outbound grants"),
         ("wasi:http/handler@", "requests to what --allow-outbound grants"),
         ("wasi:random/", "the system's random numbers"),
-        ("wasi:sockets/", "every use is denied"),
+        ("wasi:sockets/", "connections to what --allow-outbound grants"),
         ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),

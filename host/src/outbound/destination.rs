@@ -7,6 +7,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::addresses;
 
+/// What a socket of UDP has as its scheme: no other one is for it.
+pub(super) const UDP: &str = "udp";
+
+/// What a socket of TCP is granted by, and nothing else is.
+pub(super) const TCP: &str = "tcp";
+
 /// Ports of schemes that are commonly written without one.
 const PORTS: [(&str, u16); 14] = [
     ("http", 80),
@@ -28,7 +34,7 @@ const PORTS: [(&str, u16); 14] = [
 /// Where a guest wants to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// None for a socket, which has none: what is spoken over it is not the server's affair.
+    /// None for a socket of TCP: what is spoken over it is not the server's affair.
     pub scheme: Option<String>,
     pub host: Target,
     pub port: u16,
@@ -68,7 +74,7 @@ impl fmt::Display for Target {
 /// As it is to be granted.
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme.as_deref().unwrap_or("*");
+        let scheme = self.scheme.as_deref().unwrap_or(TCP);
         write!(f, "{scheme}://{}", self.host)?;
         match port_of(scheme) {
             Some(port) if port == self.port => Ok(()),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 
 use super::addresses;
-use super::destination::{Destination, Target, name, port_of};
+use super::destination::{Destination, Target, UDP, name, port_of};
 
 /// What somebody who asks for no more than a destination may mean.
 const FORM: &str =
@@ -37,9 +37,18 @@ impl Grant {
     fn is_for(&self, scheme: Option<&str>, port: u16) -> bool {
         let is_scheme = match (&self.scheme, scheme) {
             (Some(granted), Some(scheme)) => granted == scheme,
-            _ => true,
+            (Some(granted), None) => granted != UDP,
+            (None, _) => true,
         };
         is_scheme && self.ports.contains(&port)
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        matches!(&self.host, Host::Addresses(range) if range.contains(&address))
+    }
+
+    fn has_port_of(&self, other: &Grant) -> bool {
+        self.ports.start() <= other.ports.end() && other.ports.start() <= self.ports.end()
     }
 
     fn has_name(&self, name: &str) -> bool {
@@ -124,6 +133,28 @@ impl Grants {
         self.grants.is_empty()
     }
 
+    /// Whether anything may be sent by UDP.
+    pub(super) fn have_udp(&self) -> bool {
+        self.grants.iter().any(|grant| grant.scheme.as_deref().is_none_or(|scheme| scheme == UDP))
+    }
+
+    /// Whether a name may be looked up, to be connected to at whatever port.
+    pub(super) fn allow_lookup(&self, name: &str) -> bool {
+        self.grants.iter().any(|grant| grant.has_name(name))
+    }
+
+    /// Whether such a name may be connected to by this address, at whatever port.
+    pub(super) fn allow_found(&self, name: &str, address: IpAddr) -> bool {
+        let address = addresses::canonical(address);
+        let mut named = self.grants.iter().filter(|grant| grant.has_name(name));
+        if addresses::is_public(address) || self.private {
+            return named.next().is_some();
+        }
+        let is_in_range =
+            |range: &Grant, named: &Grant| range.has_address(address) && range.has_port_of(named);
+        named.any(|named| self.grants.iter().any(|range| is_in_range(range, named)))
+    }
+
     /// Whether it is granted, as far as it is known without its addresses.
     pub(crate) fn allow(&self, destination: &Destination) -> bool {
         match &destination.host {
@@ -140,9 +171,7 @@ impl Grants {
             Target::Address(_) => false,
         };
         let is_anywhere = self.named(destination).any(|grant| grant.host == Host::Any);
-        let is_in_range =
-            |grant: &Grant| matches!(&grant.host, Host::Addresses(range) if range.contains(&address));
-        let ranges = self.named(destination).any(is_in_range);
+        let ranges = self.named(destination).any(|grant| grant.has_address(address));
         match (&destination.host, addresses::is_public(address)) {
             (Target::Name(_), true) => is_by_name,
             (Target::Name(_), false) => is_by_name && (self.private || ranges),
@@ -203,7 +232,7 @@ mod tests {
     }
 
     /// What is granted, what of that is meant, and what is not.
-    const DESTINATIONS: [(&str, &[&str], &[&str]); 12] = [
+    const DESTINATIONS: [(&str, &[&str], &[&str]); 15] = [
         (
             "https://api.example.com",
             &["https://api.example.com:443", "https://API.Example.COM.:443", "-://api.example.com:443"],
@@ -253,7 +282,10 @@ mod tests {
             &["https://xn--bcher-kva.example:443", "https://BÜCHER.example:443"],
             &["https://bucher.example:443"],
         ),
-        ("redis://cache_1.internal", &["-://cache_1.internal:6379"], &[]),
+        ("redis://cache_1.internal", &["-://cache_1.internal:6379"], &["udp://cache_1.internal:6379"]),
+        ("tcp://db.test:1", &["-://db.test:1"], &["http://db.test:1", "udp://db.test:1"]),
+        ("udp://ns.test:53", &["udp://ns.test:53"], &["-://ns.test:53", "http://ns.test:53"]),
+        ("*://ns.test:53", &["udp://ns.test:53", "-://ns.test:53"], &["udp://ns.test:54"]),
     ];
 
     #[test]
@@ -293,6 +325,34 @@ mod tests {
     }
 
     #[test]
+    fn names_are_looked_up_and_told_as_far_as_they_are_granted() {
+        let named = grants(&["tcp://a.test:1", "https://*.b.test"]);
+        for (name, expected) in [("a.test", true), ("x.b.test", true), ("b.test", false), ("c.test", false)] {
+            assert_eq!(named.allow_lookup(name), expected, "{name}");
+            assert_eq!(named.allow_found(name, "8.8.8.8".parse().unwrap()), expected, "{name}");
+            assert!(!named.allow_found(name, "10.0.0.1".parse().unwrap()), "{name}");
+        }
+        let private = Grants { private: true, ..named };
+        assert!(private.allow_found("a.test", "10.0.0.1".parse().unwrap()));
+        assert!(!private.allow_found("c.test", "10.0.0.1".parse().unwrap()));
+        let with_range = grants(&["tcp://a.test:5-9", "*://10.0.0.0/8:9", "https://b.test"]);
+        assert!(with_range.allow_found("a.test", "10.0.0.1".parse().unwrap()));
+        assert!(with_range.allow_found("a.test", "::ffff:10.0.0.1".parse().unwrap()));
+        assert!(!with_range.allow_found("a.test", "127.0.0.1".parse().unwrap()));
+        // The port is another one.
+        assert!(!with_range.allow_found("b.test", "10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn udp_is_granted_by_its_name_alone() {
+        for (granted, expected) in
+            [("udp://a.test:1", true), ("*://a.test:1", true), ("https://a.test", false)]
+        {
+            assert_eq!(grants(&[granted]).have_udp(), expected, "{granted}");
+        }
+    }
+
+    #[test]
     fn what_is_no_destination_says_what_is_wrong() {
         let rows = [
             ("example.com", "SCHEME://HOST"),
@@ -326,6 +386,7 @@ mod tests {
             "-://a.test:5432",
             "http://[::1]:80",
             "-://10.0.0.1:1",
+            "udp://10.0.0.1:1",
         ] {
             let destination = destination(text);
             let written = destination.to_string();

@@ -21,6 +21,8 @@ mod progress;
 mod refusals;
 /// The bodies of requests.
 pub(crate) mod sent;
+/// What sockets may connect to, and the names that lead there.
+pub(crate) mod sockets;
 /// Who is believed to be whom.
 pub(crate) mod tls;
 
@@ -89,12 +91,17 @@ impl Outbound {
     }
 
     /// Asks the system, which has no end of it that one could wait for: whoever waits for one may
-    /// give up, but others begin only when it has one.
-    async fn look_up(&self, name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    /// give up, but others begin only when it has one. What is `held` for it is held until then.
+    async fn look_up(
+        &self,
+        name: String,
+        port: u16,
+        held: impl Send + 'static,
+    ) -> io::Result<Vec<SocketAddr>> {
         let permit = self.left.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         let found = tokio::task::spawn_blocking(move || {
             let found = (name.as_str(), port).to_socket_addrs();
-            drop(permit);
+            drop((permit, held));
             Ok(found?.collect())
         });
         found.await.map_err(io::Error::other)?
@@ -115,7 +122,7 @@ impl Outbound {
         let found: Vec<SocketAddr> = match &destination.host {
             Target::Address(address) => vec![SocketAddr::new(*address, destination.port)],
             Target::Name(name) => {
-                let found = self.look_up(name.clone(), destination.port).await;
+                let found = self.look_up(name.clone(), destination.port, ()).await;
                 found.map_err(|error| Failure::Lookup(error.into()))?
             }
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::destination::{Destination, Target};
+use super::destination::{Destination, TCP, Target, UDP};
 use crate::telemetry::log::Log;
 use crate::terminal::escape;
 
@@ -43,6 +43,41 @@ impl Refusals {
                     "{text} is granted to the guest, but its address {address} is not public; to grant that, add --allow-outbound '{range}' or --allow-outbound-private"
                 ));
             }
+        }
+    }
+
+    /// Says that a name may not be looked up, or that it may, but has this address alone.
+    pub(super) fn tell_lookup(&self, name: &str, address: Option<IpAddr>) {
+        if !self.is_new(name) {
+            return;
+        }
+        let name = escape::text(name);
+        match address {
+            None => self.log.server(format_args!(
+                "the guest may not look up {name}; to let it connect, add --allow-outbound '{TCP}://{name}:PORT'"
+            )),
+            Some(address) => {
+                let range = Target::Address(address);
+                self.log.server(format_args!(
+                    "{name} is granted to the guest, but its address {address} is not public; to grant that, add --allow-outbound '{TCP}://{range}:PORT' or --allow-outbound-private"
+                ));
+            }
+        }
+    }
+
+    /// Says that nothing is granted by UDP.
+    pub(super) fn tell_udp(&self) {
+        if self.is_new(UDP) {
+            self.log.server(format_args!(
+                "the guest may have no UDP socket; to let it send, add --allow-outbound '{UDP}://HOST:PORT'"
+            ));
+        }
+    }
+
+    /// Says what no guest may do with a socket.
+    pub(super) fn tell_never(&self, what: &str) {
+        if self.is_new(what) {
+            self.log.server(format_args!("the guest wants to {what}, which no guest may"));
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod left_out;
 pub(crate) mod meta_variables;
 mod outbound_http;
 pub(crate) mod output;
+pub(crate) mod sockets;
 pub(crate) mod state;
 pub(crate) mod store;
 pub(crate) mod transfer;

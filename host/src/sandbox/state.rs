@@ -5,6 +5,8 @@ use std::sync::Arc;
 use wasmtime::component::FutureAny;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime_wasi::sockets::WasiSocketsCtx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -14,6 +16,7 @@ use super::files::places::Place;
 use super::host::Host;
 use super::http_hooks::Hooks;
 use super::output::Output;
+use super::sockets::Sockets;
 use crate::clock;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
@@ -113,6 +116,8 @@ pub(crate) struct State {
     /// Made when a file is first used: most instances use none. Its locks end when nothing
     /// can change files any more.
     files: Option<Box<Files>>,
+    /// Made for the first socket, or name that is looked up.
+    sockets: Option<Box<Sockets>>,
     http: WasiHttpCtx,
     /// Made with the context of WASI.
     outputs: Option<Outputs>,
@@ -204,6 +209,7 @@ impl State {
             deadline,
             wasi: Wasi::Component { context: None, table },
             files: None,
+            sockets: None,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(server.clone()),
             server,
@@ -247,6 +253,10 @@ impl State {
         files_of(&mut self.files, &self.deadline)
     }
 
+    pub(crate) fn sockets_of_guest(&mut self) -> &mut Sockets {
+        self.sockets.get_or_insert_default()
+    }
+
     /// The resources that the instance holds.
     pub(crate) fn table(&mut self) -> &mut ResourceTable {
         self.wasi.table()
@@ -255,6 +265,16 @@ impl State {
     /// A place for one more open file. None if all are taken.
     pub(crate) fn take_place(&mut self) -> Option<Place> {
         files_of(&mut self.files, &self.deadline).opened.take(&self.server.places, &self.server.log)
+    }
+
+    /// A place for one more socket of UDP, and what that may do.
+    pub(crate) fn take_udp(&mut self) -> Result<(Place, WasiSocketsCtx), ErrorCode> {
+        let outbound = self.server.outbound.clone();
+        if !outbound.grants_udp() {
+            return Err(ErrorCode::AccessDenied);
+        }
+        let place = self.take_place().ok_or(ErrorCode::NewSocketLimit)?;
+        Ok((place, self.sockets_of_guest().udp(&outbound)))
     }
 
     pub(crate) fn are_locks_held(&self) -> bool {

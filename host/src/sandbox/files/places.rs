@@ -1,4 +1,4 @@
-//! How many files and folders guests may have open: each instance, and all together. So
+//! How many files, folders and sockets guests may have open: each instance, and all together. So
 //! the descriptors of the process that connections need stay free.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ pub(crate) struct Places {
     said: [AtomicBool; 2],
 }
 
-/// One open file or folder of an instance. Its place is free again when this is dropped.
+/// One open file, folder or socket of an instance. Its place is free again when this is dropped.
 pub(crate) struct Place {
     places: Arc<Places>,
     of_instance: Arc<AtomicUsize>,
@@ -55,7 +55,7 @@ impl Opened {
         let Places { all_max, instance_max, taken, said } = &**places;
         let say = |which: usize, option: &str, max: &usize| {
             if !said[which].swap(true, Relaxed) {
-                log.server(format_args!("{option}: {max} files are open, one more is refused"));
+                log.server(format_args!("{option}: {max} files and sockets are open, one more is refused"));
             }
         };
         if !add(&of_instance, *instance_max) {

@@ -5,4 +5,5 @@ pub(crate) mod files;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod random;
+pub(crate) mod sockets;
 pub(crate) mod timers;
