@@ -161,7 +161,7 @@ fn the_network_is_refused_at_the_build_and_an_exception_in_a_request() {
     let rows = [
         ("lookup", "gaierror"),
         ("lookup-by-name", "gaierror"),
-        ("connect", "gaierror"),
+        ("connect", "PermissionError"),
         ("bind", "PermissionError"),
         // As the library itself says what went wrong.
         ("request", "ConnectionError, RequestException"),

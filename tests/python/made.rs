@@ -535,7 +535,7 @@ fn what_is_not_there_in_a_request_is_said_with_what_to_do_once() {
         ("/imports/ftplib", "ftplib was not imported when the component was built"),
         ("/imports/ssl", "There is no ssl in a WebAssembly guest"),
         ("/imports/ctypes", "There is no ctypes in a WebAssembly guest"),
-        ("/looks-up/example.invalid", "No name can be looked up"),
+        ("/looks-up/example.invalid", "A name is looked up if the server's --allow-outbound grants it"),
     ];
     for (path, line) in rows {
         for _ in 0..2 {

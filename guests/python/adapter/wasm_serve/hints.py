@@ -20,7 +20,7 @@ def of_module(name, is_built):
     if name in OF_TLS:
         return (
             f"There is no {name} in a WebAssembly guest: leave TLS to a proxy in front of the server, and import "
-            "ssl only where it is used, since no connection of the application's own can be made"
+            "ssl only where it is used, since connections of the application's own are without TLS"
         )
     if name in OF_LIBRARIES:
         return f"There is no {name} in a WebAssembly guest, which cannot load libraries: use modules of pure Python"
@@ -74,7 +74,7 @@ def of_text(text):
     """For tracebacks that a request has left, whoever has written them: a line each."""
     found = [of_module(name, is_built=False) for name in MODULE.findall(text)]
     if LOOKUP.search(text):
-        found.append("No name can be looked up, since a WebAssembly guest has no network here")
+        found.append("A name is looked up if the server's --allow-outbound grants it; a line of the log says so if it does not")
     if THREAD.search(text):
         found.append(
             "There are no threads in a WebAssembly guest: call the function, or defer it by "

@@ -2,13 +2,15 @@
 
 A timer set while the loop does not run, as in a WSGI application, is a deferred
 call. While it runs (`run_until_complete`, `asyncio.run`), it is an ordinary loop
-for coroutines that sleep, and sleeping blocks the request.
+for coroutines that sleep or wait for sockets, and that blocks the request.
 """
 
 import asyncio
 import contextvars
+import selectors
+import socket
 import time
-from asyncio import base_events, events
+from asyncio import events, selector_events
 
 from wasm_serve import callbacks, host
 
@@ -50,35 +52,32 @@ class HostTimer(asyncio.TimerHandle):
         raise NotImplementedError("the server runs this callback")
 
 
-class Sleeper:
-    """In the place of a selector: there are no sockets to wait for, only time."""
+class Selector(selectors.SelectSelector):
+    """Where no socket is waited for, only time is left."""
 
-    def select(self, timeout):
+    def select(self, timeout=None):
+        if self.get_map():
+            return super().select(timeout)
         if timeout is None:
             raise RuntimeError(
-                "the loop waits for something that can never happen: sockets, threads and processes do not "
-                "exist in a WebAssembly guest"
+                "the loop waits for something that can never happen: no socket is waited for, and threads and "
+                "processes do not exist in a WebAssembly guest"
             )
         if timeout > 0:
             time.sleep(timeout)
         return []
 
-    def close(self):
-        pass
 
-
-class Loop(base_events.BaseEventLoop):
-    """What `asyncio.run` and `new_event_loop` get: it runs in the request, and its sleeps block the request."""
+class Loop(selector_events.BaseSelectorEventLoop):
+    """What `asyncio.run` and `new_event_loop` get: it runs in the request, and its waits block the request."""
 
     def __init__(self):
-        super().__init__()
-        self._selector = Sleeper()
+        super().__init__(Selector())
 
-    def _process_events(self, event_list):
-        pass
+    def _make_self_pipe(self):
+        """Nobody else could wake the loop."""
 
-    def _write_to_self(self):
-        pass
+    _close_self_pipe = _write_to_self = _make_self_pipe
 
     def time(self):
         """Seconds since the Unix epoch: a monotonic clock starts anew in each instance, and the callback
@@ -93,16 +92,18 @@ class Loop(base_events.BaseEventLoop):
 
     set_default_executor = run_in_executor
 
-    def _no_sockets(self, *args, **options):
+    async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
+        """In the request: there is no thread that could wait for it."""
+        return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+    def _never(self, *args, **options):
         raise NotImplementedError(
-            "sockets, pipes, processes and signals do not exist for an event loop in a WebAssembly guest"
+            "listening sockets, TLS, pipes, processes and signals do not exist for an event loop in a WebAssembly guest"
         )
 
-    create_connection = create_server = create_datagram_endpoint = create_unix_connection = _no_sockets
-    create_unix_server = subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _no_sockets
-    add_reader = remove_reader = add_writer = remove_writer = add_signal_handler = _no_sockets
-    remove_signal_handler = getaddrinfo = getnameinfo = sock_recv = sock_sendall = sock_connect = _no_sockets
-    sock_accept = start_tls = sendfile = sock_sendfile = _no_sockets
+    create_server = create_unix_connection = create_unix_server = sock_accept = start_tls = _never
+    subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _never
+    add_signal_handler = remove_signal_handler = getnameinfo = sendfile = sock_sendfile = _never
 
 
 class HostLoop(Loop):
@@ -130,6 +131,20 @@ class HostLoop(Loop):
         return super().call_soon(callback, *args, context=context)
 
     call_soon_threadsafe = call_soon
+
+    def add_reader(self, fd, callback, *args):
+        self._check_runs()
+        return super().add_reader(fd, callback, *args)
+
+    def add_writer(self, fd, callback, *args):
+        self._check_runs()
+        return super().add_writer(fd, callback, *args)
+
+    def _check_runs(self):
+        if not self._runs:
+            raise NotImplementedError(
+                "sockets are waited for only while the loop runs: await them in loop.run_until_complete(...)"
+            )
 
     def create_task(self, coro, **options):
         if not self._runs:
