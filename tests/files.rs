@@ -32,7 +32,7 @@ fn an_instance_opens_as_many_files_as_it_may() {
             assert_eq!(server.get(path).text(), format!("50 {error} "), "{guest} {path}");
         }
         assert_eq!(server.get("/c").text(), "0 ", "{guest}");
-        server.wait_for_line("--open-files: 50 files are open, one more is refused");
+        server.wait_for_line("--open-files: 50 files and sockets are open, one more is refused");
         assert!(server.open_files() < before + 20, "{guest}");
     }
     // `insufficient-memory` is the 21st error of 0.3.

@@ -5,6 +5,8 @@ pub mod client;
 pub mod fault_guests;
 pub mod nginx;
 pub mod packages;
+pub mod peers;
+pub mod redis;
 pub mod scripts;
 pub mod server;
 pub mod upstream;

@@ -15,6 +15,11 @@ pub fn requests() -> PathBuf {
     installed("requests==2.32.5")
 }
 
+/// A folder with the client of Redis.
+pub fn redis() -> PathBuf {
+    installed("redis==8.1.0")
+}
+
 /// A folder with Hypercorn, a server of ASGI that reads HTTP/1 with h11.
 pub fn hypercorn() -> PathBuf {
     installed("hypercorn==0.18.0")
