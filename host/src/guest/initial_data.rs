@@ -8,7 +8,7 @@ use super::rewrite;
 use crate::memory::image::Image;
 
 /// Changes with what is taken out of a guest.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The initial data of a component, as it is there: what `without_data` leaves of the
 /// component behaves the same in memory that begins as the image of it.
@@ -131,10 +131,12 @@ fn offset(segment: &wasmparser::Data<'_>) -> Result<Option<usize>, BinaryReaderE
     Ok(matches!(operators.read()?, Operator::End).then_some(constant))
 }
 
-/// The component with empty, passive segments in the place of its active ones.
+/// What there is code of: the component with empty, passive segments in the place of its active
+/// ones, and without what tools have noted in it, but for the names that a backtrace has.
 pub(crate) fn without_data(component: &[u8]) -> Result<Vec<u8>, BinaryReaderError> {
     rewrite::sections(component, |payload, content| match payload {
         Payload::DataSection(data) => Ok(Some(emptied(data.clone())?.into())),
+        Payload::CustomSection(section) if section.name() != "name" => Ok(None),
         _ => Ok(Some(content.into())),
     })
 }

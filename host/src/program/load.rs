@@ -209,14 +209,16 @@ impl Code {
     ) -> Result<Code> {
         let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
         let Content { bytes, sum, is_made_here } = source.content;
+        let without_data = match source.data {
+            InitialData::Taken(_) => Some(initial_data::without_data(bytes)?),
+            InitialData::Small | InitialData::Mapped => None,
+        };
+        let guest = without_data.as_deref().unwrap_or(bytes);
+        // Applications of one interpreter differ in their data alone, and have the same code.
+        let sum = sum.filter(|_| without_data.is_none()).unwrap_or_else(|| blake3::hash(guest));
         let compile = |name: &str| {
             let kept = kept.filter(|_| *is_made_here);
             let known = kept.and_then(|kept| kept.functions(log));
-            let without_data = match source.data {
-                InitialData::Taken(_) => Some(initial_data::without_data(bytes)?),
-                InitialData::Small | InitialData::Mapped => None,
-            };
-            let guest = without_data.as_deref().unwrap_or(bytes);
             let Compiled { code, functions } =
                 settings.compile(name, guest, room.compiling, known.as_ref())?;
             if let (Some(kept), Some(functions)) = (kept, functions) {
@@ -224,10 +226,9 @@ impl Code {
             }
             Ok(code)
         };
-        let sum = sum.unwrap_or_else(|| blake3::hash(bytes));
         let engine = Engine::new(&settings.config())?;
         let (compiled, code) =
-            compiled::load(&engine, bytes, sum, kept, log, compile).context("cannot be compiled")?;
+            compiled::load(&engine, guest, sum, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes, moves: false, addresses_short: None })
     }

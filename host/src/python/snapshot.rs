@@ -15,6 +15,9 @@ use super::instance::Instance;
 const IMMORTAL_MIN: i32 = 1 << 30;
 const IMMORTAL: i32 = 5 << 28;
 
+/// Applications of about a size begin with as much memory, and so have the same code.
+const MEMORY_STEP_BYTES: usize = 4 << 20;
+
 /// The component of `interpreter`, with what is in memory of an instance.
 pub(super) async fn component(interpreter: &[u8], instance: Instance) -> Result<Vec<u8>> {
     let wizer = Wizer::new();
@@ -43,9 +46,10 @@ impl State {
     async fn memory(&mut self, interface: &str, name: &str) -> Vec<u8> {
         let list = self.read::<WasmList<u8>>(interface, name).await;
         let mut memory = list.as_le_slice(&self.instance.store).to_vec();
-        for place in self.instance.lasting().await.unwrap_or_default() {
+        for place in self.instance.lasting().await.expect("only looks") {
             make_immortal(&mut memory, place);
         }
+        memory.resize(memory.len().next_multiple_of(MEMORY_STEP_BYTES), 0);
         memory
     }
 }
