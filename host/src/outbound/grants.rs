@@ -47,8 +47,11 @@ impl Grant {
         matches!(&self.host, Host::Addresses(range) if range.contains(&address))
     }
 
-    fn has_port_of(&self, other: &Grant) -> bool {
-        self.ports.start() <= other.ports.end() && other.ports.start() <= self.ports.end()
+    /// Whether both are for some connection.
+    fn meets(&self, other: &Grant) -> bool {
+        let (one, two) = (self.scheme.as_deref(), other.scheme.as_deref());
+        let have_one_scheme = one.is_none() || two.is_none() || (one == Some(UDP)) == (two == Some(UDP));
+        have_one_scheme && self.ports.start() <= other.ports.end() && other.ports.start() <= self.ports.end()
     }
 
     fn has_name(&self, name: &str) -> bool {
@@ -150,8 +153,7 @@ impl Grants {
         if addresses::is_public(address) || self.private {
             return named.next().is_some();
         }
-        let is_in_range =
-            |range: &Grant, named: &Grant| range.has_address(address) && range.has_port_of(named);
+        let is_in_range = |range: &Grant, named: &Grant| range.has_address(address) && range.meets(named);
         named.any(|named| self.grants.iter().any(|range| is_in_range(range, named)))
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Left {
     requests: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     pub(super) lookups: Arc<Semaphore>,
+    /// Of these, those for sockets: a guest that looks up much leaves some to requests.
+    pub(super) lookups_of_sockets: Arc<Semaphore>,
 }
 
 /// What a request holds from its beginning until its response and its body have ended.
@@ -40,6 +42,7 @@ impl Left {
             requests: semaphore(requests_max),
             connections: semaphore(connections_max(requests_max)),
             lookups: semaphore(LOOKUPS_MAX),
+            lookups_of_sockets: semaphore(LOOKUPS_MAX / 2),
         }
     }
 

@@ -12,6 +12,9 @@ use super::Outbound;
 use super::destination::{Destination, Target, UDP};
 use super::failure::Failure;
 
+/// More than any name of a host has in UTF-8 (RFC 1035, 2.3.4).
+const NAME_BYTES_MAX: usize = 1024;
+
 /// What is spoken over a socket, as far as that is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
@@ -83,6 +86,9 @@ impl Outbound {
     /// The addresses of a name by which it may be connected to, at whatever port. It is one of
     /// those that an instance may look up at once, of which `of_one` has what is left.
     pub(crate) async fn find(&self, name: &str, of_one: Arc<Semaphore>) -> Result<Found, Failure> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(Failure::Destination("no host has such a long name"));
+        }
         let name = match Target::parse(name) {
             Ok(Target::Address(address)) => return Ok(Found { name: None, addresses: vec![address] }),
             Ok(Target::Name(name)) => name,
@@ -92,8 +98,13 @@ impl Outbound {
             self.refusals.tell_lookup(&name, None);
             return Err(Failure::Denied);
         }
-        let held = of_one.try_acquire_owned().map_err(|_| Failure::TooMany)?;
-        let found = timeout(self.limits.times.connect, self.look_up(name.clone(), 0, held)).await;
+        let of_one = of_one.try_acquire_owned().map_err(|_| Failure::TooMany)?;
+        let found = timeout(self.limits.times.connect, async {
+            let of_all =
+                self.left.lookups_of_sockets.clone().acquire_owned().await.map_err(io::Error::other)?;
+            self.look_up(name.clone(), 0, (of_one, of_all)).await
+        })
+        .await;
         let found = found.map_err(|_| Failure::LookupTimeout)?;
         let found = found.map_err(|error| Failure::Lookup(error.into()))?;
         let mut addresses: Vec<IpAddr> = found.iter().map(|found| found.ip().to_canonical()).collect();

@@ -1,10 +1,13 @@
 //! The addresses of a name, while they are looked for, and while the guest takes them.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::vec;
 
 use tokio::sync::Semaphore;
+use tokio::task::unconstrained;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::p2::Pollable;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
@@ -29,6 +32,8 @@ impl Lookup {
 
     /// None after the last one. Those that the guest gets are added to `names`.
     pub(crate) fn next(&mut self, names: &Names) -> Result<Option<IpAddr>, ErrorCode> {
+        // A guest need not wait for it: it may ask again and again.
+        let _ = pin!(unconstrained(self.ready())).poll(&mut Context::from_waker(Waker::noop()));
         match self {
             Lookup::UnderWay(_) => Err(ErrorCode::WouldBlock),
             Lookup::Failed(code) => Err(*code),

@@ -24,8 +24,7 @@ use super::files::places::Place;
 use crate::outbound::sockets::Protocol;
 use crate::outbound::{Outbound, permits};
 
-/// What the system may hold of what a socket sends or receives, if the guest says how much that
-/// shall be. If it does not, the system's own bounds hold.
+/// What the system may hold of what a socket sends, and of what it receives.
 pub(crate) const BUFFER_BYTES_MAX: u64 = 1 << 20;
 
 /// Names that an instance may look up at once: there are few such places for all.

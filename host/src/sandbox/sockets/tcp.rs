@@ -17,7 +17,7 @@ use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 use wasmtime_wasi::p2::bindings::sockets::tcp::ShutdownType;
 
 use super::connection::{Connected, Receiver, Sender};
-use super::is_unbound;
+use super::{BUFFER_BYTES_MAX, is_unbound};
 use crate::sandbox::files::places::Place;
 
 /// A socket of a guest.
@@ -66,6 +66,9 @@ impl Socket {
         };
         // The interface has no option for it, and guests write heads and bodies by themselves.
         sockopt::set_tcp_nodelay(&socket, true)?;
+        // By itself the system would let them grow to a multiple, for which nobody accounts.
+        sockopt::set_socket_recv_buffer_size(&socket, BUFFER_BYTES_MAX as usize)?;
+        sockopt::set_socket_send_buffer_size(&socket, BUFFER_BYTES_MAX as usize)?;
         Ok(Socket { family, stage: Stage::Unconnected { socket, place, binding: Binding::None } })
     }
 
