@@ -181,6 +181,20 @@ fn a_descriptor_left_open_by_its_number_is_refused_at_the_build() {
 }
 
 #[test]
+fn what_the_import_prints_is_no_obstacle_however_much_it_is() {
+    let folder = Folder::new();
+    let text = "for number in range(20_000):\n    print('x' * 60, flush=True)\nGREETING = b'printed'\n";
+    let app = write(&folder, "app.py", &format!("{text}{HELLO}"));
+    assert!(is_built(&folder, &app));
+}
+
+#[test]
+fn what_there_is_in_requests_alone_is_refused_with_its_line() {
+    let text = "import asyncio\nasyncio.get_event_loop().call_later(1, print)\n";
+    assert_import_refused(text, &["line 2", "call_later", "RuntimeError", "while the component is built"]);
+}
+
+#[test]
 fn an_asynchronous_application_is_refused() {
     let text = "async def application(scope, receive, send):\n    pass\n";
     assert_refused(text, &["'application'", "ASGI", "WSGI"]);
@@ -395,25 +409,14 @@ fn is_served_once(option: &str, file: &Path, cache: &Path, address: &Path) -> St
 fn cpython_is_compiled_once_for_all_applications() {
     let folder = Folder::new();
     let (cache, address) = (folder.join("cache"), folder.join("address"));
-    let functions = || fs::read(cache.join("functions")).unwrap();
     let app = |greeting: &str| write(&folder, "app.py", &format!("GREETING = b'{greeting}'\n{HELLO}"));
-    is_served_once("--wsgi-file", &app("Hello"), &cache, &address);
-    let of_first = functions();
-    // The compiler does not see all functions alike each time: a tenth is compiled again.
-    assert!(is_built(&folder, &app("Good day")));
-    is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
-    assert!(functions().len() > of_first.len(), "those of the second were not kept");
-    assert!(functions().len() < of_first.len() * 3 / 2, "most functions were compiled again");
-    // What was compiled of it is gone.
-    for file in fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()) {
-        if file.extension().is_some_and(|extension| extension == "cwasm") {
-            fs::remove_file(file).unwrap();
-        }
-    }
-    fs::write(cache.join("functions"), &of_first[..of_first.len() / 2]).unwrap();
-    let said = is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
-    assert!(said.contains("functions: its content is not what was kept; it is compiled anew"), "{said}");
-    assert!(functions().len() > of_first.len() / 2);
+    let first = is_served_once("--wsgi-file", &app("Hello"), &cache, &address);
+    assert!(first.contains("Compiling "), "{first}");
+    let changed = is_served_once("--wsgi-file", &app("Good day"), &cache, &address);
+    assert!(changed.contains("Building ") && !changed.contains("Compiling "), "{changed}");
+    assert!(is_built(&folder, &app("Good evening")));
+    let built = is_served_once("--guest", &folder.join("app.wasm"), &cache, &address);
+    assert!(!built.contains("Compiling "), "{built}");
 }
 
 #[test]

@@ -57,13 +57,17 @@ pub struct Importing {
     #[arg(long)]
     pub parent: u32,
 
-    /// The folder of the interpreter.
+    /// The component of the interpreter.
     #[arg(long)]
     pub interpreter: PathBuf,
 
     /// The interpreter's code.
     #[arg(long)]
     pub code: PathBuf,
+
+    /// The folder of the standard library.
+    #[arg(long)]
+    pub library: PathBuf,
 
     /// Where its modules are looked for.
     #[arg(long)]
@@ -83,6 +87,7 @@ impl Importing {
         Files {
             interpreter: &self.interpreter,
             code: &self.code,
+            library: &self.library,
             folders: &self.folder,
             component: &self.component,
             noted: &self.noted,

@@ -19,6 +19,8 @@ use crate::system::file;
 
 /// Applications whose components are kept.
 const FILES_MAX: usize = 16;
+/// Changes with what is made of what the tool has made.
+const VERSION: u32 = 2;
 /// In place of the sum of a file that is not there; the adapter says so, too.
 const MISSING: &str = "missing";
 
@@ -120,6 +122,7 @@ pub(super) fn key(application: &Application) -> io::Result<String> {
 /// The sum of what this program adds to every application.
 pub(super) fn sum_of_our_side() -> String {
     let mut sum = Sum::default();
+    sum.add(&VERSION.to_le_bytes());
     sum.add(COMPONENTIZE.as_bytes());
     sum.add(CLOUDPICKLE.as_bytes());
     sum.add_folder(&ADAPTER);

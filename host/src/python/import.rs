@@ -2,7 +2,7 @@
 //! written down as a component. This is done in a process of its own, which can be ended, and
 //! within WebAssembly: the application sees its folders, which it cannot write to, and no network.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -55,9 +55,10 @@ pub(super) fn import(
     let told = Sealed::new("application", told.to_json().as_bytes())?;
     told.file().rewind()?;
     let (component, noted) = (Unsealed::new("component")?, Unsealed::new("noted")?);
-    let code = interpreter.code()?;
     let mut program = child::own_program(TASK);
-    program.arg("--interpreter").arg(interpreter.folder()).arg("--code").arg(child::path_of(code.file()));
+    program.arg("--interpreter").arg(child::path_of(interpreter.component.file()));
+    program.arg("--code").arg(child::path_of(interpreter.code.file()));
+    program.arg("--library").arg(interpreter.library());
     program.arg("--component").arg(child::path_of(component.file()));
     program.arg("--noted").arg(child::path_of(noted.file()));
     for folder in &application.folders {
@@ -91,10 +92,12 @@ fn content(file: &Unsealed) -> io::Result<Vec<u8>> {
 
 /// What the process is told beside the application.
 pub struct Files<'a> {
-    /// Where the interpreter is.
+    /// The component of the interpreter.
     pub interpreter: &'a Path,
     /// Its code.
     pub code: &'a Path,
+    /// The standard library.
+    pub library: &'a Path,
     /// Where modules are looked for.
     pub folders: &'a [PathBuf],
     /// Where the component goes.
@@ -125,7 +128,7 @@ pub(crate) fn run(parent: u32, files: &Files<'_>) -> Result<ExitCode> {
 /// The component with what was noted of it, or why the application cannot be imported.
 async fn made(files: &Files<'_>, told: &Told) -> Result<Result<(Vec<u8>, String), String>> {
     let engine = Engine::new(&interpreter::settings().config())?;
-    let imports = Imports { library: &interpreter::library(files.interpreter), folders: files.folders };
+    let imports = Imports { library: files.library, folders: files.folders };
     let mut instance = imports.instance(&engine, files.code).await?;
     instance.rehearse().await?;
     let noted = match instance.load(told).await? {
@@ -133,6 +136,5 @@ async fn made(files: &Files<'_>, told: &Told) -> Result<Result<(Vec<u8>, String)
         Err(refused) => return Ok(Err(refused)),
     };
     instance.reset().await?;
-    let interpreter = interpreter::component(files.interpreter)?;
-    Ok(Ok((snapshot::component(&interpreter, instance).await?, noted)))
+    Ok(Ok((snapshot::component(&fs::read(files.interpreter)?, instance).await?, noted)))
 }

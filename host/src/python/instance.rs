@@ -11,13 +11,13 @@ use wasmtime::component::{
     Component, ComponentNamedList, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType, TypedFunc,
     Val,
 };
-use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable};
 use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::interpreter;
 use super::reset;
+use super::said::Said;
 use crate::contract::GATEWAY;
 
 /// Its export for the build, of `guests/python/wit`.
@@ -30,8 +30,8 @@ const OF_REQUESTS: [&str; 2] = ["wasi:http/", "wasm-serve:"];
 const REHEARSALS: usize = 64;
 /// A request as the host tells of it: see `request` of the gateway.
 const REQUEST: &str = "\nREQUEST_METHOD\nGET\nPATH_INFO\n/\nQUERY_STRING\n\nSERVER_PROTOCOL\nHTTP/1.1\nSERVER_NAME\n127.0.0.1\nSERVER_PORT\n8080\nREMOTE_ADDR\n127.0.0.1\nHTTP_HOST\n127.0.0.1:8080\nHTTP_USER_AGENT\ncurl\nHTTP_ACCEPT\n*/*";
-/// What is shown of what the interpreter itself has printed, if it ends without an answer.
-const SAID_BYTES_MAX: usize = 64 << 10;
+/// An application that needs more to be imported fits no server.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// The application, as the interpreter is told of it.
 pub(super) struct Told {
@@ -76,8 +76,9 @@ impl Imports<'_> {
         // SAFETY: a process of this user compiled it, put it where nobody else can write, and has given a
         // copy that nobody can change.
         let component = unsafe { Component::deserialize_file(engine, code)? };
-        let said = MemoryOutputPipe::new(SAID_BYTES_MAX);
+        let said = Said::default();
         let mut store = Store::new(engine, self.host(&said)?);
+        store.limiter(|host| &mut host.limits);
         // There is a limit of time for the process.
         store.set_epoch_deadline(u64::MAX);
         let mut linker = Linker::new(engine);
@@ -87,7 +88,7 @@ impl Imports<'_> {
         Ok(Instance { store, instance, said })
     }
 
-    fn host(&self, said: &MemoryOutputPipe) -> Result<Host> {
+    fn host(&self, said: &Said) -> Result<Host> {
         let mut context = WasiCtxBuilder::new();
         context.stdout(said.clone()).stderr(said.clone());
         // A socket can be made, as everywhere; no address can be reached with it.
@@ -98,13 +99,15 @@ impl Imports<'_> {
             let shown = context.preopened_dir(folder, name, FsPerms::ReadOnly);
             shown.map_err(anyhow::Error::from).with_context(|| folder.display().to_string())?;
         }
-        Ok(Host { context: context.build(), table: ResourceTable::new() })
+        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES_MAX).build();
+        Ok(Host { context: context.build(), table: ResourceTable::new(), limits })
     }
 }
 
 pub(super) struct Host {
     context: WasiCtx,
     table: ResourceTable,
+    limits: StoreLimits,
 }
 
 impl WasiView for Host {
@@ -115,14 +118,15 @@ impl WasiView for Host {
 
 /// Anything of `wasi:http` that is the host's.
 type Own = Resource<()>;
-/// How the application is named, and what is said of it, or why it cannot be imported.
+/// How the application is named.
 type Loading<'a> = (&'a str, &'a str, &'a str, &'a [String], &'a [(String, String)]);
+/// What is said of it, or why it cannot be imported.
 type Loaded = (Result<String, String>,);
 
 pub(super) struct Instance {
     pub store: Store<Host>,
     instance: wasmtime::component::Instance,
-    said: MemoryOutputPipe,
+    said: Said,
 }
 
 impl Instance {
@@ -141,7 +145,7 @@ impl Instance {
         let Told { path, name, source, folders, variables } = told;
         let loading = (&path[..], &name[..], &source[..], &folders[..], &variables[..]);
         let loaded = self.call::<Loading<'_>, Loaded>(Some(APPLICATION), "load", loading).await;
-        Ok(loaded.with_context(|| String::from_utf8_lossy(&self.said.contents()).into_owned())?.0)
+        Ok(loaded.with_context(|| self.said.text())?.0)
     }
 
     /// Lets go what the C library keeps of the host.

@@ -2,13 +2,15 @@
 //! once for all applications, and kept beside the tool that makes it, with its code and with the files of
 //! the standard library.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use walkdir::WalkDir;
 use wasmtime::Engine;
 use wasmtime_wizer::Wizer;
 
@@ -16,22 +18,26 @@ use super::built::sum_of_our_side;
 use super::componentize::{self, Tools};
 use super::merge;
 use super::reset;
-use crate::cache::Folder;
-use crate::guest::compiled;
+use crate::cache::{ANOTHER, Cache, Folder};
 use crate::guest::compiling::{Limits, RESERVATION_BYTES, Settings};
+use crate::guest::{compiled, pieces};
 use crate::system::sealed::Sealed;
 use crate::terminal::say_while;
 
-/// Changes with what is made here of what the tool has made.
-const VERSION: u32 = 1;
-
+/// What the names of their folders begin with.
+const NAME: &str = "python-";
+/// One of another version that was not used for this time goes when one is made.
+const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const COMPONENT: &str = "interpreter.wasm";
 const CODE: &str = "interpreter.cwasm";
 /// The standard library, and where the interpreter finds it.
 const LIBRARY_FOLDER: &str = "library";
 pub(super) const LIBRARY: &str = "/python";
-/// It is the only one that the tool sees as well, of the folders with these names.
+/// Folders that the interpreter calls by lower numbers than the application's: `FOLDERS` in the adapter's
+/// `report.py` has the first of those.
 const FOLDERS_OF_OURS: usize = 2;
+/// Files of an extension.
+const FILES_MAX: usize = 4;
 /// Held by who makes an interpreter. Others wait.
 const LOCK: &str = "interpreter.lock";
 /// CPython is compiled in a tenth of it.
@@ -40,45 +46,98 @@ const LIMITS: Limits = Limits { time_max: Duration::from_secs(300), memory_bytes
 /// One that is there.
 pub(super) struct Interpreter {
     folder: PathBuf,
+    /// The component, and its code with what tells of its memory: nobody can change them any more.
+    pub component: Sealed,
+    pub code: Sealed,
 }
 
 impl Interpreter {
-    /// The one that is there, or one that is made now. The code of its functions goes into `cache`.
-    pub(super) fn find_or_make(tools: &Tools, cache: Option<&Path>) -> Result<Interpreter> {
+    /// The one that is there, or one that is made now: beside the tool, or in `cache` where nobody may write
+    /// there. The code of its functions goes into `cache`.
+    pub(super) fn find_or_make(
+        tools: &Tools,
+        cache: Option<&Path>,
+        tell: &dyn Fn(&str),
+    ) -> Result<Interpreter> {
+        let name = name()?;
+        let find = |place: &Path| Interpreter::find(&place.join(&name), tell);
+        let places: Vec<&Path> = tools.folder.as_deref().into_iter().chain(cache).collect();
+        if let Some(found) = places.iter().find_map(|place| find(place)) {
+            return Ok(found);
+        }
         let tool = tools.find_or_install()?;
-        let place = tool.folder().parent().context("a tool is in a folder")?;
-        let folder = place.join(name()?);
-        let found = || -> Result<Option<Interpreter>> {
-            if !folder.is_dir() {
-                return Ok(None);
-            }
-            componentize::check(&folder)?;
-            Ok(Some(Interpreter { folder: folder.clone() }))
-        };
-        if let Some(found) = found()? {
-            return Ok(found);
-        }
-        let lock = File::create(place.join(LOCK)).context("no interpreter can be put there")?;
-        lock.lock()?;
+        let opened = places
+            .into_iter()
+            .find_map(|place| Some((Folder::open(place).ok()?, lock(&place.join(LOCK)).ok()?, place)));
+        let (folder, _lock, place) = opened.with_context(|| {
+            format!(
+                "the interpreter cannot be put into {}{ANOTHER}",
+                tool.folder().with_file_name("").display()
+            )
+        })?;
         // Another server may have made it meanwhile.
-        if let Some(found) = found()? {
+        if let Some(found) = find(place) {
             return Ok(found);
         }
-        let made = Folder::open(place)?.temporary_folder()?;
+        remove_unused(place);
+        let made = folder.temporary_folder()?;
         say_while("Making the Python interpreter, once for all applications, about 30 s", || {
             make(&tool, made.path(), cache)
         })?;
-        fs::rename(made.keep(), &folder).context("the interpreter cannot be put in its place")?;
-        found()?.context("the interpreter is gone")
+        let end = place.join(&name);
+        // What is there has been found wanting.
+        let _ = fs::remove_dir_all(&end);
+        fs::rename(made.path(), &end).context("the interpreter cannot be put in its place")?;
+        let _ = made.keep();
+        find(place).context("the interpreter is gone")
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    /// One that is as it was made, and that nobody else can have changed.
+    fn find(folder: &Path, tell: &dyn Fn(&str)) -> Option<Interpreter> {
+        if !folder.is_dir() {
+            return None;
+        }
+        let whole = || -> Result<Option<Interpreter>> {
+            componentize::check(folder)?;
+            let kept = Cache::open(folder, FILES_MAX)?;
+            let find = |name| kept.find_sealed(name).map_err(|unfit| anyhow!("{unfit}"));
+            let (Some(component), Some(code)) = (find(COMPONENT)?, find(CODE)?) else { return Ok(None) };
+            Ok(Some(Interpreter { folder: folder.to_owned(), component, code }))
+        };
+        whole().unwrap_or_else(|unfit| {
+            tell(&format!("{unfit:#}; the interpreter is made anew"));
+            None
+        })
     }
 
-    /// Its code, which nobody can change any more.
-    pub(super) fn code(&self) -> io::Result<Sealed> {
-        Sealed::new("interpreter", &fs::read(self.folder.join(CODE))?)
+    /// The standard library.
+    pub(super) fn library(&self) -> PathBuf {
+        self.folder.join(LIBRARY_FOLDER)
+    }
+}
+
+/// Waits for others who make an interpreter there.
+fn lock(path: &Path) -> io::Result<File> {
+    let lock = File::create(path)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            say_while("Waiting for another program that makes the Python interpreter", || lock.lock())?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    Ok(lock)
+}
+
+/// Those of other versions that were not used for long: the cache notes their use.
+fn remove_unused(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let used = fs::metadata(entry.path().join(CODE)).and_then(|code| code.modified());
+        let age = used.ok().and_then(|used| used.elapsed().ok());
+        let is_interpreter = entry.file_name().to_string_lossy().starts_with(NAME);
+        if is_interpreter && age.is_some_and(|age| age > UNUSED_MAX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -98,28 +157,21 @@ pub(super) fn host_path(path: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     Some(folders.get(number.parse::<usize>().ok()?.checked_sub(FOLDERS_OF_OURS)?)?.join(rest))
 }
 
-/// What is in the folder of an interpreter.
-pub(super) fn component(folder: &Path) -> io::Result<Vec<u8>> {
-    fs::read(folder.join(COMPONENT))
-}
-
-pub(super) fn library(folder: &Path) -> PathBuf {
-    folder.join(LIBRARY_FOLDER)
-}
-
 /// A folder's name is made of everything that its content depends on.
 fn name() -> Result<String> {
     let mut settings = DefaultHasher::new();
     Engine::new(&self::settings().config())?.precompile_compatibility_hash().hash(&mut settings);
-    (VERSION, crate::guest::pieces::VERSION).hash(&mut settings);
-    Ok(format!("python-{}-{:016x}", &sum_of_our_side()[..16], settings.finish()))
+    pieces::VERSION.hash(&mut settings);
+    Ok(format!("{NAME}{}-{:016x}", &sum_of_our_side()[..16], settings.finish()))
 }
 
 fn make(tool: &componentize::Tool, folder: &Path, cache: Option<&Path>) -> Result<()> {
-    let library = library(folder);
+    let library = folder.join(LIBRARY_FOLDER);
     fs::create_dir(&library)?;
-    let stage = Folder::open(folder)?.temporary_folder()?;
+    let opened = Folder::open(folder)?;
+    let stage = opened.temporary_folder()?;
     let component = reset::exported(&componentize::run(tool, stage.path(), &library)?)?;
+    drop(stage);
     let component = merge::merged(&component).context("its libraries cannot be merged")?;
     // Only what is added for it tells what is in an instance's memory.
     let (_, with_memory_exported) = Wizer::new().instrument_component(&component)?;
@@ -129,7 +181,14 @@ fn make(tool: &componentize::Tool, folder: &Path, cache: Option<&Path>) -> Resul
     if let (Some(functions), Some(cache)) = (compiled.functions, cache) {
         compiled::keep_functions_in(cache, &functions);
     }
-    fs::write(folder.join(COMPONENT), component)?;
-    io::copy(&mut File::open(compiled.code.path())?, &mut File::create(folder.join(CODE))?)?;
-    Ok(())
+    let kept = Cache::open(folder, FILES_MAX)?;
+    kept.keep(COMPONENT, &component)?;
+    kept.keep_sealed(CODE, &compiled.code)?;
+    for entry in WalkDir::new(&library) {
+        let entry = entry?;
+        let mode = if entry.file_type().is_dir() { 0o700 } else { 0o600 };
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+    }
+    // It has its name when all of it is on the disk.
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
 }

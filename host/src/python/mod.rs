@@ -19,6 +19,8 @@ mod interpreter;
 mod merge;
 /// What its C library keeps of the host can be let go.
 mod reset;
+/// What an import has printed.
+mod said;
 /// What is in memory becomes a component.
 mod snapshot;
 /// Variables of the environment that went into them.
@@ -61,7 +63,7 @@ pub(crate) fn component(
         return Ok(component);
     }
     first_look::check(application, &source, tell).with_context(named)?;
-    let interpreter = Interpreter::find_or_make(tools, cache).with_context(named)?;
+    let interpreter = Interpreter::find_or_make(tools, cache, tell).with_context(named)?;
     let Imported { component, asked, made_of } = say_while(
         format_args!("Building a component of {}, some seconds", application.file.display()),
         || import::import(&interpreter, application, &source).with_context(named),

@@ -14,8 +14,9 @@ import re
 import sys
 import types
 import zoneinfo
+from asyncio import coroutines
 
-from wasm_serve import beginning, callbacks, chance, contexts, handles, host, report, streams_of_output
+from wasm_serve import beginning, callbacks, chance, contexts, handles, host, loop, report, streams_of_output
 from wasm_serve import variables, wsgi
 
 
@@ -24,14 +25,16 @@ def load(path, name, source, folders, environment):
     try:
         _look_in(folders)
         variables.watch(environment)
-        # Of what is in memory already, this alone looks at a variable when it is imported.
+        # What is in memory already has looked at variables when the interpreter was made.
         zoneinfo.reset_tzpath()
+        loop.LOOP.set_debug(coroutines._is_debug_mode())
         # It has a copy of all variables, for servers that are processes of their own; nothing here is made of that.
         with variables.unnoted():
             importlib.import_module("wsgiref.handlers")
         handles.watch()
         chance.watch()
-        wsgi.serve(_application(path, name, source.encode("latin-1")))
+        with host.left_out():
+            wsgi.serve(_application(path, name, source.encode("latin-1")))
         # What was printed meanwhile is not to be printed by each instance.
         streams_of_output.flush()
         handles.let_go()

@@ -9,8 +9,10 @@ No list of bytes may go to the host, since the runtime never frees it. Bytes go 
 a character each: that is what `data.decode("latin-1")` is.
 """
 
-import componentize_py_runtime as runtime
+import contextlib
 import weakref
+
+import componentize_py_runtime as runtime
 import componentize_py_types as components
 from componentize_py_types import Err
 
@@ -69,6 +71,21 @@ CALL_LATER = _number(gateway.call_later, 2)
 CALL_AT = _number(gateway.call_at, 2)
 CANCEL = _number(timers.cancel, 1)
 ENVIRONMENT = _number(environment.get_environment, 0)
+
+
+@contextlib.contextmanager
+def left_out():
+    """While an application is imported there is no host, but for WASI's."""
+
+    def refuse(*arguments):
+        raise RuntimeError("this can be done in a request, not while the component is built")
+
+    global call_import
+    call_import = refuse
+    try:
+        yield
+    finally:
+        call_import = runtime.call_import
 
 
 class Resource:

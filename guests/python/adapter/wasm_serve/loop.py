@@ -167,6 +167,7 @@ class HostLoop(Loop):
                 return super().run_until_complete(future)
             finally:
                 self._cancel_tasks()
+                self._close_connections()
         finally:
             self._runs = False
             self._ready.clear()
@@ -178,6 +179,16 @@ class HostLoop(Loop):
             task.cancel()
         if tasks:
             super().run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    def _close_connections(self):
+        """Their protocols learn of it in the request that has begun them."""
+        transports = list(self._transports.values())
+        for transport in transports:
+            transport.abort()
+        if transports:
+            super().run_until_complete(asyncio.sleep(0))
+        for key in list(self._selector.get_map().values()):
+            self._selector.unregister(key.fileobj)
 
     def _hand_over_timers(self):
         left, self._scheduled = self._scheduled, []

@@ -68,7 +68,9 @@ def watch(given):
 
 def let_go():
     """After the application was imported: what it asked for. An instance begins without any."""
-    _be_behind({})
+    _be_behind(dict(os.environ._data.items()))
+    # With those that the C library has.
+    os.environ.clear()
     return NOTED
 
 

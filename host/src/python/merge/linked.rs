@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use wasmparser::{CanonicalFunction, CanonicalOption, ComponentAlias, Export, Instance, Parser, Payload};
 
 use super::module::{Item, Kind, Module};
@@ -89,6 +89,13 @@ impl<'a> Linked<'a> {
                 _ => {}
             }
         }
+        let mut made = BTreeSet::new();
+        for instance in &linked.instances {
+            if let Made::Of(module, _) = instance {
+                ensure!(made.insert(*module), "a module has two instances");
+            }
+        }
+        ensure!(made.len() == linked.modules.len(), "a module has no instance");
         let between: Vec<_> =
             linked.instances.iter().filter_map(|made| linked.args_between(made)).flatten().collect();
         between.into_iter().try_for_each(|item| linked.need(item))?;

@@ -180,7 +180,7 @@ impl<'a, 'r> Written<'a, 'r> {
         }
         let (instance, name) = match self.linked.find_item(item)? {
             Found::Within(module, item) => (self.whole()?, name_of(module, item)),
-            Found::Between(instance, name) => (self.instances[&instance], name.to_owned()),
+            Found::Between(instance, name) => (self.between(instance)?, name.to_owned()),
             Found::Host(function) => {
                 let number =
                     *self.items.get(&(item.0, function)).context("a function is needed too early")?;
@@ -218,6 +218,11 @@ impl<'a, 'r> Written<'a, 'r> {
         Ok(whole)
     }
 
+    /// The new number of an instance that stands between.
+    fn between(&self, instance: usize) -> Result<u32> {
+        self.instances.get(&instance).copied().context("an instance is needed too early")
+    }
+
     /// The number of a function that the one module imports.
     fn outside(&mut self, found: Found<'a>) -> Result<u32> {
         match found {
@@ -226,7 +231,7 @@ impl<'a, 'r> Written<'a, 'r> {
                 number.copied().context("a function of the host needs the memory before it is there")
             }
             Found::Between(instance, name) => {
-                let instance = self.instances[&instance];
+                let instance = self.between(instance)?;
                 let mut section = ComponentAliasSection::new();
                 section.alias(Alias::CoreInstanceExport { instance, kind: ExportKind::Func, name });
                 section.append_to_component(&mut self.bytes);
