@@ -17,3 +17,6 @@ pub(crate) const CALLBACK_ASYNC: &str = "wasm-serve:deferred/callback-async@0.1.
 
 /// Imported by adapters of languages, for a whole request in one call.
 pub(crate) const GATEWAY: &str = "wasm-serve:gateway/host@0.2.0";
+
+/// Imported by the same, for TLS over sockets.
+pub(crate) const TLS: &str = "wasm-serve:gateway/tls@0.2.0";

@@ -25,6 +25,8 @@ pub(crate) mod sent;
 pub(crate) mod sockets;
 /// Who is believed to be whom.
 pub(crate) mod tls;
+/// What is checked of certificates where guests speak TLS themselves.
+mod verifier;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -36,6 +38,7 @@ use self::grants::Grants;
 use self::permits::Left;
 use self::refusals::Refusals;
 use self::tls::Trust;
+pub(crate) use self::verifier::Checks;
 use crate::telemetry::log::Log;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -105,6 +108,11 @@ impl Outbound {
             Ok(found?.collect())
         });
         found.await.map_err(io::Error::other)?
+    }
+
+    /// What TLS of the guest's own believes in; None if nothing is granted.
+    pub(crate) fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
     }
 
     /// Refuses what is not granted, as far as that is known without the destination's addresses.

@@ -6,51 +6,104 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
+use super::verifier::{Checks, Verifier};
 use crate::telemetry::log::Log;
 
 /// What a connection over TLS is checked by.
 #[derive(Clone)]
 pub(crate) struct Trust {
     config: Arc<ClientConfig>,
+    provider: Arc<CryptoProvider>,
+    /// The system's and those that were named.
+    all: Arc<RootCertStore>,
+    named: Arc<RootCertStore>,
+}
+
+/// What a guest asks for, of a connection over which it speaks TLS itself.
+pub(crate) struct Asked<'a> {
+    pub checks: Checks,
+    /// The system's authorities are believed.
+    pub with_system: bool,
+    /// Others that are (PEM).
+    pub authorities: &'a str,
+    /// The guest's certificates and their key (PEM), or empty.
+    pub identity: &'a str,
+    /// The best first.
+    pub protocols: Vec<Vec<u8>>,
+    pub versions: &'a [&'static SupportedProtocolVersion],
 }
 
 impl Trust {
     /// The system's authorities, and those of these files.
     pub(crate) fn new(files: &[impl AsRef<Path>], log: &Log) -> Result<Trust> {
-        let mut roots = RootCertStore::empty();
+        let (mut roots, mut named) = (RootCertStore::empty(), RootCertStore::empty());
         // One that is malformed is of no use, and does no harm.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         for file in files {
             let file = file.as_ref();
-            let named = || format!("--ca-file {}", file.display());
-            let reader = BufReader::new(File::open(file).with_context(named)?);
-            let mut count = 0;
-            for certificate in CertificateDer::pem_reader_iter(reader) {
-                let certificate =
-                    certificate.map_err(|error| anyhow::anyhow!("{error}")).with_context(named)?;
-                roots.add(certificate).with_context(named)?;
-                count += 1;
-            }
-            ensure!(count > 0, "{}: has no certificates (PEM)", named());
+            let of_file = read(file).with_context(|| format!("--ca-file {}", file.display()))?;
+            named.roots.extend(of_file.roots);
         }
+        roots.roots.extend(named.roots.iter().cloned());
         if roots.is_empty() {
             log.server(format_args!(
                 "there are no certificate authorities: no guest can ask by https; install the system's (ca-certificates), or name a file with --ca-file"
             ));
         }
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        let (all, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
+        let builder = ClientConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_safe_default_protocol_versions()?;
+        let mut config = builder.with_root_certificates(all.clone()).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Trust { config: Arc::new(config) })
+        Ok(Trust { config: Arc::new(config), provider, all, named: Arc::new(named) })
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
     }
+
+    /// How a guest speaks TLS itself. The error says what is wrong with what it asks for.
+    pub(crate) fn config_for(&self, asked: Asked<'_>) -> Result<ClientConfig, String> {
+        let mut roots = if asked.with_system { self.all.clone() } else { self.named.clone() };
+        for certificate in CertificateDer::pem_slice_iter(asked.authorities.as_bytes()) {
+            let certificate = certificate.map_err(|error| format!("an authority's certificate: {error}"))?;
+            // As OpenSSL does, whose users name bundles of all kinds.
+            let _ = Arc::make_mut(&mut roots).add(certificate);
+        }
+        let verifier = Verifier::new(asked.checks, roots, self.provider.clone());
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(asked.versions)
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match asked.identity {
+            "" => builder.with_no_client_auth(),
+            identity => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(identity.as_bytes()).collect();
+                let chain = chain.map_err(|error| format!("the certificate: {error}"))?;
+                let key = PrivateKeyDer::from_pem_slice(identity.as_bytes());
+                let key = key.map_err(|error| format!("the private key: {error}"))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?
+            }
+        };
+        // A session that goes on is not checked again, and the next one may want to be.
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = asked.protocols;
+        Ok(config)
+    }
+}
+
+fn read(file: &Path) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_reader_iter(BufReader::new(File::open(file)?)) {
+        roots.add(certificate.map_err(|error| anyhow::anyhow!("{error}"))?)?;
+    }
+    ensure!(!roots.is_empty(), "has no certificates (PEM)");
+    Ok(roots)
 }

@@ -15,7 +15,7 @@ use crate::guest::compiled::{Export, Exports, Loaded};
 use crate::guest::missing::{self, Missing};
 use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;
-use crate::sandbox::imports::{core_modules, files, gateway, http, random, sockets, timers};
+use crate::sandbox::imports::{core_modules, files, gateway, http, random, sockets, timers, tls};
 use crate::sandbox::state::State;
 
 /// How a guest is called.
@@ -127,6 +127,7 @@ pub(crate) fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<L
     random::add_to_linker(&mut linker)?;
     sockets::add_to_linker(&mut linker, is_concurrent)?;
     gateway::add_to_linker(&mut linker)?;
+    tls::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
     Ok(linker)
 }

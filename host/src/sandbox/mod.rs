@@ -14,5 +14,6 @@ pub(crate) mod output;
 pub(crate) mod sockets;
 pub(crate) mod state;
 pub(crate) mod store;
+pub(crate) mod tls;
 pub(crate) mod transfer;
 mod transfer_states;

@@ -103,7 +103,7 @@ fn schedule(
 }
 
 /// The guest breaks the contract of this interface.
-fn no_byte() -> wasmtime::Error {
+pub(super) fn no_byte() -> wasmtime::Error {
     wasmtime::Error::msg("a text has a character that is no byte")
 }
 
@@ -161,7 +161,7 @@ fn headers(text: &str, left_out: &LeftOut) -> Result<HeaderMap, String> {
 }
 
 /// The bytes that a text's characters are.
-fn bytes_of(text: &str) -> Option<Vec<u8>> {
+pub(super) fn bytes_of(text: &str) -> Option<Vec<u8>> {
     if text.is_ascii() {
         return Some(text.as_bytes().to_vec());
     }

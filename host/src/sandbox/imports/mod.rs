@@ -7,3 +7,4 @@ pub(crate) mod http;
 pub(crate) mod random;
 pub(crate) mod sockets;
 pub(crate) mod timers;
+pub(crate) mod tls;
