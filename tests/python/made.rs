@@ -118,7 +118,6 @@ fn each_failure_of_an_import_has_its_hint() {
             "fast_core._core is compiled for another machine",
         ),
         ("raise ModuleNotFoundError(name='winreg')", "winreg, of the standard library, does not exist"),
-        ("raise ModuleNotFoundError(name='_ssl')", "There is no _ssl in a WebAssembly guest: leave TLS"),
         ("import os; os.environ['SECRET']", "--env SECRET=VALUE"),
         ("open('settings.txt')", "beside an imported module"),
         ("{}['SECRET']", ""),
@@ -136,10 +135,6 @@ fn each_failure_of_an_import_has_its_hint() {
 
 #[test]
 fn a_module_that_cannot_be_there_is_named_with_what_to_do() {
-    assert_import_refused(
-        "import ssl\n",
-        &["import ssl", "There is no _ssl in a WebAssembly guest: leave TLS to a proxy"],
-    );
     assert_import_refused("import ctypes\n", &["There is no _ctypes in a WebAssembly guest", "pure Python"]);
     assert_import_refused(
         "import fcntl\n",
@@ -536,7 +531,6 @@ fn what_is_not_there_in_a_request_is_said_with_what_to_do_once() {
     let rows = [
         ("/imports/no_such_module", "no_such_module was not imported when the component was built"),
         ("/imports/ftplib", "ftplib was not imported when the component was built"),
-        ("/imports/ssl", "There is no ssl in a WebAssembly guest"),
         ("/imports/ctypes", "There is no ctypes in a WebAssembly guest"),
         ("/looks-up/example.invalid", "A name is looked up if the server's --allow-outbound grants it"),
     ];

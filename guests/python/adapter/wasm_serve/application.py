@@ -16,8 +16,8 @@ import types
 import zoneinfo
 from asyncio import coroutines
 
-from wasm_serve import beginning, callbacks, chance, contexts, handles, host, loop, report, streams_of_output
-from wasm_serve import variables, wsgi
+from wasm_serve import authorities, beginning, callbacks, chance, contexts, handles, host, loop, report
+from wasm_serve import streams_of_output, variables, wsgi
 
 
 def load(path, name, source, folders, environment):
@@ -39,6 +39,7 @@ def load(path, name, source, folders, environment):
         streams_of_output.flush()
         handles.let_go()
         chance.let_go()
+        authorities.note()
         asked = variables.let_go()
         contexts.begin_here()
         wsgi.answer = contexts.starting(wsgi.answer)

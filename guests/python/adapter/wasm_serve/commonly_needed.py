@@ -8,7 +8,7 @@ NAMES = """
     asyncio cloudpickle contextvars copy csv datetime decimal email email.message email.mime.text
     email.mime.multipart email.utils fractions functools glob hashlib heapq hmac html html.parser http.cookies
     io itertools json logging logging.handlers mimetypes operator pathlib pickle pprint queue random secrets
-    shutil statistics string stringprep struct tempfile textwrap traceback unicodedata urllib.parse uuid
+    shutil ssl statistics string stringprep struct tempfile textwrap traceback unicodedata urllib.parse uuid
     wsgiref.util wsgiref.validate _strptime zoneinfo zlib gzip
 """.split()
 

@@ -6,7 +6,6 @@ import sys
 
 COMPILED = (".so", ".pyd", ".dylib")
 # Modules that other ones are made of.
-OF_TLS = {"ssl", "_ssl"}
 OF_LIBRARIES = {"ctypes", "_ctypes"}
 OF_PROCESSES = {"multiprocessing", "_multiprocessing", "_posixsubprocess", "_posixshmem"}
 # What failures are, at the beginning of the last line of their tracebacks.
@@ -17,11 +16,6 @@ THREAD = re.compile(r"^RuntimeError: can't start new thread", re.MULTILINE)
 
 def of_module(name, is_built):
     """For a module that is not there, in the build or in a request."""
-    if name in OF_TLS:
-        return (
-            f"There is no {name} in a WebAssembly guest: leave TLS to a proxy in front of the server, and import "
-            "ssl only where it is used, since connections of the application's own are without TLS"
-        )
     if name in OF_LIBRARIES:
         return f"There is no {name} in a WebAssembly guest, which cannot load libraries: use modules of pure Python"
     if name in OF_PROCESSES:

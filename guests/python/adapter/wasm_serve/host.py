@@ -27,7 +27,7 @@ class Success(StopIteration):
 components.Ok = Success
 
 from wit_world.imports import host as gateway
-from wit_world.imports import environment, poll, streams, timers
+from wit_world.imports import environment, poll, streams, timers, tls
 from wit_world.imports import wasi_http_types as http
 
 call_import = runtime.call_import
@@ -71,6 +71,13 @@ CALL_LATER = _number(gateway.call_later, 2)
 CALL_AT = _number(gateway.call_at, 2)
 CANCEL = _number(timers.cancel, 1)
 ENVIRONMENT = _number(environment.get_environment, 0)
+TLS_BEGIN = _number(tls.Connection.begin, 1)
+TLS_FEED = _number(tls.Connection.feed, 2)
+TLS_TAKE = _number(tls.Connection.take, 1)
+TLS_READ = _number(tls.Connection.read, 2)
+TLS_WRITE = _number(tls.Connection.write, 2)
+TLS_END = _number(tls.Connection.end, 1)
+TLS_FACTS = _number(tls.Connection.facts, 1)
 
 
 @contextlib.contextmanager
@@ -108,7 +115,8 @@ def install():
     give_once(weakref, "finalize", keep_kind)
     for kind in "Fields IncomingRequest IncomingBody OutgoingResponse OutgoingBody ResponseOutparam".split():
         setattr(http, kind, type(kind, (Resource,), {"__slots__": ()}))
-    for module, kind in ((streams, "InputStream"), (streams, "OutputStream"), (poll, "Pollable")):
+    others = (streams, "InputStream"), (streams, "OutputStream"), (poll, "Pollable"), (tls, "Connection")
+    for module, kind in others:
         setattr(module, kind, type(kind, (Resource,), {"__slots__": ()}))
 
 

@@ -98,10 +98,10 @@ class Loop(selector_events.BaseSelectorEventLoop):
 
     def _never(self, *args, **options):
         raise NotImplementedError(
-            "listening sockets, TLS, pipes, processes and signals do not exist for an event loop in a WebAssembly guest"
+            "listening sockets, pipes, processes and signals do not exist for an event loop in a WebAssembly guest"
         )
 
-    create_server = create_unix_connection = create_unix_server = sock_accept = start_tls = _never
+    create_server = create_unix_connection = create_unix_server = sock_accept = _never
     subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _never
     add_signal_handler = remove_signal_handler = getnameinfo = sendfile = sock_sendfile = _never
 
