@@ -54,6 +54,9 @@ mod outbound;
 /// Sockets: what they may connect to, their bounds, and what becomes of them.
 mod sockets;
 
+/// TLS over the sockets of Python applications: what is believed, and what becomes of connections.
+mod tls;
+
 /// Connections that send slowly, or what is no request.
 mod slow;
 

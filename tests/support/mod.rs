@@ -9,6 +9,7 @@ pub mod peers;
 pub mod redis;
 pub mod scripts;
 pub mod server;
+pub mod tls;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};

@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
 use super::Folder;
+use super::tls::{self, Authority};
 
 /// A field of requests that are answered before their bodies have come.
 pub const EARLY: &str = "x-early: 1";
@@ -50,26 +48,10 @@ impl Upstream {
         names: &[&str],
         answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> Upstream {
-        let mut of_authority = CertificateParams::default();
-        of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(of_authority, KeyPair::generate().unwrap()).unwrap();
+        let authority = Authority::new();
         std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config =
-            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth();
-        let config = Arc::new(config.with_single_cert(vec![certificate.der().clone()], key.into()).unwrap());
-        Upstream::start_with(
-            move |stream| {
-                let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-                Ok(Box::new(StreamOwned::new(connection, stream)))
-            },
-            answer,
-        )
+        let config = Arc::new(authority.server(names));
+        Upstream::start_with(move |stream| Ok(Box::new(tls::wrapped(&config, stream)?)), answer)
     }
 
     fn start_with(
