@@ -21,14 +21,16 @@ pub(crate) struct Trust {
     config: Arc<ClientConfig>,
     provider: Arc<CryptoProvider>,
     /// The system's and those that were named.
-    all: Arc<RootCertStore>,
-    named: Arc<RootCertStore>,
+    roots: Arc<RootCertStore>,
 }
+
+/// Authorities that a guest may name for one connection. Bundles of all that browsers believe have some 150.
+const AUTHORITIES_MAX: usize = 500;
 
 /// What a guest asks for, of a connection over which it speaks TLS itself.
 pub(crate) struct Asked<'a> {
     pub checks: Checks,
-    /// The system's authorities are believed.
+    /// The system's authorities are believed, and the operator's.
     pub with_system: bool,
     /// Others that are (PEM).
     pub authorities: &'a str,
@@ -42,26 +44,25 @@ pub(crate) struct Asked<'a> {
 impl Trust {
     /// The system's authorities, and those of these files.
     pub(crate) fn new(files: &[impl AsRef<Path>], log: &Log) -> Result<Trust> {
-        let (mut roots, mut named) = (RootCertStore::empty(), RootCertStore::empty());
+        let mut roots = RootCertStore::empty();
         // One that is malformed is of no use, and does no harm.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         for file in files {
             let file = file.as_ref();
             let of_file = read(file).with_context(|| format!("--ca-file {}", file.display()))?;
-            named.roots.extend(of_file.roots);
+            roots.roots.extend(of_file.roots);
         }
-        roots.roots.extend(named.roots.iter().cloned());
         if roots.is_empty() {
             log.server(format_args!(
                 "there are no certificate authorities: no guest can ask by https; install the system's (ca-certificates), or name a file with --ca-file"
             ));
         }
-        let (all, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
+        let (roots, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
         let builder = ClientConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions()?;
-        let mut config = builder.with_root_certificates(all.clone()).with_no_client_auth();
+        let mut config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Trust { config: Arc::new(config), provider, all, named: Arc::new(named) })
+        Ok(Trust { config: Arc::new(config), provider, roots })
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
@@ -70,10 +71,16 @@ impl Trust {
 
     /// How a guest speaks TLS itself. The error says what is wrong with what it asks for.
     pub(crate) fn config_for(&self, asked: Asked<'_>) -> Result<ClientConfig, String> {
-        let mut roots = if asked.with_system { self.all.clone() } else { self.named.clone() };
-        for certificate in CertificateDer::pem_slice_iter(asked.authorities.as_bytes()) {
+        let mut roots = match asked.with_system {
+            true => self.roots.clone(),
+            false => Arc::new(RootCertStore::empty()),
+        };
+        for (certificate, number) in CertificateDer::pem_slice_iter(asked.authorities.as_bytes()).zip(0..) {
+            if number == AUTHORITIES_MAX {
+                return Err(format!("over {AUTHORITIES_MAX} authorities"));
+            }
             let certificate = certificate.map_err(|error| format!("an authority's certificate: {error}"))?;
-            // As OpenSSL does, whose users name bundles of all kinds.
+            // Users name bundles of all kinds; what is not understood is not believed.
             let _ = Arc::make_mut(&mut roots).add(certificate);
         }
         let verifier = Verifier::new(asked.checks, roots, self.provider.clone());

@@ -20,6 +20,10 @@ pub(crate) enum Checks {
     Name,
 }
 
+/// Certificates between that of a server and an authority's: of more, finding a way takes long, and nothing
+/// else runs meanwhile.
+const BETWEEN_MAX: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct Verifier {
     checks: Checks,
@@ -43,6 +47,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.checks >= Checks::Authority {
+            if others.len() > BETWEEN_MAX {
+                return Err(Error::General(format!("over {BETWEEN_MAX} certificates beside the server's")));
+            }
             let parsed = ParsedCertificate::try_from(certificate)?;
             let algorithms = self.provider.signature_verification_algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, others, now, algorithms)?;

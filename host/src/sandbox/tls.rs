@@ -19,10 +19,14 @@ pub(crate) struct Engine {
     tls: ClientConnection,
     /// What was received, and rustls has not taken yet.
     unread: BytesMut,
+    /// What has ended the connection after the handshake: it is told when all before it was read.
+    failed: Option<Failure>,
+    /// The guest has ended its side.
+    is_ended: bool,
 }
 
 /// What ends a connection, beside its end.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// With the number that OpenSSL has for it.
     Certificate(u32, String),
@@ -61,7 +65,7 @@ impl Engine {
             }
         };
         let tls = ClientConnection::new(Arc::new(config), server).map_err(|error| error.to_string())?;
-        Ok(Engine { tls, unread: BytesMut::new() })
+        Ok(Engine { tls, unread: BytesMut::new(), failed: None, is_ended: false })
     }
 
     /// Takes what was received, if there is room for it. True while the handshake goes on.
@@ -70,8 +74,14 @@ impl Engine {
             return Err(Failure::Protocol("more is given than is read".to_owned()));
         }
         self.unread.extend_from_slice(received);
-        self.advance()?;
-        Ok(self.tls.is_handshaking())
+        let is_handshaking = self.tls.is_handshaking();
+        match self.advance() {
+            Err(failure) if is_handshaking => Err(failure),
+            advanced => {
+                self.failed = self.failed.take().or(advanced.err());
+                Ok(self.tls.is_handshaking())
+            }
+        }
     }
 
     /// Up to the next bytes that can be read.
@@ -107,10 +117,9 @@ impl Engine {
                 Ok(0) => break,
                 Ok(read) => count += read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock && !self.unread.is_empty() => {
-                    match self.advance() {
-                        // What came before it is good.
-                        Err(_) if count > 0 => break,
-                        advanced => advanced?,
+                    if let Err(failure) = self.advance() {
+                        self.failed.get_or_insert(failure);
+                        self.unread.clear();
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -118,15 +127,20 @@ impl Engine {
             }
         }
         bytes.truncate(count);
-        Ok(if count > 0 { Received::Bytes(bytes) } else { Received::Nothing })
+        match &self.failed {
+            _ if count > 0 => Ok(Received::Bytes(bytes)),
+            Some(failure) => Err(failure.clone()),
+            None => Ok(Received::Nothing),
+        }
     }
 
     /// How much of it was taken.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
-        self.tls.writer().write(bytes).unwrap_or(0)
+        if self.is_ended { 0 } else { self.tls.writer().write(bytes).unwrap_or(0) }
     }
 
     pub(crate) fn end(&mut self) {
+        self.is_ended = true;
         self.tls.send_close_notify();
     }
 

@@ -10,15 +10,22 @@ exists = genericpath.exists
 
 
 def is_bundle(path):
+    if path in BUNDLES:
+        return not exists(path)
     certifi = sys.modules.get("certifi")
-    return certifi is not None and (path in BUNDLES or path == certifi.where())
+    return certifi is not None and path == _bundle(certifi)
+
+
+def _bundle(certifi):
+    """Where its own is, whatever a program has put in the place of `where`."""
+    return os.path.join(os.path.dirname(certifi.__file__), "cacert.pem")
 
 
 def note():
     """At the end of the build: programs look whether the file is there before they name it."""
     certifi = sys.modules.get("certifi")
     if certifi is not None:
-        BUNDLES.add(certifi.where())
+        BUNDLES.add(_bundle(certifi))
         os.path.exists = genericpath.exists = exists_or_is_bundle
 
 

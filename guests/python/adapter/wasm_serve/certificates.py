@@ -1,6 +1,7 @@
 """Certificates (X.509): as texts, as bytes, and as `getpeercert` tells of them."""
 
 import base64
+import calendar
 import ipaddress
 import re
 
@@ -21,6 +22,7 @@ ATTRIBUTES = {
 ATTRIBUTES[b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01"] = "emailAddress"
 ATTRIBUTES[b"\x09\x92\x26\x89\x93\xf2\x2c\x64\x01\x19"] = "domainComponent"
 ALTERNATIVE_NAMES = b"\x55\x1d\x11"
+CONSTRAINTS = b"\x55\x1d\x13"
 
 
 class Certificate:
@@ -67,6 +69,28 @@ def from_data(data):
     return found
 
 
+def authority(content):
+    """When one that is to be believed begins and ends, in seconds since the Unix epoch. It must be an authority's: the
+    server's TLS would believe whatever the key of any other one has signed."""
+    try:
+        fields = _fields(content)
+        version = fields[0][0] == 0xA0
+        # Those of the first version say nothing of it.
+        is_authority = not version or any(
+            identifier == CONSTRAINTS and _parts(_parts(value)[0][1])[:1] == [(0x01, b"\xff")]
+            for identifier, value in _extensions(fields)
+        )
+        times = [_seconds(*time) for time in _parts(fields[4 if version else 3][1])]
+    except (IndexError, ValueError, TypeError):
+        raise failed("ASN1", "a certificate that is malformed (DER)") from None
+    if not is_authority:
+        raise NotImplementedError(
+            "a certificate that is no authority's is to be believed: TLS in a WebAssembly guest is the server's, "
+            "which believes authorities alone"
+        )
+    return times
+
+
 def to_text(content):
     lines = base64.encodebytes(content).decode().replace("\n", "")
     lines = "\n".join(lines[at : at + 64] for at in range(0, len(lines), 64))
@@ -81,7 +105,7 @@ def _next(content, at):
             count = length & 0x7F
             length, at = int.from_bytes(content[at : at + count]), at + count
     except IndexError:
-        length = len(content)
+        tag, length = 0, len(content) + 1
     if at + length > len(content):
         raise failed("NOT_ENOUGH_DATA", "a certificate that is malformed (DER)")
     return tag, at, at + length
@@ -98,7 +122,7 @@ def _parts(content):
 
 def decoded(content):
     """What `getpeercert` says of it."""
-    fields = _parts(_parts(_parts(content)[0][1])[0][1])
+    fields = _fields(content)
     version = 1
     if fields[0][0] == 0xA0:
         version = int.from_bytes(_parts(fields.pop(0)[1])[0][1]) + 1
@@ -113,13 +137,23 @@ def decoded(content):
         "notBefore": begin,
         "notAfter": end,
     }
-    for tag, value in fields[6:]:
+    for identifier, value in _extensions(fields):
+        if identifier == ALTERNATIVE_NAMES:
+            told["subjectAltName"] = tuple(_alternatives(value))
+    return told
+
+
+def _fields(content):
+    return _parts(_parts(_parts(content)[0][1])[0][1])
+
+
+def _extensions(fields):
+    """The identifier and the value of each."""
+    for tag, value in fields:
         if tag == 0xA3:
             for _, extension in _parts(_parts(value)[0][1]):
-                (_, identifier), *_, (_, extension) = _parts(extension)
-                if identifier == ALTERNATIVE_NAMES:
-                    told["subjectAltName"] = tuple(_alternatives(extension))
-    return told
+                (_, identifier), *_, (_, content) = _parts(extension)
+                yield identifier, content
 
 
 def _name(value):
@@ -143,10 +177,18 @@ def _dotted(identifier):
     return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]]))
 
 
-def _time(tag, value):
+def _digits(tag, value):
     text = value.decode()
-    if tag == 0x17:
-        text = ("20" if text[:2] < "50" else "19") + text
+    return ("20" if text[:2] < "50" else "19") + text if tag == 0x17 else text
+
+
+def _seconds(tag, value):
+    text = _digits(tag, value)
+    return calendar.timegm((int(text[:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2))))
+
+
+def _time(tag, value):
+    text = _digits(tag, value)
     month, day = MONTHS[int(text[4:6]) - 1], int(text[6:8])
     return f"{month} {day:2} {text[8:10]}:{text[10:12]}:{text[12:14]} {text[:4]} GMT"
 

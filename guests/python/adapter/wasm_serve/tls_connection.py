@@ -137,14 +137,16 @@ class Connection:
 
     def __init__(self, context, transport, name, owner):
         self.context, self._transport, self.server_hostname = context, transport, name
+        # As the context is now, whatever becomes of it.
+        self._settings = context._settings_of(name)
         self._owner = None if owner is None else weakref.ref(owner)
         # Made when the handshake begins, so that a context goes on to be the build's own.
         self._engine = None
         self._is_handshaking, self._facts = True, None
         # What was taken from the engine and not sent; what was received and not read.
         self._unsent, self._unread = b"", b""
-        # How much of the caller's is in what was not sent.
-        self._written = 0
+        # What the caller has given that is in what was not sent, and how much of it.
+        self._piece, self._written = b"", 0
 
     def __del__(self):
         if self._engine is not None:
@@ -164,7 +166,7 @@ class Connection:
             raise NotImplementedError("the server's TLS has no sessions that go on")
 
     def _begin(self):
-        result = host.call_import(host.TLS_BEGIN, [self.context._settings(self.server_hostname)])
+        result = host.call_import(host.TLS_BEGIN, [self._settings()])
         if isinstance(result, host.Err):
             raise failed("LIBRARY", result.value)
         self._engine = result.value
@@ -261,16 +263,19 @@ class Connection:
             self.do_handshake()
         self._transport.begin()
         self._flush()
+        with memoryview(data) as view, view.cast("B") as content:
+            piece = bytes(content[:PIECE_BYTES_MAX])
+        if self._written and not piece.startswith(self._piece):
+            raise failed("BAD_WRITE_RETRY", "bad write retry")
         if not self._written:
-            with memoryview(data) as view, view.cast("B") as content:
-                piece = bytes(content[:PIECE_BYTES_MAX])
             if not piece:
                 return 0
             self._written = host.call_import(host.TLS_WRITE, [self._engine, piece.decode("latin-1")])
             if not self._written:
                 raise failed("PROTOCOL_IS_SHUTDOWN", "protocol is shutdown", SSLZeroReturnError, 6)
+            self._piece = piece[: self._written]
             self._flush()
-        written, self._written = self._written, 0
+        written, self._piece, self._written = self._written, b"", 0
         return written
 
     def pending(self):

@@ -2,6 +2,8 @@
 the component is built, and go on in its instances."""
 
 import os
+import re
+import time
 
 from wasm_serve import authorities, certificates, tls_connection
 from wasm_serve.tls_errors import failed
@@ -27,6 +29,7 @@ SUITES = [
     for kind in ("ECDSA", "RSA")
     for cipher in ("AES256-GCM-SHA384", "AES128-GCM-SHA256", "CHACHA20-POLY1305")
 ]
+HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 SUITES_OF_1_3 = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"]
 
 
@@ -51,6 +54,10 @@ class Context:
         self._with_system, self._authorities = False, {}
         self._identity, self._protocols, self._callback = "", "", None
         return self
+
+    def __reduce__(self):
+        # It may have a private key.
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     @property
     def protocol(self):
@@ -159,7 +166,14 @@ class Context:
         self._protocols = bytes(protocols).decode("latin-1")
 
     def set_default_verify_paths(self):
-        self._with_system = True
+        """As OpenSSL does, whose variables name others in the place of the system's."""
+        file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        if not file and not folder:
+            self._with_system = True
+        if file and os.path.exists(file):
+            self.load_verify_locations(cafile=file)
+        if folder and os.path.isdir(folder):
+            self.load_verify_locations(capath=folder)
 
     def load_verify_locations(self, cafile=None, capath=None, cadata=None):
         if cafile is None and capath is None and cadata is None:
@@ -170,15 +184,16 @@ class Context:
             else:
                 self._believe(certificates.from_file(cafile))
         if capath is not None:
+            # As `openssl rehash` names them: other files there are not believed.
             for name in sorted(os.listdir(capath)):
-                if os.path.isfile(os.path.join(capath, name)):
+                if HASHED.fullmatch(name):
                     self._believe(certificates.from_file(os.path.join(capath, name), is_needed=False))
         if cadata is not None:
             self._believe(certificates.from_data(cadata))
 
     def _believe(self, found):
         for certificate in found:
-            self._authorities[certificate] = None
+            self._authorities[certificate] = certificates.authority(certificate)
 
     def cert_store_stats(self):
         """Of those that were named: how many others the server has is not known."""
@@ -231,27 +246,31 @@ class Context:
             raise ValueError("check_hostname requires server_hostname")
         return tls_connection.Connection(self, transport, name, owner)
 
+    def _believed(self):
+        """Those whose time has come and is not over, as texts."""
+        now = time.time()
+        for certificate, (begin, end) in self._authorities.items():
+            if begin <= now <= end:
+                yield certificates.to_text(certificate)
+
     def _speaks(self, version, refusal):
         most = VERSIONS[-1] if self._maximum == MOST else VERSIONS[0] if self._maximum == LEAST else self._maximum
         least = VERSIONS[-1] if self._minimum == MOST else self._minimum
         return least <= version <= most and not self._options & refusal
 
-    def _settings(self, name):
-        """As the server is told them."""
-        with_1_2, with_1_3 = self._speaks(TLS_1_2, NO_TLS_1_2), self._speaks(TLS_1_3, NO_TLS_1_3)
-        if not (with_1_2 or with_1_3):
-            raise failed("NO_PROTOCOLS_AVAILABLE", "no protocols available: there are TLS 1.2 and 1.3")
+    def _settings_of(self, name):
+        """Gives what the server is told of a connection, which is as all is now."""
+        versions = self._speaks(TLS_1_2, NO_TLS_1_2), self._speaks(TLS_1_3, NO_TLS_1_3)
         checks = NONE if self._verify_mode == NONE else REQUIRED if self._check_hostname else OPTIONAL
-        return tls_connection.settings(
-            name or "",
-            checks,
-            self._with_system,
-            "".join(map(certificates.to_text, self._authorities)),
-            self._identity,
-            self._protocols,
-            with_1_2,
-            with_1_3,
-        )
+        system, authorities = self._with_system, "".join(self._believed())
+        identity, protocols = self._identity, self._protocols
+
+        def settings():
+            if not any(versions):
+                raise failed("NO_PROTOCOLS_AVAILABLE", "no protocols available: there are TLS 1.2 and 1.3")
+            return tls_connection.settings(name or "", checks, system, authorities, identity, protocols, *versions)
+
+        return settings
 
 
 def _version(value):
