@@ -237,7 +237,7 @@ class Connection:
         while (received := self._received(size)) is None:
             if not self._receive():
                 raise ended_abruptly()
-            self._flush()
+            self._flush_if_possible()
         return received
 
     def _received(self, size):
@@ -251,11 +251,14 @@ class Connection:
             self.do_handshake()
         else:
             self._transport.begin()
-            try:
-                self._flush()
-            except OSError:
-                # What cannot be sent now is no reason not to read.
-                pass
+            self._flush_if_possible()
+
+    def _flush_if_possible(self):
+        """What cannot be sent now is no reason not to read."""
+        try:
+            self._flush()
+        except OSError:
+            pass
 
     def write(self, data, /):
         """How much was sent. What could not be sent as a whole is to be given once more, as with OpenSSL."""
