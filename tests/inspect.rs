@@ -309,7 +309,7 @@ fn check(file: &Path, verdict: &Verdict) -> Result<(), String> {
 
 /// Why the server does not serve it.
 fn refusal(file: &Path) -> String {
-    let output = program().arg("--guest").arg(file).output().unwrap();
+    let output = program().args(["--http-socket", "127.0.0.1:0", "--guest"]).arg(file).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     let reason = said.split_once(&format!("--guest {}: ", file.display())).map(|(_, reason)| reason);
