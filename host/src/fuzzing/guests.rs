@@ -111,7 +111,7 @@ fn program(bytes: &[u8]) -> anyhow::Result<Program> {
         compiling,
         reuse: Reuse { calls_max: 1, bytes_max: 0 },
     };
-    let content = Content { bytes: bytes.to_vec(), sum: None, is_made_here: false };
+    let content = Content { bytes: bytes.to_vec(), is_made_here: false };
     Guest::load("guest".to_owned(), content, None, room, &LOG)?.program(0, HOST.clone())
 }
 

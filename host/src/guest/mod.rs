@@ -14,8 +14,6 @@ pub(crate) mod summary;
 /// A guest as it is in its file.
 pub(crate) struct Content {
     pub bytes: Vec<u8>,
-    /// The sum of the bytes, if it is known.
-    pub sum: Option<blake3::Hash>,
     /// Our own tools made it, for the cache that is used: an interpreter, which is the same in all
     /// that they make.
     pub is_made_here: bool,

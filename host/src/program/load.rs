@@ -208,14 +208,14 @@ impl Code {
         log: &Log,
     ) -> Result<Code> {
         let settings = settings(source.summary, !source.data.is_mapped(), reservation_bytes);
-        let Content { bytes, sum, is_made_here } = source.content;
+        let Content { bytes, is_made_here } = source.content;
         let without_data = match source.data {
             InitialData::Taken(_) => Some(initial_data::without_data(bytes)?),
             InitialData::Small | InitialData::Mapped => None,
         };
         let guest = without_data.as_deref().unwrap_or(bytes);
         // Applications of one interpreter differ in their data alone, and have the same code.
-        let sum = sum.filter(|_| without_data.is_none()).unwrap_or_else(|| blake3::hash(guest));
+        let sum = blake3::hash(guest);
         let compile = |name: &str| {
             let kept = kept.filter(|_| *is_made_here);
             let known = kept.and_then(|kept| kept.functions(log));

@@ -113,8 +113,8 @@ impl Loader {
                 let file = file.clone();
                 let bytes = file::within(file::TIME_MAX, move || guest::file::content(&file));
                 let bytes = bytes.with_context(|| self.source.option())?;
-                let sum = self.cache.as_deref().and_then(|cache| python::sum_of_kept(&bytes, cache));
-                Ok(Content { bytes, sum, is_made_here: sum.is_some() })
+                let is_made_here = self.cache.as_deref().is_some_and(|cache| python::is_kept(&bytes, cache));
+                Ok(Content { bytes, is_made_here })
             }
             Source::Python(application, tools) => {
                 let tell = |message: &str| self.log.server(message);

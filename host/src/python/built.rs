@@ -47,8 +47,7 @@ impl Kept {
             && asked.is_as_in(environment);
         match made_of["component"].as_str() {
             Some(component) if is_good => {
-                let sum = component.strip_suffix(".wasm").and_then(|sum| blake3::Hash::from_hex(sum).ok());
-                Ok(self.cache.find(component)?.map(|bytes| Content { bytes, sum, is_made_here: true }))
+                Ok(self.cache.find(component)?.map(|bytes| Content { bytes, is_made_here: true }))
             }
             _ => Ok(None),
         }

@@ -76,16 +76,13 @@ pub(crate) fn component(
     {
         tell(&cannot_be_used(cache, &error));
     }
-    Ok(Content { bytes: component, sum: None, is_made_here: true })
+    Ok(Content { bytes: component, is_made_here: true })
 }
 
-/// The sum of a component that was made here, and is kept in `cache`; none of any other guest.
-pub(crate) fn sum_of_kept(component: &[u8], cache: &Path) -> Option<blake3::Hash> {
-    if !variables::are_in(component) {
-        return None;
-    }
-    let (sum, kept) = (blake3::hash(component), Kept::open(&cache.join(FOLDER)).ok()?);
-    kept.has(sum).then_some(sum)
+/// Whether a component was made here, and is kept in `cache`; no other guest is.
+pub(crate) fn is_kept(component: &[u8], cache: &Path) -> bool {
+    variables::are_in(component)
+        && Kept::open(&cache.join(FOLDER)).is_ok_and(|kept| kept.has(blake3::hash(component)))
 }
 
 /// What is known before anything is built.
