@@ -96,7 +96,7 @@ def _note_folder(path):
 
 
 def _is_in_a_folder(path):
-    """Whether it is in one of the application's folders, and can be in a text. """
+    """Whether it is in one of the application's folders, and can be in a text."""
     is_text = isinstance(path, str) and not re.search("[\ud800-\udfff]", path)
     return is_text and path.startswith(tuple(f"{folder}/" for folder in FOLDERS))
 

@@ -52,7 +52,7 @@ class Context:
         self._host_flags = 4
         # What is believed: the server's authorities, and certificates (PEM), each once.
         self._with_system, self._authorities = False, {}
-        self._identity, self._protocols, self._callback = "", "", None
+        self._identity, self._protocols = "", ""
         return self
 
     def __reduce__(self):

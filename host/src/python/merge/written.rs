@@ -31,6 +31,7 @@ pub(super) struct Written<'a, 'r> {
     counts: HashMap<Kind, u32>,
     instances: HashMap<usize, u32>,
     modules: HashMap<usize, u32>,
+    modules_count: u32,
     instances_count: u32,
     /// What was read of each section that is written item by item.
     modules_read: usize,
@@ -50,6 +51,7 @@ impl<'a, 'r> Written<'a, 'r> {
             counts: HashMap::new(),
             instances: HashMap::new(),
             modules: HashMap::new(),
+            modules_count: 0,
             instances_count: 0,
             modules_read: 0,
             instances_read: 0,
@@ -92,10 +94,16 @@ impl<'a, 'r> Written<'a, 'r> {
 
     fn add_module(&mut self, range: Range<usize>) {
         if self.linked.modules[self.modules_read].stands_between() {
-            RawSection { id: MODULE, data: &self.component[range] }.append_to_component(&mut self.bytes);
-            self.modules.insert(self.modules_read, self.modules.len() as u32);
+            let number = self.module(&self.component[range]);
+            self.modules.insert(self.modules_read, number);
         }
         self.modules_read += 1;
+    }
+
+    fn module(&mut self, data: &[u8]) -> u32 {
+        RawSection { id: MODULE, data }.append_to_component(&mut self.bytes);
+        self.modules_count += 1;
+        self.modules_count - 1
     }
 
     fn add_instance(&mut self) -> Result<()> {
@@ -201,8 +209,7 @@ impl<'a, 'r> Written<'a, 'r> {
             return Ok(whole);
         }
         let (module, outside) = self.linked.whole()?;
-        RawSection { id: MODULE, data: &module }.append_to_component(&mut self.bytes);
-        let number = self.modules.len() as u32;
+        let number = self.module(&module);
         let mut imports = Vec::new();
         for (found, import) in outside.iter().zip(0..) {
             imports.push((import.to_string(), ExportKind::Func, self.outside(*found)?));
@@ -213,7 +220,6 @@ impl<'a, 'r> Written<'a, 'r> {
         let mut section = InstanceSection::new();
         section.instantiate(number, [("", ModuleArg::Instance(bag))]);
         let whole = self.instance(&section);
-        self.modules.insert(usize::MAX, number);
         self.whole = Some(whole);
         Ok(whole)
     }
