@@ -7,11 +7,11 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::packages::cache;
-use super::{Folder, root, wait_for};
+use super::packages::{self, cache};
+use super::{Folder, wait_for};
 
 /// The user `nobody`, and its group.
 const NOBODY: u32 = 65534;
@@ -85,21 +85,7 @@ impl Drop for Nginx {
     }
 }
 
-/// The program: what the variable names, or the system has, or the package has in it.
 fn program() -> PathBuf {
-    if let Some(named) = std::env::var_os("WASM_SERVE_TEST_NGINX") {
-        return named.into();
-    }
     let installed = ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"];
-    if let Some(path) = installed.iter().map(Path::new).find(|path| path.is_file()) {
-        return path.to_owned();
-    }
-    let folder = cache().join("wasm-serve/tests");
-    let file = folder.join("nginx");
-    if !file.is_file() {
-        let made = Command::new(root().join("tests/support/nginx")).arg(&folder).output();
-        let made = made.expect("the script can be run");
-        assert!(made.status.success(), "no nginx: {}", String::from_utf8_lossy(&made.stderr));
-    }
-    file
+    packages::program("WASM_SERVE_TEST_NGINX", &installed, "nginx", cache().join("wasm-serve/tests"), "nginx")
 }

@@ -2,8 +2,28 @@
 //! else is kept outside of the checkout.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// A program that is no package of Python: what the variable names, or the system has, or a package of the
+/// distribution has in it, which the script of this name puts into the folder.
+pub fn program(variable: &str, installed: &[&str], script: &str, folder: PathBuf, name: &str) -> PathBuf {
+    if let Some(named) = std::env::var_os(variable) {
+        return named.into();
+    }
+    if let Some(path) = installed.iter().map(Path::new).find(|path| path.is_file()) {
+        return path.to_owned();
+    }
+    let file = folder.join(name);
+    if !file.is_file() {
+        let made = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support").join(script))
+            .arg(&folder)
+            .output();
+        let made = made.expect("the script can be run");
+        assert!(made.status.success(), "no {name}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    file
+}
 
 /// A folder with Flask and what it needs.
 pub fn flask() -> PathBuf {

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::packages::cache;
-use super::{Folder, root, wait_for};
+use super::packages::{self, cache};
+use super::{Folder, wait_for};
 
 /// What it wants of its clients.
 pub const PASSWORD: &str = "secret";
@@ -48,21 +48,8 @@ impl Drop for Redis {
     }
 }
 
-/// The program: what the variable names, or the system has, or the package has in it.
 fn program() -> PathBuf {
-    if let Some(named) = std::env::var_os("WASM_SERVE_TEST_REDIS") {
-        return named.into();
-    }
     let installed = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"];
-    if let Some(path) = installed.iter().map(Path::new).find(|path| path.is_file()) {
-        return path.to_owned();
-    }
     let folder = cache().join("wasm-serve/tests/redis");
-    let file = folder.join("redis-server");
-    if !file.is_file() {
-        let made = Command::new(root().join("tests/support/redis")).arg(&folder).output();
-        let made = made.expect("the script can be run");
-        assert!(made.status.success(), "no Redis: {}", String::from_utf8_lossy(&made.stderr));
-    }
-    file
+    packages::program("WASM_SERVE_TEST_REDIS", &installed, "redis", folder, "redis-server")
 }

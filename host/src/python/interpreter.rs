@@ -192,3 +192,27 @@ fn make(tool: &componentize::Tool, folder: &Path, cache: Option<&Path>) -> Resul
     // It has its name when all of it is on the disk.
     Ok(rustix::fs::syncfs(File::open(folder)?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn an_interpreter_that_is_not_whole_is_not_taken_and_that_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Cache::open(folder.path(), FILES_MAX).unwrap();
+        let told = Cell::new(0);
+        let is_found = || Interpreter::find(folder.path(), &|_| told.set(told.get() + 1)).is_some();
+        assert!(!is_found(), "there is none yet");
+        for name in [COMPONENT, CODE] {
+            kept.keep(COMPONENT, b"component").unwrap();
+            kept.keep(CODE, b"code").unwrap();
+            told.set(0);
+            assert!(is_found() && told.get() == 0);
+            File::options().write(true).open(folder.path().join(name)).unwrap().set_len(3).unwrap();
+            assert!(!is_found() && told.get() == 1, "{name}");
+        }
+    }
+}
