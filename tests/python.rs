@@ -18,6 +18,8 @@ mod flask;
 mod made;
 /// Packages that many applications are made of, as they are.
 mod packages;
+/// A real application, with a real database, cache, mail server and service of others.
+mod services;
 /// The event loop's timers, and what it refuses.
 mod timers;
 /// PEP 3333, part by part.

@@ -6,6 +6,7 @@ pub mod fault_guests;
 pub mod nginx;
 pub mod packages;
 pub mod peers;
+pub mod postgres;
 pub mod redis;
 pub mod scripts;
 pub mod server;

@@ -40,6 +40,11 @@ pub fn redis() -> PathBuf {
     installed("redis==8.1.0")
 }
 
+/// A folder with pg8000, a client of PostgreSQL, and what it needs.
+pub fn pg8000() -> PathBuf {
+    installed("pg8000==1.31.6")
+}
+
 /// A folder with Hypercorn, a server of ASGI that reads HTTP/1 with h11.
 pub fn hypercorn() -> PathBuf {
     installed("hypercorn==0.18.0")

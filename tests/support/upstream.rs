@@ -50,6 +50,15 @@ impl Upstream {
     ) -> Upstream {
         let authority = Authority::new();
         std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+        Upstream::start_with_authority(&authority, names, answer)
+    }
+
+    /// The same, with a certificate by this authority.
+    pub fn start_with_authority(
+        authority: &Authority,
+        names: &[&str],
+        answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Upstream {
         let config = Arc::new(authority.server(names));
         Upstream::start_with(move |stream| Ok(Box::new(tls::wrapped(&config, stream)?)), answer)
     }
