@@ -45,6 +45,11 @@ pub fn pg8000() -> PathBuf {
     installed("pg8000==1.31.6")
 }
 
+/// A folder with HTTPX, a client of HTTP, and what it needs.
+pub fn httpx() -> PathBuf {
+    installed("httpx==0.28.1")
+}
+
 /// A folder with Hypercorn, a server of ASGI that reads HTTP/1 with h11.
 pub fn hypercorn() -> PathBuf {
     installed("hypercorn==0.18.0")

@@ -16,8 +16,8 @@ import types
 import zoneinfo
 from asyncio import coroutines
 
-from wasm_serve import authorities, beginning, callbacks, chance, contexts, handles, host, loop, report
-from wasm_serve import streams_of_output, variables, wsgi
+from wasm_serve import authorities, beginning, callbacks, chance, commonly_needed, contexts, handles, host, loop
+from wasm_serve import report, streams_of_output, variables, wsgi
 
 
 def load(path, name, source, folders, environment):
@@ -71,6 +71,7 @@ def _application(path, name, source):
     linecache.cache[path] = (len(source), None, lines, path)
     with report.noting_files():
         exec(code, module.__dict__)
+        commonly_needed.of_packages()
     application = getattr(module, name, None)
     if application is None:
         raise AttributeError(f"{path} has no {name!r}: name the WSGI callable with --callable")
