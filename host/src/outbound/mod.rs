@@ -23,6 +23,8 @@ mod refusals;
 pub(crate) mod sent;
 /// What sockets may connect to, and the names that lead there.
 pub(crate) mod sockets;
+#[cfg(test)]
+mod tests;
 /// Who is believed to be whom.
 pub(crate) mod tls;
 /// What is checked of certificates where guests speak TLS themselves.
@@ -64,9 +66,14 @@ pub(crate) struct Times {
     pub between_bytes: Duration,
 }
 
+/// From a host's name to its addresses, with the port. It may block.
+type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
 /// What is granted to the guests of a server.
 pub(crate) struct Outbound {
     grants: Grants,
+    /// The system's, but for tests.
+    resolve: Resolve,
     limits: Limits,
     /// None if nothing is granted.
     trust: Option<Trust>,
@@ -76,7 +83,8 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(grants: Grants, limits: Limits, trust: Option<Trust>, log: Log) -> Outbound {
-        Outbound { grants, limits, trust, left: Left::new(limits.requests_max), refusals: Refusals::new(log) }
+        let left = Left::new(limits.requests_max);
+        Outbound { grants, resolve: ask_system, limits, trust, left, refusals: Refusals::new(log) }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -102,10 +110,11 @@ impl Outbound {
         held: impl Send + 'static,
     ) -> io::Result<Vec<SocketAddr>> {
         let permit = self.left.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let resolve = self.resolve;
         let found = tokio::task::spawn_blocking(move || {
-            let found = (name.as_str(), port).to_socket_addrs();
+            let found = resolve(&name, port);
             drop((permit, held));
-            Ok(found?.collect())
+            found
         });
         found.await.map_err(io::Error::other)?
     }
@@ -145,4 +154,8 @@ impl Outbound {
             (true, None) => Err(Failure::Lookup(io::Error::other("the name has no address").into())),
         }
     }
+}
+
+fn ask_system(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((name, port).to_socket_addrs()?.collect())
 }
