@@ -51,6 +51,9 @@ mod proxied;
 /// What guests may reach of the network, and what they learn when they may not.
 mod outbound;
 
+/// A table of destinations, granted and refused, as they arrive.
+mod egress;
+
 /// Sockets: what they may connect to, their bounds, and what becomes of them.
 mod sockets;
 

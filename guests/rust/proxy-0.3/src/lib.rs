@@ -86,8 +86,9 @@ fn copied(fields: &Fields) -> Fields {
     let copied = Fields::new();
     for (name, value) in fields.copy_all() {
         if !LEFT_OUT.contains(&name.as_str()) {
-            // What is about the connection is the server's.
-            let _ = copied.append(&name, &value);
+            // What is about the connection is the server's, and so is the host.
+            let name = if name == "x-host" { "host" } else { &name };
+            let _ = copied.append(name, &value);
         }
     }
     copied
