@@ -17,32 +17,47 @@ struct Language {
     wasi: &'static str,
     /// Where the example is, within `guests`.
     folder: &'static str,
+    /// The databases of which tests have shown that they can be used.
+    stores: &'static str,
 }
 
 const LANGUAGES: [Language; 7] = [
-    language("rust", "Rust", "0.2", "rust/example"),
-    language("python", "Python", "0.2", "python/example"),
-    language("c", "C", "0.2", "c"),
-    language("go", "Go", "0.2", "go"),
-    language("javascript", "JavaScript (StarlingMonkey)", "0.2", "javascript"),
-    language("javascript-quickjs", "JavaScript (QuickJS)", "0.3", "javascript-quickjs"),
-    language("assemblyscript", "AssemblyScript", "0.2", "assemblyscript"),
+    language("rust", "Rust", "0.2", "rust/example", "–"),
+    language("python", "Python", "0.2", "python/example", "PostgreSQL, Redis, SQLite"),
+    language("c", "C", "0.2", "c", "–"),
+    language("go", "Go", "0.2", "go", "–"),
+    language("javascript", "JavaScript (StarlingMonkey)", "0.2", "javascript", "–"),
+    language("javascript-quickjs", "JavaScript (QuickJS)", "0.3", "javascript-quickjs", "–"),
+    language("assemblyscript", "AssemblyScript", "0.2", "assemblyscript", "–"),
 ];
 
-/// What a language cannot do: its name, the behaviour's, and why.
-const CANNOT: [(&str, &str, &str); 1] = [(
-    "javascript",
-    "repeated fields",
-    "its `Headers` joins fields of one name, as the Fetch standard has it, and StarlingMonkey sends the result",
-)];
+/// What a language, or its example, cannot do: its name, the behaviour's, and why.
+const CANNOT: [(&str, &str, &str); 4] = [
+    (
+        "javascript",
+        "repeated fields",
+        "its `Headers` joins fields of one name, as the Fetch standard has it, and StarlingMonkey sends the result",
+    ),
+    ("c", "fetches", BY_HAND),
+    ("assemblyscript", "fetches", BY_HAND),
+    (
+        "javascript-quickjs",
+        "fetches",
+        "the engine has no `fetch`, and its tool cannot import `wasi:http/client`",
+    ),
+];
+
+const BY_HAND: &str =
+    "its example does not; `wasi:http/outgoing-handler` is there, and is to be called by hand";
 
 const fn language(
     name: &'static str,
     title: &'static str,
     wasi: &'static str,
     folder: &'static str,
+    stores: &'static str,
 ) -> Language {
-    Language { name, title, wasi, folder }
+    Language { name, title, wasi, folder, stores }
 }
 
 macro_rules! languages {
@@ -124,7 +139,7 @@ fn table() -> String {
     for (behaviour, _, _) in BEHAVIOURS {
         table += &format!(" {behaviour} |");
     }
-    table += &format!("\n|---|---|{}\n", "---|".repeat(BEHAVIOURS.len()));
+    table += &format!(" stores |\n|---|---|---|{}\n", "---|".repeat(BEHAVIOURS.len()));
     let mut notes = String::new();
     let mut notes_count = 0;
     for language in &LANGUAGES {
@@ -139,11 +154,12 @@ fn table() -> String {
                 }
             }
         }
-        table += "\n";
+        table += &format!(" {} |\n", language.stores);
     }
     table += "\n";
     for (behaviour, meaning, _) in BEHAVIOURS {
         table += &format!("- *{behaviour}*: {meaning}\n");
     }
+    table += "- *stores*: databases that were tried, from a request and from a deferred call, or within a folder; – is none yet\n";
     table + &notes
 }

@@ -19,7 +19,10 @@ import (
 	"app/wasmserve"
 )
 
-const delayDefaultMs = 5000
+const (
+	delayDefaultMs  = 5000
+	fetchedBytesMax = 1 << 20
+)
 
 func main() {} // init is what runs
 
@@ -28,12 +31,14 @@ func init() {
 	http.HandleFunc("/echo", echo)
 	http.HandleFunc("/status", status)
 	http.HandleFunc("/file", file)
+	http.HandleFunc("/fetch", fetch)
 	http.HandleFunc("/later", later)
 	http.HandleFunc("/cancel", cancel)
 	http.HandleFunc("/log", log)
 	http.HandleFunc("/trap", trap)
 	http.HandleFunc("/", notFound)
 	wasmserve.OnDeferred(deferred)
+	http.DefaultTransport = wasmserve.Transport{} // for http.Get
 }
 
 func hello(w http.ResponseWriter, r *http.Request) { text(w, http.StatusOK, "Hello World") }
@@ -79,6 +84,26 @@ func file(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	text(w, http.StatusOK, string(content))
+}
+
+func fetch(w http.ResponseWriter, r *http.Request) {
+	answer, err := ask(r.URL.Query().Get("url"))
+	if err != nil {
+		text(w, http.StatusBadGateway, err.Error())
+		return
+	}
+	text(w, http.StatusOK, answer)
+}
+
+// ask is what another server answers: its status, and its body.
+func ask(url string) (string, error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, fetchedBytesMax))
+	return fmt.Sprintf("%d %s", response.StatusCode, body), err
 }
 
 func later(w http.ResponseWriter, r *http.Request) {
@@ -133,6 +158,13 @@ func deferred(call wasmserve.DeferredCall) error {
 	}
 	if name, found := strings.CutPrefix(payload, "read "); found {
 		return printLines(name)
+	}
+	if url, found := strings.CutPrefix(payload, "fetch "); found {
+		answer, err := ask(url)
+		if err == nil {
+			fmt.Println("fetched", answer)
+		}
+		return err
 	}
 	return nil
 }

@@ -53,6 +53,14 @@ const routes = {
     }
   },
 
+  async '/fetch'(query) {
+    try {
+      return text(200, await ask(query.get('url') ?? ''));
+    } catch (error) {
+      return text(502, error.message);
+    }
+  },
+
   '/later'(query) {
     const delay = wholeNumber(query, 'delay-ms', DELAY_DEFAULT_MS) * NANOSECONDS_PER_MS;
     const count = wholeNumber(query, 'count', 1n);
@@ -83,19 +91,26 @@ const routes = {
 // The export `wasm-serve:deferred/callback`. What it throws is the error that the
 // host logs, and has to be a text.
 export const callback = {
-  run({ payload }) {
+  async run({ payload }) {
     try {
-      deferred(new TextDecoder().decode(payload));
+      await deferred(new TextDecoder().decode(payload));
     } catch (error) {
       throw error.message;
     }
   },
 };
 
-function deferred(payload) {
+async function deferred(payload) {
   console.log(`deferred ${payload}`);
   if (payload === 'fail') throw new Error('asked to fail');
   if (payload.startsWith('read ')) logLines(payload.slice('read '.length));
+  if (payload.startsWith('fetch ')) console.log(`fetched ${await ask(payload.slice('fetch '.length))}`);
+}
+
+// What another server answers: its status, and its body.
+async function ask(url) {
+  const response = await fetch(url);
+  return `${response.status} ${await response.text()}`;
 }
 
 function logLines(name) {

@@ -6,18 +6,24 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::support::client::{Connection, Reply};
-use crate::support::root;
 use crate::support::server::{Setup, setup};
+use crate::support::upstream::Upstream;
+use crate::support::{Folder, root};
 
 /// A name, what it means, and what shows it.
 type Behaviour = (&'static str, &'static str, fn(&Path));
 
-pub const BEHAVIOURS: [Behaviour; 12] = [
+pub const BEHAVIOURS: [Behaviour; 13] = [
     ("answers", "200, a content type, a body; 404 elsewhere", answers),
     ("streams", "a body goes back piece by piece while it comes, 80 MB of it in 64 MB of memory", streams),
     ("status", "statuses and fields as asked for", status),
     ("repeated fields", "two fields of one name stay two", repeated_fields),
     ("files", "reads a file that is granted, and says why another cannot be read", files),
+    (
+        "fetches",
+        "asks another server by HTTPS, in a request and in a deferred call, and says why it cannot",
+        fetches,
+    ),
     ("defers", "a deferred call gets its payload, whatever its size, and reads a file", defers),
     ("limits", "each error of `call-later` is a value with its limit", limits),
     ("cancels", "`cancel`, once true, then false", cancels),
@@ -117,6 +123,32 @@ fn files(guest: &Path) {
     }
     let without = setup(guest).options("--cores 2").start();
     assert_eq!(without.get("/file?name=numbers.txt").status, 404);
+}
+
+fn fetches(guest: &Path) {
+    let folder = Folder::new();
+    let upstream = Upstream::start_tls(&folder, &["localhost"], |asked, stream| {
+        let body = format!("answer to {}", asked.head[0]);
+        write!(stream, "HTTP/1.1 203 Well\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let origin = format!("https://localhost:{}", upstream.address.port());
+    let server = setup(guest)
+        .options(&format!("--cores 2 --allow-outbound {origin} --allow-outbound-private"))
+        .option("--ca-file", folder.join("ca.pem"))
+        .start();
+    let reply = server.get(&format!("/fetch?url={origin}/a?b=c"));
+    assert_eq!(said(&reply), (200, "203 answer to GET /a?b=c HTTP/1.1"));
+    let deferred = |url: &str| server.get(&format!("/later?delay-ms=0&text=fetch%20{url}")).status;
+    assert_eq!(deferred(&format!("{origin}/later")), 200);
+    server.wait_for_line("fetched 203 answer to GET /later HTTP/1.1");
+    for url in ["https://localhost:7/", "https://other.test/", "nothing"] {
+        let reply = server.get(&format!("/fetch?url={url}"));
+        assert_eq!(reply.status, 502, "{url}: {}", reply.text());
+        assert!(!reply.body.is_empty(), "{url}: says why");
+    }
+    assert_eq!(deferred("https://other.test/"), 200);
+    server.wait_for_figure("/deferred/failed", 1);
+    assert_eq!((server.figure("/deferred/done"), upstream.asked().len()), (1, 2));
 }
 
 fn defers(guest: &Path) {

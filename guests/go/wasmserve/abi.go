@@ -86,6 +86,33 @@ type finishResult struct {
 	error   [4]uint64
 }
 
+// handleResult has the response that is waited for, or an error with many cases in its
+// place, of which only the first byte is looked into: which one it is.
+type handleResult struct {
+	_       structs.HostLayout
+	isError bool
+	value   [4]uint64
+}
+
+func (r *handleResult) future() resource { return *(*resource)(unsafe.Pointer(&r.value)) }
+
+func (r *handleResult) errorCode() uint8 { return *(*uint8)(unsafe.Pointer(&r.value)) }
+
+// responseResult is that within two more: whether it is there, and not taken before.
+type responseResult struct {
+	_       structs.HostLayout
+	some    bool
+	_       [7]byte
+	taken   bool
+	_       [7]byte
+	isError bool
+	value   [4]uint64
+}
+
+func (r *responseResult) response() resource { return *(*resource)(unsafe.Pointer(&r.value)) }
+
+func (r *responseResult) errorCode() uint8 { return *(*uint8)(unsafe.Pointer(&r.value)) }
+
 type scheduleResult struct {
 	_       structs.HostLayout
 	isError bool
@@ -147,6 +174,60 @@ func outgoingResponseSetStatusCode(response resource, status int32) int32
 
 //go:wasmimport wasi:http/types@0.2.12 [method]outgoing-response.body
 func outgoingResponseBody(response resource, result *resourceResult)
+
+//go:wasmimport wasi:http/outgoing-handler@0.2.12 handle
+func outgoingHandlerHandle(request resource, hasOptions int32, options resource, result *handleResult)
+
+//go:wasmimport wasi:http/types@0.2.12 [constructor]outgoing-request
+func outgoingRequestNew(headers resource) resource
+
+//go:wasmimport wasi:http/types@0.2.12 [method]outgoing-request.set-method
+func outgoingRequestSetMethod(request resource, kind int32, other string) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]outgoing-request.set-scheme
+func outgoingRequestSetScheme(request resource, some, kind int32, other string) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]outgoing-request.set-authority
+func outgoingRequestSetAuthority(request resource, some int32, authority string) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]outgoing-request.set-path-with-query
+func outgoingRequestSetPathWithQuery(request resource, some int32, target string) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]outgoing-request.body
+func outgoingRequestBody(request resource, result *resourceResult)
+
+//go:wasmimport wasi:http/types@0.2.12 [resource-drop]outgoing-request
+func outgoingRequestDrop(request resource)
+
+//go:wasmimport wasi:http/types@0.2.12 [constructor]request-options
+func requestOptionsNew() resource
+
+//go:wasmimport wasi:http/types@0.2.12 [method]request-options.set-connect-timeout
+func requestOptionsSetConnectTimeout(options resource, some int32, nanoseconds uint64) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]request-options.set-first-byte-timeout
+func requestOptionsSetFirstByteTimeout(options resource, some int32, nanoseconds uint64) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]future-incoming-response.subscribe
+func futureResponseSubscribe(future resource) resource
+
+//go:wasmimport wasi:http/types@0.2.12 [method]future-incoming-response.get
+func futureResponseGet(future resource, result *responseResult)
+
+//go:wasmimport wasi:http/types@0.2.12 [resource-drop]future-incoming-response
+func futureResponseDrop(future resource)
+
+//go:wasmimport wasi:http/types@0.2.12 [method]incoming-response.status
+func incomingResponseStatus(response resource) int32
+
+//go:wasmimport wasi:http/types@0.2.12 [method]incoming-response.headers
+func incomingResponseHeaders(response resource) resource
+
+//go:wasmimport wasi:http/types@0.2.12 [method]incoming-response.consume
+func incomingResponseConsume(response resource, result *resourceResult)
+
+//go:wasmimport wasi:http/types@0.2.12 [resource-drop]incoming-response
+func incomingResponseDrop(response resource)
 
 //go:wasmimport wasi:http/types@0.2.12 [method]outgoing-body.write
 func outgoingBodyWrite(body resource, result *resourceResult)

@@ -36,7 +36,7 @@ func HeaderAllowed(name, value string) bool {
 
 //go:wasmexport wasi:http/incoming-handler@0.2.12#handle
 func handle(incoming, out resource) {
-	body := &requestBody{request: incoming}
+	body := &bodyReader{message: incoming, consume: incomingRequestConsume}
 	response := &responseWriter{out: out, header: http.Header{}}
 	request, err := newRequest(incoming, body)
 	if err != nil {
@@ -48,7 +48,7 @@ func handle(incoming, out resource) {
 	incomingRequestDrop(incoming)
 }
 
-func newRequest(incoming resource, body *requestBody) (*http.Request, error) {
+func newRequest(incoming resource, body *bodyReader) (*http.Request, error) {
 	receive()
 	var target, authority optionalText
 	incomingRequestPathWithQuery(incoming, &target)
@@ -58,7 +58,7 @@ func newRequest(incoming resource, body *requestBody) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := requestHeader(incoming)
+	header := newHeader(incomingRequestHeaders(incoming))
 	return &http.Request{
 		Method:        method(incoming),
 		URL:           parsed,
@@ -87,8 +87,7 @@ func method(incoming resource) string {
 	return method.other.String()
 }
 
-func requestHeader(incoming resource) http.Header {
-	fields := incomingRequestHeaders(incoming)
+func newHeader(fields resource) http.Header {
 	defer fieldsDrop(fields)
 	receive()
 	var entries span
@@ -113,13 +112,14 @@ func contentLength(header http.Header) int64 {
 // What is read of a body at once, at most.
 const pieceBytes = 1 << 16
 
-// requestBody reads the body of a request, which the host has piece by piece.
-type requestBody struct {
-	request, body, stream resource
+// bodyReader reads the body of a message, which the host has piece by piece.
+type bodyReader struct {
+	message, body, stream resource
+	consume               func(message resource, result *resourceResult)
 	closed                bool
 }
 
-func (b *requestBody) Read(piece []byte) (int, error) {
+func (b *bodyReader) Read(piece []byte) (int, error) {
 	if b.closed {
 		return 0, http.ErrBodyReadAfterClose
 	}
@@ -141,20 +141,20 @@ func (b *requestBody) Read(piece []byte) (int, error) {
 	return 0, io.ErrUnexpectedEOF
 }
 
-func (b *requestBody) open() {
+func (b *bodyReader) open() {
 	var body, stream resourceResult
-	incomingRequestConsume(b.request, &body)
+	b.consume(b.message, &body)
 	incomingBodyStream(body.value, &stream)
 	b.body, b.stream = body.value, stream.value
 }
 
-func (b *requestBody) Close() error {
+func (b *bodyReader) Close() error {
 	b.closed = true
 	return nil
 }
 
-// A stream belongs to its body, and the body to the request: they go in this order.
-func (b *requestBody) drop() {
+// A stream belongs to its body, and the body to its message: they go in this order.
+func (b *bodyReader) drop() {
 	b.closed = true
 	if b.stream != 0 {
 		inputStreamDrop(b.stream)
@@ -164,8 +164,9 @@ func (b *requestBody) drop() {
 
 // responseWriter sends what is written at once; it buffers nothing.
 type responseWriter struct {
-	out, body, stream resource
-	header            http.Header
+	out    resource
+	header http.Header
+	body   *bodyWriter
 }
 
 // serve runs the handler and completes the response. After http.ErrAbortHandler the
@@ -190,21 +191,20 @@ func (w *responseWriter) WriteHeader(status int) {
 	if w.out == 0 || status >= 100 && status < 200 {
 		return
 	}
-	response := outgoingResponseNew(w.fields())
+	response := outgoingResponseNew(newFields(w.header))
 	if outgoingResponseSetStatusCode(response, int32(status)) != 0 {
 		panic(fmt.Sprintf("invalid WriteHeader code %d", status))
 	}
-	var body, stream resourceResult
+	var body resourceResult
 	outgoingResponseBody(response, &body)
-	outgoingBodyWrite(body.value, &stream)
-	w.body, w.stream = body.value, stream.value
+	w.body = newBodyWriter(body.value)
 	responseOutparamSet(w.out, 0, response, 0, 0, 0, 0, 0, 0)
 	w.out = 0
 }
 
-func (w *responseWriter) fields() resource {
+func newFields(header http.Header) resource {
 	fields := fieldsNew()
-	for name, values := range w.header {
+	for name, values := range header {
 		for _, value := range values {
 			var result headerResult
 			fieldsAppend(fields, strings.ToLower(name), value, &result)
@@ -215,6 +215,33 @@ func (w *responseWriter) fields() resource {
 
 func (w *responseWriter) Write(piece []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	return w.body.Write(piece)
+}
+
+// Flush sends the head; what was written has left already.
+func (w *responseWriter) Flush() { w.WriteHeader(http.StatusOK) }
+
+func (w *responseWriter) finish() {
+	w.WriteHeader(http.StatusOK)
+	w.body.finish()
+}
+
+func (w *responseWriter) abort() {
+	if w.body != nil {
+		w.body.abort()
+	}
+}
+
+// bodyWriter writes the body of a message.
+type bodyWriter struct{ body, stream resource }
+
+func newBodyWriter(body resource) *bodyWriter {
+	var stream resourceResult
+	outgoingBodyWrite(body, &stream)
+	return &bodyWriter{body: body, stream: stream.value}
+}
+
+func (w *bodyWriter) Write(piece []byte) (int, error) {
 	written := 0
 	for written < len(piece) {
 		room, err := w.room()
@@ -233,8 +260,8 @@ func (w *responseWriter) Write(piece []byte) (int, error) {
 	return written, nil
 }
 
-// room waits until the client has taken enough of what was written before.
-func (w *responseWriter) room() (int, error) {
+// room waits until the other side has taken enough of what was written before.
+func (w *bodyWriter) room() (int, error) {
 	for {
 		var result roomResult
 		outputStreamCheckWrite(w.stream, &result)
@@ -251,21 +278,16 @@ func (w *responseWriter) room() (int, error) {
 	}
 }
 
-// Flush sends the head; what was written has left already.
-func (w *responseWriter) Flush() { w.WriteHeader(http.StatusOK) }
-
-func (w *responseWriter) finish() {
-	w.WriteHeader(http.StatusOK)
+func (w *bodyWriter) finish() {
 	outputStreamDrop(w.stream)
 	var result finishResult
 	outgoingBodyFinish(w.body, 0, 0, &result)
 }
 
-func (w *responseWriter) abort() {
-	if w.body != 0 {
-		outputStreamDrop(w.stream)
-		outgoingBodyDrop(w.body)
-	}
+// abort breaks the message off.
+func (w *bodyWriter) abort() {
+	outputStreamDrop(w.stream)
+	outgoingBodyDrop(w.body)
 }
 
 // ended reports whether the stream has ended well, and drops the error if not.

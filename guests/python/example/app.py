@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import urllib.request
 from urllib.parse import parse_qs
 
 import wasm_serve
@@ -63,6 +64,19 @@ def file(environ, query):
         return text(404, str(reason))
 
 
+def fetch(environ, query):
+    try:
+        return text(200, ask(first(query, "url")))
+    except (OSError, ValueError) as reason:
+        return text(502, str(reason))
+
+
+def ask(url):
+    """What another server answers: its status, and its body."""
+    with urllib.request.urlopen(url) as answer:
+        return f"{answer.status} {answer.read().decode()}"
+
+
 def later(environ, query):
     delay = number(query, "delay-ms", 5000) / 1000
     payload = "x" * number(query, "size") if "size" in query else first(query, "text")
@@ -97,6 +111,8 @@ def deferred(payload):
         with open(payload.removeprefix("read ")) as lines:
             for k, line in enumerate(lines):
                 print(f"{k}:{line.rstrip()}")
+    if payload.startswith("fetch "):
+        print("fetched", ask(payload.removeprefix("fetch ")))
 
 
 ROUTES = {
@@ -104,6 +120,7 @@ ROUTES = {
     "/echo": echo,
     "/status": status,
     "/file": file,
+    "/fetch": fetch,
     "/later": later,
     "/cancel": cancel,
     "/log": log,

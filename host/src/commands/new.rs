@@ -39,7 +39,7 @@ fn starter(language: Language) -> Starter {
             own: include_dir!("$CARGO_MANIFEST_DIR/../guests/c/starter"),
         },
         Language::Go => Starter {
-            common: files!("go": "build" "go.mod" "wasmserve/abi.go" "wasmserve/deferred.go" "wasmserve/http.go"),
+            common: files!("go": "build" "go.mod" "wasmserve/abi.go" "wasmserve/deferred.go" "wasmserve/fetch.go" "wasmserve/http.go"),
             own: include_dir!("$CARGO_MANIFEST_DIR/../guests/go/starter"),
         },
         Language::JavaScript => Starter {

@@ -1,5 +1,6 @@
 //! An application for wasm-serve: one small route for each thing that a guest can do.
 
+mod fetch;
 mod query;
 
 use std::fs;
@@ -56,6 +57,10 @@ impl wasip2::exports::http::incoming_handler::Guest for App {
                 Err(text) => text,
             },
             "/file" => file(&query),
+            "/fetch" => match fetch::get(query.text("url")) {
+                Ok(answer) => Text(200, answer),
+                Err(error) => Text(502, error),
+            },
             "/later" => later(&query).unwrap_or_else(|text| text),
             "/cancel" => cancel(&query).unwrap_or_else(|text| text),
             "/log" => log(&query),
@@ -167,10 +172,11 @@ impl callback::Guest for App {
     fn run(call: DeferredCall) -> Result<(), String> {
         let payload = String::from_utf8(call.payload).map_err(|error| error.to_string())?;
         println!("deferred {payload}");
-        match payload.strip_prefix("read ") {
-            Some(name) => log_lines(name).map_err(|error| format!("{name}: {error}")),
-            None if payload == "fail" => Err("asked to fail".to_owned()),
-            None => Ok(()),
+        match payload.split_once(' ') {
+            Some(("read", name)) => log_lines(name).map_err(|error| format!("{name}: {error}")),
+            Some(("fetch", url)) => fetch::get(url).map(|answer| println!("fetched {answer}")),
+            _ if payload == "fail" => Err("asked to fail".to_owned()),
+            _ => Ok(()),
         }
     }
 }
