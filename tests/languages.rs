@@ -5,9 +5,12 @@ mod behaviours;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use self::behaviours::BEHAVIOURS;
-use crate::support::server::{bare_program, setup_dev};
+use crate::support::client::Connection;
+use crate::support::server::{bare_program, setup, setup_dev};
+use crate::support::upstream::Upstream;
 use crate::support::{Folder, root, scripts};
 
 struct Language {
@@ -124,6 +127,35 @@ fn starter(test: &str) {
     server.wait_for_line("deferred: /somewhere");
     // The five seconds until then are enough for a second build to have begun.
     assert!(!server.said("Building "), "it is built once");
+}
+
+/// What Go's `http.Client` can do by our transport, beside what its example shows.
+#[test]
+fn clients_of_go_send_bodies_and_keep_deadlines() {
+    let guest = scripts::build_fixture("go", "app.go", "fetch.go");
+    let upstream = Upstream::start(|asked, stream| {
+        if asked.head[0].contains("/silent") {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", asked.body.len())?;
+        stream.write_all(&asked.body)
+    });
+    let url = format!("http://{}", upstream.address);
+    let server = setup(guest).options(&format!("--cores 2 --allow-outbound {url}")).start();
+    for length in [0, 1, 3 << 20] {
+        let body = vec![b'x'; length];
+        let reply = Connection::open(server.address).post(&format!("/pass?url={url}"), &body);
+        let told = reply.field("x-length").map(str::to_owned);
+        assert!(reply.complete && reply.body == body, "{length}: {}", reply.body.len());
+        assert_eq!(told, Some(length.to_string()));
+    }
+    let answer = |path: &str| server.get(path).text().to_owned();
+    assert!(answer(&format!("/break?url={url}")).ends_with("it is broken"));
+    let late = answer(&format!("/wait?url={url}/silent"));
+    assert!(late.starts_with("true ") && late.contains("context deadline exceeded"), "{late}");
+    assert_eq!(answer(&format!("/many?url={url}")), "many");
+    assert!(upstream.asked().iter().all(|asked| asked.body != b"half"));
+    assert!(answer(&format!("/host?url={url}")).ends_with("the host of a request is that of its URL"));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The scripts `build` of the folders in `guests`, which install what they need.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-use super::{packages, root};
+use super::{Folder, packages, root};
 
 /// The variable that names a compiler for the scripts of guests in Rust.
 const RUST_COMPILER: &str = "WASM_SERVE_RUST_WASM";
@@ -44,8 +44,12 @@ fn rust_compiler() -> Option<PathBuf> {
 /// it made.
 pub fn build(folder: &str, name: &str) -> PathBuf {
     let _alone = alone(folder);
+    run(&root().join("guests").join(folder).join("build"), folder, name)
+}
+
+fn run(script: &Path, folder: &str, name: &str) -> PathBuf {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut script = Command::new(root().join("guests").join(folder).join("build"));
+    let mut script = Command::new(script);
     if folder.starts_with("rust") {
         script.envs(rust_variables());
     }
@@ -53,6 +57,19 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
     let output = output.expect("the script can be run");
     assert!(output.status.success(), "build says: {}", String::from_utf8_lossy(&output.stderr));
     made
+}
+
+/// The same for a program of a test, `tests/fixtures/SOURCE`, in place of the folder's own, which
+/// is called `own`.
+pub fn build_fixture(folder: &str, own: &str, source: &str) -> PathBuf {
+    let _alone = alone(folder);
+    let project = Folder::new();
+    let copied =
+        Command::new("cp").arg("-R").arg(root().join("guests").join(folder)).arg(&project.0).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be written", project.0.display());
+    let project = project.join(folder);
+    fs::copy(root().join("tests/fixtures").join(source), project.join(own)).expect("it is there");
+    run(&project.join("build"), folder, &format!("fixture-{source}.wasm"))
 }
 
 /// Held while the tools of a language are installed, which more than one test wants.

@@ -1,6 +1,7 @@
 package wasmserve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -68,13 +69,13 @@ func (Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	outgoingHandlerHandle(outgoing, 1, requestOptions(request), &result)
 	if result.isError {
 		body.abort()
-		return nil, &FetchError{errorCodes[result.errorCode()]}
+		return nil, failure(request, result.errorCode())
 	}
 	if err := send(request, body); err != nil {
 		futureResponseDrop(result.future())
 		return nil, err
 	}
-	incoming, err := wait(result.future())
+	incoming, err := wait(request, result.future())
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +150,7 @@ func send(request *http.Request, body *bodyWriter) error {
 	return nil
 }
 
-func wait(future resource) (resource, error) {
+func wait(request *http.Request, future resource) (resource, error) {
 	ready := futureResponseSubscribe(future)
 	pollableBlock(ready)
 	pollableDrop(ready)
@@ -158,9 +159,17 @@ func wait(future resource) (resource, error) {
 	futureResponseGet(future, &result)
 	futureResponseDrop(future)
 	if result.isError {
-		return 0, &FetchError{errorCodes[result.errorCode()]}
+		return 0, failure(request, result.errorCode())
 	}
 	return result.response(), nil
+}
+
+// The time may be over before Go's own timers have seen it, since all stands still meanwhile.
+func failure(request *http.Request, code uint8) error {
+	if deadline, some := request.Context().Deadline(); some && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return &FetchError{errorCodes[code]}
 }
 
 func newResponse(request *http.Request, incoming resource) *http.Response {
