@@ -1,10 +1,6 @@
-use std::path::Path;
-use std::process::Command;
-
-use super::contains;
 use crate::support::Folder;
 use crate::support::client::Connection;
-use crate::support::server::{Server, build, setup_python, tools};
+use crate::support::server::{Server, bare_program, cache, setup, setup_python};
 use crate::support::{packages, root};
 
 /// A server for `tests/fixtures/calls.py`, in which calls follow each other in one instance.
@@ -114,16 +110,8 @@ fn each_instance_has_chance_of_its_own_but_seeds_of_the_application_hold() {
     }
 }
 
-/// The tool alone, so that the interpreter is made anew.
-fn copy_tool(into: &Path) {
-    std::fs::create_dir_all(into).expect("the folder can be written");
-    let tool = tools().join("componentize-py-0.25.1");
-    let copied = Command::new("cp").arg("-r").args([&tool, into]).status().expect("cp is there");
-    assert!(copied.success());
-}
-
 #[test]
-fn each_folder_of_tools_has_a_hash_seed_of_its_own_which_all_instances_share() {
+fn what_is_built_has_a_hash_seed_of_its_own_and_what_is_served_has_that_of_the_tools() {
     let folder = Folder::new();
     let app = folder.join("app.py");
     let text = "\
@@ -138,13 +126,16 @@ def application(environ, start_response):
     assert_eq!(first, second);
     let (at_build, in_request) = first.split_at(first.len() / 2);
     assert_eq!(at_build, in_request);
+    // One that may be given away says nothing about those that are served here.
     let component = folder.join("app.wasm");
-    let cache = folder.join("cache");
-    copy_tool(&cache.join("tools"));
-    let built = build(&app, &component, &cache).env_remove("WASM_SERVE_TOOLS").output();
-    let built = built.expect("it can be run");
+    let mut build = bare_program();
+    build.arg("build").arg("--wsgi-file").arg(&app).arg("--output").arg(&component);
+    let built = build.arg("--cache").arg(cache()).output().expect("it can be run");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    assert!(!contains(&std::fs::read(&component).expect("it was built"), at_build.as_bytes()));
+    let server = setup(&component).options("--cores 1 --max-requests 1").start();
+    let [given_away, again] = [(); 2].map(|()| server.get("/").text().to_owned());
+    assert_eq!(given_away, again);
+    assert_ne!(given_away, first);
 }
 
 #[test]

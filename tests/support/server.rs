@@ -87,10 +87,11 @@ pub fn setup_python(file: impl AsRef<Path>) -> Setup {
     setup.current_dir(&root().join("guests/rust/numbers"))
 }
 
-/// `wasm-serve build` for a Python application.
+/// `wasm-serve build` for a Python application, with the interpreter that all tests share.
 pub fn build(file: &Path, output: &Path, cache: &Path) -> Command {
     let mut command = bare_program();
     command.arg("build").arg("--wsgi-file").arg(file).arg("--output").arg(output).arg("--cache").arg(cache);
+    command.arg("--share-hash-seed");
     command
 }
 

@@ -10,7 +10,7 @@ use super::cache::CacheOptions;
 use super::paths::{check_file, check_folder, check_folder_of};
 use super::python::PythonOptions;
 use super::values;
-use crate::python::{Application, Tools};
+use crate::python::{Application, HashSeed, Tools};
 
 /// A language for which there is a starting project.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,11 @@ pub struct Build {
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::variable, requires = "wsgi_file")]
     pub env: Vec<(String, String)>,
 
+    /// Build with the interpreter that --wsgi-file of a server has, in a second. All that
+    /// is built so has one seed of `hash()`: who has one of the files knows that of all.
+    #[arg(long, requires = "wsgi_file")]
+    pub share_hash_seed: bool,
+
     #[command(flatten)]
     pub python: PythonOptions,
 
@@ -102,8 +107,11 @@ impl Build {
     pub fn made(&self) -> Made<'_> {
         match (&self.dir, &self.wsgi_file, &self.output) {
             (_, Some(file), Some(output)) => {
-                let application = self.python.application(file, values::variables(&self.env));
+                let mut application = self.python.application(file, values::variables(&self.env));
                 let tools = self.python.tools(&self.cache);
+                if !self.share_hash_seed {
+                    application.seed = HashSeed::Own;
+                }
                 Made::Python { application, tools, output }
             }
             (Some(dir), _, output) => {

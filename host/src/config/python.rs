@@ -8,7 +8,7 @@ use clap::Args;
 use super::cache::CacheOptions;
 use super::hints::Meant;
 use super::paths::{check_file, check_folder};
-use crate::python::{Application, Tools};
+use crate::python::{Application, HashSeed, Tools};
 
 /// Its name, unless another one is given (PEP 3333 has it, and uWSGI).
 const APPLICATION: &str = "application";
@@ -51,7 +51,7 @@ impl PythonOptions {
             }
         }
         let (file, callable) = (file.to_owned(), self.callable.clone());
-        Application { file, callable, folders, environment }
+        Application { file, callable, folders, environment, seed: HashSeed::OfTools }
     }
 
     pub fn tools(&self, cache: &CacheOptions) -> Tools {

@@ -2,6 +2,16 @@
 
 use std::path::PathBuf;
 
+/// Which components have the same seed of hashes, and all else that CPython draws when it starts. Who has
+/// the file of one of them knows the seed of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashSeed {
+    /// All that are built with these tools: their interpreter draws it.
+    OfTools,
+    /// None but this one: an interpreter is made for it.
+    Own,
+}
+
 /// What a component is made of.
 #[derive(Clone, Debug)]
 pub struct Application {
@@ -13,4 +23,5 @@ pub struct Application {
     pub folders: Vec<PathBuf>,
     /// The variables that it sees.
     pub environment: Vec<(String, String)>,
+    pub seed: HashSeed,
 }

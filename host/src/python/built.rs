@@ -110,6 +110,7 @@ impl Sources {
 /// component takes the place of the old one.
 pub(super) fn key(application: &Application) -> io::Result<String> {
     let mut sum = Sum::default();
+    sum.add(&[application.seed as u8]);
     sum.add(std::path::absolute(&application.file)?.as_os_str().as_encoded_bytes());
     sum.add(application.callable.as_bytes());
     for folder in &application.folders {

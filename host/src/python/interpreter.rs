@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use tempfile::TempDir;
 use walkdir::WalkDir;
 use wasmtime::Engine;
 use wasmtime_wizer::Wizer;
@@ -49,9 +50,30 @@ pub(super) struct Interpreter {
     /// The component, and its code with what tells of its memory: nobody can change them any more.
     pub component: Sealed,
     pub code: Sealed,
+    /// Its folder goes with it, if it is for one application.
+    temporary: Option<TempDir>,
 }
 
 impl Interpreter {
+    /// One for one application, in a folder that goes with it. What CPython draws when it starts is this
+    /// one's own.
+    pub(super) fn make_for_one(
+        tools: &Tools,
+        cache: Option<&Path>,
+        tell: &dyn Fn(&str),
+    ) -> Result<Interpreter> {
+        let tool = tools.find_or_install()?;
+        let mut opened = places(tools, cache).filter_map(|place| Folder::open(place).ok());
+        let folder = opened.next().with_context(|| no_place(&tool))?;
+        let made = folder.temporary_folder()?;
+        say_while("Making a Python interpreter for this application, about 20 s", || {
+            make(&tool, made.path(), cache)
+        })?;
+        let mut interpreter = Interpreter::find(made.path(), tell).context("the interpreter is gone")?;
+        interpreter.temporary = Some(made);
+        Ok(interpreter)
+    }
+
     /// The one that is there, or one that is made now: beside the tool, or in `cache` where nobody may write
     /// there. The code of its functions goes into `cache`.
     pub(super) fn find_or_make(
@@ -61,20 +83,13 @@ impl Interpreter {
     ) -> Result<Interpreter> {
         let name = name()?;
         let find = |place: &Path| Interpreter::find(&place.join(&name), tell);
-        let places: Vec<&Path> = tools.folder.as_deref().into_iter().chain(cache).collect();
-        if let Some(found) = places.iter().find_map(|place| find(place)) {
+        if let Some(found) = places(tools, cache).find_map(find) {
             return Ok(found);
         }
         let tool = tools.find_or_install()?;
-        let opened = places
-            .into_iter()
+        let opened = places(tools, cache)
             .find_map(|place| Some((Folder::open(place).ok()?, lock(&place.join(LOCK)).ok()?, place)));
-        let (folder, _lock, place) = opened.with_context(|| {
-            format!(
-                "the interpreter cannot be put into {}{ANOTHER}",
-                tool.folder().with_file_name("").display()
-            )
-        })?;
+        let (folder, _lock, place) = opened.with_context(|| no_place(&tool))?;
         // Another server may have made it meanwhile.
         if let Some(found) = find(place) {
             return Ok(found);
@@ -102,7 +117,7 @@ impl Interpreter {
             let kept = Cache::open(folder, FILES_MAX)?;
             let find = |name| kept.find_sealed(name).map_err(|unfit| anyhow!("{unfit}"));
             let (Some(component), Some(code)) = (find(COMPONENT)?, find(CODE)?) else { return Ok(None) };
-            Ok(Some(Interpreter { folder: folder.to_owned(), component, code }))
+            Ok(Some(Interpreter { folder: folder.to_owned(), component, code, temporary: None }))
         };
         whole().unwrap_or_else(|unfit| {
             tell(&format!("{unfit:#}; the interpreter is made anew"));
@@ -114,6 +129,15 @@ impl Interpreter {
     pub(super) fn library(&self) -> PathBuf {
         self.folder.join(LIBRARY_FOLDER)
     }
+}
+
+/// Where one is looked for, and put.
+fn places<'a>(tools: &'a Tools, cache: Option<&'a Path>) -> impl Iterator<Item = &'a Path> {
+    tools.folder.as_deref().into_iter().chain(cache)
+}
+
+fn no_place(tool: &componentize::Tool) -> String {
+    format!("the interpreter cannot be put into {}{ANOTHER}", tool.folder().with_file_name("").display())
 }
 
 /// Waits for others who make an interpreter there.

@@ -31,7 +31,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::application::Application;
+pub(crate) use self::application::{Application, HashSeed};
 use self::built::{Kept, Sources};
 pub(crate) use self::componentize::Tools;
 use self::import::Imported;
@@ -63,7 +63,11 @@ pub(crate) fn component(
         return Ok(component);
     }
     first_look::check(application, &source, tell).with_context(named)?;
-    let interpreter = Interpreter::find_or_make(tools, cache, tell).with_context(named)?;
+    let interpreter = match application.seed {
+        HashSeed::OfTools => Interpreter::find_or_make(tools, cache, tell),
+        HashSeed::Own => Interpreter::make_for_one(tools, cache, tell),
+    };
+    let interpreter = interpreter.with_context(named)?;
     let Imported { component, asked, made_of } = say_while(
         format_args!("Building a component of {}, some seconds", application.file.display()),
         || import::import(&interpreter, application, &source).with_context(named),
