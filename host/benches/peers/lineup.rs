@@ -2,6 +2,7 @@
 //! connections alive, and write no line for a request.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -149,6 +150,16 @@ pub fn nginx_file(bench: &Bench) -> Server {
         fs::write(ground.folder().join("index.html"), "Hello World")?;
         // Nothing is behind it; the port is one that nobody serves.
         Ok(vec![nginx(&program, &libraries, ground, "127.0.0.1:9", "index index.html;")?])
+    })
+}
+
+/// nginx between a client and an upstream, with no buffers of its own between them.
+pub fn nginx_to(bench: &Bench, name: &str, upstream: SocketAddr) -> Server {
+    let (program, libraries) = (bench.peers.program("nginx"), bench.peers.libraries());
+    server(name, Some(Peer::Nginx), move |ground| {
+        let content = "proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+            client_max_body_size 0; proxy_request_buffering off; proxy_buffering off;";
+        Ok(vec![nginx(&program, &libraries, ground, &upstream.to_string(), content)?])
     })
 }
 

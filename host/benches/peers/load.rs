@@ -36,6 +36,9 @@ pub fn wrk(peers: &Peers, running: &Running, ask: &Ask, connections: usize, seco
     command
         .args(["-t1", "--timeout", "30s", "-d", &seconds.to_string(), "-c", &connections.to_string(), "-s"])
         .arg(script);
+    for field in ask.fields.lines() {
+        command.args(["-H", field]);
+    }
     command.args([&url(running.address, &ask.path), "--", &ask.body.len().to_string()]);
     let printed = printed(command)?;
     let line = printed.lines().find(|line| line.starts_with('{')).context("wrk prints no figures")?;

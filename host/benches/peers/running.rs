@@ -45,24 +45,26 @@ impl Ground {
 }
 
 /// A request, and what the answer to it must be.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Ask {
     pub path: String,
     /// Posted, unless it is empty.
     pub body: Vec<u8>,
+    /// Lines of its head beside those that every request has, each with its end.
+    pub fields: String,
     /// `None` if any body will do.
     pub answer: Option<Vec<u8>>,
 }
 
 impl Ask {
     pub fn get(path: &str, answer: &str) -> Ask {
-        Ask { path: path.to_owned(), body: Vec::new(), answer: Some(answer.into()) }
+        Ask { path: path.to_owned(), body: Vec::new(), fields: String::new(), answer: Some(answer.into()) }
     }
 
     /// Posts so many bytes and wants them back. They are those that `wrk.lua` posts.
     pub fn echo(bytes: usize) -> Ask {
         let body = vec![b'x'; bytes];
-        Ask { path: "/".into(), answer: Some(body.clone()), body }
+        Ask { path: "/".into(), answer: Some(body.clone()), body, ..Ask::default() }
     }
 }
 
@@ -226,11 +228,12 @@ impl Drop for Running {
 
 /// The head of a request.
 pub fn head(ask: &Ask) -> String {
-    if ask.body.is_empty() {
-        return format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", ask.path);
+    let Ask { path, fields, body, .. } = ask;
+    if body.is_empty() {
+        return format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
     }
-    let bytes = ask.body.len();
-    format!("POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {bytes}\r\n\r\n", ask.path)
+    let bytes = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {bytes}\r\n{fields}\r\n")
 }
 
 /// A port that is free now. Not every server can ask for one by itself.

@@ -117,7 +117,7 @@ pub fn numbers() -> PathBuf {
 /// Gives requests per second, and CPU microseconds for each request with its read.
 fn run(bench: &Bench, server: &Server) -> Result<(f64, f64)> {
     // The bodies are counted by ab; uWSGI gives no length here.
-    let running = server.start(&Ask { path: "/".into(), body: vec![], answer: None })?;
+    let running = server.start(&Ask { path: "/".into(), body: vec![], answer: None, ..Ask::default() })?;
     // The first request's own read.
     running.wait_for_lines("9:10", 1)?;
     let tree = running.tree();

@@ -34,7 +34,12 @@ pub fn beside_plain(bench: &Bench) -> Result<Outcome> {
     let room = format!("{WARM} --deferred-pending 100000000 --deferred-memory 16G");
     let plain = wasm_serve_tcp(bench, "wasm-serve, plain", guest(), &room);
     let deferred = wasm_serve_tcp(bench, "wasm-serve, deferred", guest(), &room);
-    let later = Ask { path: format!("/later/{HOUR_MS}/sixteen-bytes-xx"), body: vec![], answer: None };
+    let later = Ask {
+        path: format!("/later/{HOUR_MS}/sixteen-bytes-xx"),
+        body: vec![],
+        answer: None,
+        ..Ask::default()
+    };
     let rows: Vec<Row> =
         rotate_asking(bench, &[(&plain, Ask::get("/hello", "Hello World")), (&deferred, later)])?;
     report::rows(&rows);
@@ -52,11 +57,8 @@ pub fn million_pending(bench: &Bench) -> Result<Outcome> {
     for _ in 0..bench.options.rounds {
         let server = wasm_serve_tcp(bench, "wasm-serve", guest(), WARM);
         let running = server.start(&Ask::get("/hello", "Hello World"))?;
-        let schedule = Ask {
-            path: format!("/many/{PER_REQUEST}/{HOUR_MS}/sixteen-bytes-xx"),
-            body: vec![],
-            answer: None,
-        };
+        let schedule =
+            Ask { path: format!("/many/{PER_REQUEST}/{HOUR_MS}/sixteen-bytes-xx"), ..Ask::default() };
         let tree = running.tree();
         let before = tree.resident_bytes()?;
         for _ in 0..MILLION / PER_REQUEST as u64 {
@@ -138,7 +140,7 @@ fn schedule(running: &Running, due: Instant) -> Result<()> {
     for _ in 0..DUE_AT_ONCE / PER_REQUEST {
         let delay = due.saturating_duration_since(Instant::now()).as_millis();
         let path = format!("/many/{PER_REQUEST}/{delay}/count");
-        running.ask_and_check(&Ask { path, body: vec![], answer: None })?;
+        running.ask_and_check(&Ask { path, body: vec![], answer: None, ..Ask::default() })?;
     }
     Ok(())
 }
@@ -154,7 +156,7 @@ pub fn lateness_when_idle(bench: &Bench) -> Result<Outcome> {
             // A prime step: they come due one by one, and not on a tick.
             let delay = 500_000_000 + number * 3_999_971;
             let path = format!("/delay/{delay}/count");
-            running.ask_and_check(&Ask { path, body: vec![], answer: None })?;
+            running.ask_and_check(&Ask { path, body: vec![], answer: None, ..Ask::default() })?;
         }
         let lateness = lateness_nanos(&running, CALLS)?;
         let at = |percent: usize| lateness[(CALLS - 1) * percent / 100] as f64 / 1e6;

@@ -14,6 +14,9 @@ use crate::rounds::{Row, rotate};
 use crate::running::{Ask, Server};
 use crate::support::{guest, root, scripts};
 
+/// The options of uWSGI with its HTTP router, which keeps connections alive.
+pub const UWSGI_BY_ITS_ROUTER: &str =
+    "--plugin http,python3 --http ADDRESS --http-keepalive=1 --threads 2 --disable-logging";
 const WARM: &str = "--threads 2 --disable-logging --max-requests 0";
 const FRESH: &str = "--threads 2 --disable-logging";
 
@@ -147,8 +150,7 @@ fn measure(bench: &Bench, servers: Vec<Server>) -> Result<Vec<Row>> {
 /// uWSGI as its documentation says for connections that are kept alive: a process
 /// of its own keeps them and hands their requests to the workers.
 pub fn uwsgi_by_its_router(bench: &Bench) -> Server {
-    let options = "--plugin http,python3 --http ADDRESS --http-keepalive=1 --threads 2 --disable-logging";
-    lineup::uwsgi(bench, "uWSGI, its HTTP router", &hello_py(), None, options)
+    lineup::uwsgi(bench, "uWSGI, its HTTP router", &hello_py(), None, UWSGI_BY_ITS_ROUTER)
 }
 
 /// Without the router a thread of uWSGI serves one connection until that is closed.

@@ -17,6 +17,8 @@ mod hello;
 mod idle;
 /// Fresh instances of guests as others write them.
 mod ordinary;
+/// Servers between a client and another server.
+mod proxy;
 /// Python applications.
 mod python;
 /// The first answer after the start.
@@ -53,6 +55,13 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "echo-10k", question: "a body of 10 KB, there and back", run: echo::small },
     Scenario { name: "echo-10m", question: "a body of 10 MB, there and back", run: echo::large },
+    Scenario { name: "proxy-10k", question: "a body of 10 KB, to an upstream and back", run: proxy::small },
+    Scenario { name: "proxy-10m", question: "a body of 10 MB, to an upstream and back", run: proxy::large },
+    Scenario {
+        name: "upstream-python",
+        question: "one request by `requests` for each request",
+        run: proxy::python,
+    },
     Scenario { name: "idle", question: "2,000 connections of which most are idle", run: idle::idle },
     Scenario {
         name: "waiting",
