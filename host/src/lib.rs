@@ -2,12 +2,10 @@
 //! says which file answers which question.
 
 mod cache;
-mod clock;
 pub mod commands;
 pub mod config;
 mod connection;
 mod contract;
-pub mod deferred;
 mod dispatch;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -25,3 +23,6 @@ mod telemetry;
 mod terminal;
 
 pub use self::terminal::say;
+// Deferred calls, and the clock by which they are due, are a crate of their own.
+pub use ::deferred;
+use ::deferred::clock;

@@ -1,6 +1,7 @@
 //! Deferred calls, shared between threads: those that schedule, the timer, and who starts
 //! what is due. It knows nothing of WebAssembly or HTTP.
 
+pub mod clock;
 mod queue;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Nanoseconds on the server's monotonic clock.
-pub(crate) type Nanos = u64;
+pub type Nanos = u64;
 
 struct Start {
     instant: Instant,
@@ -28,13 +28,13 @@ fn start() -> &'static Start {
 }
 
 /// The time now. The first reading of a process starts the clock.
-pub(crate) fn now() -> Nanos {
+pub fn now() -> Nanos {
     start().instant.elapsed().as_nanos() as Nanos
 }
 
 /// The time at the last tick of the system, which is some milliseconds ago: for
 /// what is read often and counts in seconds. It is never 0.
-pub(crate) fn coarse() -> Nanos {
+pub fn coarse() -> Nanos {
     nanos(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(start().monotonic_nanos).max(1)
 }
 
@@ -44,7 +44,7 @@ fn nanos(time: Timespec) -> u64 {
 
 /// `nanos` of the clock as nanoseconds since the Unix epoch, for information: it
 /// does not follow later changes of the system's time.
-pub(crate) fn unix_nanos(nanos: Nanos) -> u64 {
+pub fn unix_nanos(nanos: Nanos) -> u64 {
     start().unix_nanos.saturating_add(nanos)
 }
 
@@ -56,7 +56,7 @@ const READING_NANOS: u64 = 20_000;
 /// What the clock says at a time of the system's, given in nanoseconds since the Unix epoch,
 /// and 1 for those before it began: no call is due at 0. Of two times, the later one never
 /// comes first.
-pub(crate) fn at_unix(unix_nanos: u64) -> Nanos {
+pub fn at_unix(unix_nanos: u64) -> Nanos {
     let before = now();
     let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let system = system.as_nanos() as u64;
@@ -75,11 +75,11 @@ pub(crate) fn at_unix(unix_nanos: u64) -> Nanos {
 }
 
 /// The instant at which tokio's timers should fire for `nanos`.
-pub(crate) fn instant(nanos: Nanos) -> tokio::time::Instant {
+pub fn instant(nanos: Nanos) -> tokio::time::Instant {
     tokio::time::Instant::from_std(start().instant + Duration::from_nanos(nanos))
 }
 
 /// The time `duration` after now.
-pub(crate) fn after(duration: Duration) -> Nanos {
+pub fn after(duration: Duration) -> Nanos {
     now().saturating_add(duration.as_nanos() as Nanos)
 }
