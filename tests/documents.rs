@@ -67,7 +67,8 @@ fn links_lead_to_files_and_headings() {
 
 #[test]
 fn documents_name_options_that_there_are() {
-    let mut options = options(&["", "new", "build", "inspect", "componentize"]);
+    let mut options =
+        options(&["", "new", "build", "inspect", "componentize", "calls", "calls list", "calls retry"]);
     // Other names, in brackets behind what is said of an option.
     options.extend(["--addr", "--request-timeout"].map(str::to_owned));
     let mut named_count = 0;
@@ -92,8 +93,8 @@ fn the_page_about_options_has_all_of_the_server() {
 /// What `--help` of these commands begins a line with; "" is the server itself.
 fn options(commands: &[&str]) -> BTreeSet<String> {
     let help = |command: &&str| {
-        let command = Some(*command).filter(|command| !command.is_empty());
-        let output = Command::new(env!("CARGO_BIN_EXE_wasm-serve")).args(command).arg("--help").output();
+        let words = command.split_whitespace();
+        let output = Command::new(env!("CARGO_BIN_EXE_wasm-serve")).args(words).arg("--help").output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
     let all: String = commands.iter().map(help).collect();

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::clock::Nanos;
 
-/// Names one deferred call, for as long as the server runs.
+/// Names one deferred call, for as long as the server runs; of a store, for as long as there is the store.
 pub type TimerId = u64;
 
 /// A call that has been taken out of the queue to be started.
@@ -38,6 +38,38 @@ pub struct Limits {
     pub delay_max: Nanos,
 }
 
+impl Limits {
+    /// What is wrong with the call itself.
+    pub(crate) fn check(&self, delay: Nanos, payload_bytes: usize) -> Result<(), ScheduleError> {
+        if payload_bytes as u64 > self.payload_bytes_max {
+            return Err(ScheduleError::PayloadTooLarge(self.payload_bytes_max));
+        }
+        if delay > self.delay_max {
+            return Err(ScheduleError::DelayTooLong(self.delay_max));
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for it beside those that are pending.
+    pub(crate) fn check_room(
+        &self,
+        pending: u64,
+        pending_bytes: u64,
+        payload_bytes: usize,
+    ) -> Result<(), ScheduleError> {
+        if pending >= self.pending_max {
+            return Err(ScheduleError::TooManyPending(self.pending_max));
+        }
+        let max = self.payload_bytes_total_max;
+        if pending_bytes + payload_bytes as u64 > max {
+            return Err(ScheduleError::Unavailable(format!(
+                "the payloads of all pending calls may take {max} bytes"
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Why a call was not scheduled. `wit/deferred.wit` gives the meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduleError {
@@ -60,7 +92,7 @@ impl fmt::Display for ScheduleError {
 
 /// The pending calls of one process.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     limits: Limits,
     /// In the order in which they start: by due time, then as scheduled, which
     /// is what the ids count.
@@ -68,6 +100,8 @@ pub(super) struct Queue {
     /// Where `calls` has an id. Not a hash table: that would move all of its entries
     /// at once from time to time, with everyone who schedules waiting.
     due_of: BTreeMap<TimerId, Nanos>,
+    /// Which run it is, of calls that a store has given. Those of memory have one run, and are many.
+    attempt_of: BTreeMap<TimerId, u32>,
     payload_bytes: u64,
     last_id: TimerId,
 }
@@ -78,13 +112,31 @@ struct Pending {
     scheduled: Nanos,
 }
 
+/// A call that a store has given to this process, for one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) id: TimerId,
+    pub(crate) payload: Box<[u8]>,
+    pub(crate) scheduled: Nanos,
+    pub(crate) due: Nanos,
+    /// Which run it is, from 1 on.
+    pub(crate) attempt: u32,
+}
+
 impl Queue {
-    pub(super) fn new(limits: Limits) -> Queue {
-        Queue { limits, calls: BTreeMap::new(), due_of: BTreeMap::new(), payload_bytes: 0, last_id: 0 }
+    pub(crate) fn new(limits: Limits) -> Queue {
+        Queue {
+            limits,
+            calls: BTreeMap::new(),
+            due_of: BTreeMap::new(),
+            attempt_of: BTreeMap::new(),
+            payload_bytes: 0,
+            last_id: 0,
+        }
     }
 
     /// Adds a call that starts `delay` after `now` at the earliest.
-    pub(super) fn schedule(
+    pub(crate) fn schedule(
         &mut self,
         now: Nanos,
         delay: Nanos,
@@ -97,7 +149,7 @@ impl Queue {
 
     /// Adds a call that is due at a given time, which may be before `now`: then it starts before
     /// those that are due later.
-    pub(super) fn schedule_at(
+    pub(crate) fn schedule_at(
         &mut self,
         now: Nanos,
         due: Nanos,
@@ -114,21 +166,8 @@ impl Queue {
         payload: Box<[u8]>,
     ) -> Result<TimerId, ScheduleError> {
         let bytes = payload.len() as u64;
-        if bytes > self.limits.payload_bytes_max {
-            return Err(ScheduleError::PayloadTooLarge(self.limits.payload_bytes_max));
-        }
-        if delay > self.limits.delay_max {
-            return Err(ScheduleError::DelayTooLong(self.limits.delay_max));
-        }
-        if self.pending() >= self.limits.pending_max {
-            return Err(ScheduleError::TooManyPending(self.limits.pending_max));
-        }
-        if self.payload_bytes + bytes > self.limits.payload_bytes_total_max {
-            let max = self.limits.payload_bytes_total_max;
-            return Err(ScheduleError::Unavailable(format!(
-                "the payloads of all pending calls may take {max} bytes"
-            )));
-        }
+        self.limits.check(delay, payload.len())?;
+        self.limits.check_room(self.pending(), self.payload_bytes, payload.len())?;
         self.last_id += 1;
         self.payload_bytes += bytes;
         let id = self.last_id;
@@ -137,16 +176,26 @@ impl Queue {
         Ok(id)
     }
 
+    /// Adds a call that a store has given. Who does this bounds how many there are.
+    pub(crate) fn add_stored(&mut self, call: Stored) {
+        let Stored { id, payload, scheduled, due, attempt } = call;
+        self.payload_bytes += payload.len() as u64;
+        self.calls.insert((due, id), Pending { payload, scheduled });
+        self.due_of.insert(id, due);
+        self.attempt_of.insert(id, attempt);
+    }
+
     /// True if and only if the call was pending and now never starts.
-    pub(super) fn cancel(&mut self, id: TimerId) -> bool {
+    pub(crate) fn cancel(&mut self, id: TimerId) -> bool {
         let Some(due) = self.due_of.remove(&id) else { return false };
         let pending = self.calls.remove(&(due, id)).expect("every id in due_of is in calls");
         self.payload_bytes -= pending.payload.len() as u64;
+        self.attempt_of.remove(&id);
         true
     }
 
     /// Takes out the call to start next, if one is due at `now`.
-    pub(super) fn take_due(&mut self, now: Nanos) -> Option<Call> {
+    pub(crate) fn take_due(&mut self, now: Nanos) -> Option<Call> {
         let first = self.calls.first_entry()?;
         let (due, id) = *first.key();
         if due > now {
@@ -155,26 +204,27 @@ impl Queue {
         let Pending { payload, scheduled } = first.remove();
         self.due_of.remove(&id);
         self.payload_bytes -= payload.len() as u64;
-        Some(Call { id, payload, scheduled, due, started: now, attempt: 1 })
+        let attempt = self.attempt_of.remove(&id).unwrap_or(1);
+        Some(Call { id, payload, scheduled, due, started: now, attempt })
     }
 
     /// When the first call is due.
-    pub(super) fn first_due(&self) -> Option<Nanos> {
+    pub(crate) fn first_due(&self) -> Option<Nanos> {
         self.calls.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// When the first call is due of those that are due at `from` or later.
-    pub(super) fn first_due_from(&self, from: Nanos) -> Option<Nanos> {
+    pub(crate) fn first_due_from(&self, from: Nanos) -> Option<Nanos> {
         self.calls.range((from, 0)..).next().map(|((due, _), _)| *due)
     }
 
     /// Calls that have not been taken or cancelled.
-    pub(super) fn pending(&self) -> u64 {
+    pub(crate) fn pending(&self) -> u64 {
         self.calls.len() as u64
     }
 
     /// The ids of pending calls, the first due first.
-    pub(super) fn ids(&self) -> impl Iterator<Item = TimerId> + '_ {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TimerId> + '_ {
         self.calls.keys().map(|(_, id)| *id)
     }
 }

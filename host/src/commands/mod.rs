@@ -1,6 +1,7 @@
 //! What can be done beside serving, a file for each.
 
 mod build;
+mod calls;
 pub(crate) mod componentize;
 mod dev;
 pub(crate) mod inspect;
@@ -21,6 +22,7 @@ pub fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::New(options) => new::run(options),
         Task::Build(options) => build::run(options),
+        Task::Calls(options) => calls::run(options),
         Task::Dev(options) => dev::run(options),
         Task::Componentize(options) => componentize::run(options),
         Task::Inspect(options) => Ok(inspect::run(options)),

@@ -77,7 +77,7 @@ impl Options {
 
     fn check_limits(&self) -> Result<()> {
         ensure!(!self.harakiri.0.is_zero(), "--harakiri must be more than 0 seconds");
-        ensure!(!self.deferred_timeout.0.is_zero(), "--deferred-timeout must be more than 0 seconds");
+        ensure!(!self.deferred.timeout().is_zero(), "--deferred-timeout must be more than 0 seconds");
         ensure!(!self.compile_timeout.0.is_zero(), "--compile-timeout must be more than 0 seconds");
         ensure!(self.compile_memory.0 >= 256 << 20, "--compile-memory must be at least 256M");
         ensure!(self.head_limit.0 >= 8192, "--head-limit must be at least 8K");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use super::calls::Calls;
 use super::hints;
 use super::options::{MEMORY_LIMIT, Options};
 use super::paths::check_file;
@@ -75,6 +76,8 @@ pub enum Task {
     Componentize(Componentize),
     /// Tell what a file is, what it needs and would get, and whether it can be served.
     Inspect(Inspect),
+    /// See and handle deferred calls in a store: list, show, cancel, retry, purge.
+    Calls(Calls),
     #[command(hide = true, name = compiling::TASK)]
     Compile(Compiling),
     #[command(hide = true, name = import::TASK)]
@@ -87,6 +90,7 @@ impl Task {
     fn check(&self) -> Result<()> {
         match self {
             Task::Build(options) => options.check(),
+            Task::Calls(options) => options.check(),
             Task::Dev(options) => options.check(),
             Task::Componentize(options) => options.check(),
             Task::Inspect(options) => options.check(),

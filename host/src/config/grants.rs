@@ -21,6 +21,7 @@ impl Options {
         for (name, file) in [("--logto", &self.logto), ("--print-address", &self.print_address)] {
             guarded.extend(file.as_ref().map(|file| Guarded::place(name, file)));
         }
+        guarded.extend(self.deferred.file().map(|file| Guarded::place("--deferred-store", file)));
         for (name, number) in [("standard output", 1), ("standard error", 2)] {
             let file = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
             if file.is_file() {

@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "this is the room that reads the environment")]
 
 mod cache;
+mod calls;
 mod check;
 mod command_line;
+mod deferred;
 mod dev;
 mod grants;
 mod hints;
@@ -19,6 +21,7 @@ mod tasks;
 mod values;
 
 pub use self::cache::CacheOptions;
+pub use self::calls::{Calls, CallsTask};
 pub use self::command_line::{CommandLine, Inspect, Task, Work};
 pub use self::options::Options;
 pub use self::project::{Build, Componentize, Dev, Language, Made, New, own_program};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 
 use super::cache::CacheOptions;
+use super::deferred::DeferredOptions;
 use super::outbound::OutboundOptions;
 use super::python::PythonOptions;
 use super::values::{self, Bytes, Seconds};
@@ -152,38 +153,13 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "1", help_heading = "Deadlines")]
     pub(super) close_timeout: Seconds,
 
-    /// Time for a deferred call, from taking a core.
-    #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
-    pub(super) deferred_timeout: Seconds,
-
     /// On SIGTERM or SIGINT, run the deferred calls that come due within this
     /// time.
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Deadlines")]
     pub(super) grace: Seconds,
 
-    /// Deferred calls that may be pending at once.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, help_heading = "Deferred calls")]
-    pub(super) deferred_pending: u64,
-
-    /// Deferred calls that one guest call may schedule.
-    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Deferred calls")]
-    pub(super) deferred_per_call: u64,
-
-    /// Payload of one deferred call, in bytes.
-    #[arg(long, value_name = "BYTES", default_value = "64K", help_heading = "Deferred calls")]
-    pub(super) deferred_payload: Bytes,
-
-    /// Payloads of all pending deferred calls together, in bytes.
-    #[arg(long, value_name = "BYTES", default_value = "256M", help_heading = "Deferred calls")]
-    pub(super) deferred_memory: Bytes,
-
-    /// The longest delay.
-    #[arg(long, value_name = "SECONDS", default_value = "2592000", help_heading = "Deferred calls")]
-    pub(super) deferred_delay: Seconds,
-
-    /// The part of the cores' turns that goes to deferred calls while some are due.
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=99), help_heading = "Deferred calls")]
-    pub(super) deferred_share: u32,
+    #[command(flatten)]
+    pub(super) deferred: DeferredOptions,
 
     /// Write the log to this file instead of standard error. SIGUSR1 reopens it.
     #[arg(long, value_name = "FILE", help_heading = "What it shows")]

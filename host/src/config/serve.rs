@@ -14,7 +14,7 @@ use crate::connection;
 use crate::connection::activity::Patience;
 use crate::connection::client::TrustedProxy;
 use crate::connection::listen::Sockets;
-use crate::deferred;
+use crate::deferred::Deferred;
 use crate::dispatch;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
@@ -134,8 +134,8 @@ impl Settings {
         host::Limits {
             memory_bytes_max: self.options.memory_limit.0,
             host_bytes_max: self.options.host_memory_limit.0 as u64,
-            deferred_per_call_max: self.options.deferred_per_call,
-            payload_bytes_max: self.options.deferred_payload.0 as u64,
+            deferred_per_call_max: self.options.deferred.per_call(),
+            payload_bytes_max: self.options.deferred.payload_bytes_max() as u64,
         }
     }
 
@@ -184,7 +184,7 @@ impl Settings {
             workers: self.threads.get() as usize,
             queue_max: self.options.queue,
             queue_time_max: self.options.queue_timeout.0,
-            deferred_share: self.options.deferred_share,
+            deferred_share: self.options.deferred.share(),
         }
     }
 
@@ -222,18 +222,13 @@ impl Settings {
         unsent::Room::new(self.options.response_buffer.0, self.options.response_memory.0)
     }
 
-    /// The limits of the queue of deferred calls.
-    pub fn deferred_limits(&self) -> deferred::Limits {
-        deferred::Limits {
-            pending_max: self.options.deferred_pending,
-            payload_bytes_max: self.options.deferred_payload.0 as u64,
-            payload_bytes_total_max: self.options.deferred_memory.0 as u64,
-            delay_max: self.options.deferred_delay.0.as_nanos() as u64,
-        }
+    /// Where deferred calls are until they run.
+    pub(crate) fn deferred(&self, log: &Log) -> Result<Deferred> {
+        self.options.deferred.open(self.source.file(), self.cores() as usize, log)
     }
 
     pub fn callback_limits(&self) -> callback::Limits {
-        callback::Limits { time_max: self.options.deferred_timeout.0, lines: self.options.log_deferred }
+        callback::Limits { time_max: self.options.deferred.timeout(), lines: self.options.log_deferred }
     }
 
     pub fn connection_limits(&self) -> connection::Limits {

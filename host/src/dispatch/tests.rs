@@ -3,7 +3,7 @@
 use super::queues::{OWN_FIRST, POOREST_FIRST};
 use super::*;
 use crate::clock::{self, Nanos};
-use crate::deferred;
+use crate::deferred::{self, TimerId};
 use crate::dispatch::clients::{Bounds, Clients};
 
 type Guard = CoreGuard<&'static str>;
@@ -37,6 +37,12 @@ fn server(limits: Limits) -> Server {
     let other = calls.last().unwrap().worker().clone();
     let calls = calls.swap_remove(0);
     Server { dispatch, worker: calls.worker().clone(), other, deferred, calls }
+}
+
+/// Schedules a call that is due now.
+fn schedule(deferred: &Deferred) -> TimerId {
+    let answer = deferred.schedule(0, Box::new([])).answer();
+    ready(answer).expect("memory answers at once").expect("there is room")
 }
 
 /// The calls that start now, with their cores.
@@ -113,7 +119,7 @@ async fn a_core_sent_to_a_request_that_just_left_comes_back() {
 async fn due_calls_start_on_idle_cores_and_then_as_cores_become_free() {
     let mut server = server(Limits { cores: 2, ..LIMITS });
     for _ in 0..3 {
-        server.deferred.schedule(0, Box::new([])).unwrap();
+        schedule(&server.deferred);
     }
     let running = started(&mut server.calls).await;
     assert_eq!(running.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [1, 2]);
@@ -125,9 +131,9 @@ async fn due_calls_start_on_idle_cores_and_then_as_cores_become_free() {
 async fn a_due_call_that_waits_for_a_core_can_be_cancelled() {
     let mut server = server(LIMITS);
     let held = server.worker.core_for_request(None).await.ok().unwrap();
-    let id = server.deferred.schedule(0, Box::new([])).unwrap();
+    let id = schedule(&server.deferred);
     assert!(server.worker.take_due().is_none());
-    assert!(server.deferred.cancel(id));
+    assert!(server.deferred.cancel(id).await);
     drop(held);
     assert!(started(&mut server.calls).await.is_empty());
     assert_eq!(server.dispatch.busy(), 0);
@@ -216,7 +222,7 @@ async fn a_request_of_a_worker_with_more_cores_is_not_passed_over_for_long() {
 async fn a_worker_without_idle_cores_starts_a_due_call_on_that_of_another() {
     let mut server = server(Limits { cores: 2, workers: 2, ..LIMITS });
     let _held = server.worker.core_for_request(None).await.ok().unwrap();
-    server.deferred.schedule(0, Box::new([])).unwrap();
+    schedule(&server.deferred);
     let running = started(&mut server.calls).await;
     assert_eq!(running.iter().map(|(core, _)| core.number()).collect::<Vec<_>>(), [1]);
 }
@@ -229,7 +235,7 @@ async fn a_due_call_has_its_turn_while_requests_wait() {
     let mut second = Box::pin(server.worker.core_for_request(None));
     assert!(ready(&mut first).is_none());
     assert!(ready(&mut second).is_none());
-    server.deferred.schedule(0, Box::new([])).unwrap();
+    schedule(&server.deferred);
     drop(held);
     let held = ready(&mut first).expect("of two turns one is a request's").ok().unwrap();
     assert!(started(&mut server.calls).await.is_empty());
@@ -293,7 +299,7 @@ async fn a_bounded_client_goes_on_though_its_core_goes_to_a_deferred_call() {
     let held = server.worker.core_for_request(claim(1)).await.ok().unwrap();
     let mut waiting = Box::pin(server.worker.core_for_request(claim(1)));
     assert!(ready(&mut waiting).is_none());
-    server.deferred.schedule(0, Box::new([])).unwrap();
+    schedule(&server.deferred);
     server.dispatch.queues.lock().share.credit = 99;
     drop(held);
     assert_eq!(started(&mut server.calls).await.len(), 1);
@@ -310,7 +316,7 @@ async fn who_waits_for_due_calls_is_told_of_a_core_that_nobody_else_may_have() {
     assert!(ready(&mut waiting).is_none());
     let mut next = Box::pin(server.calls.next());
     assert!(ready(&mut next).is_none());
-    server.deferred.schedule(0, Box::new([])).unwrap();
+    schedule(&server.deferred);
     drop(other);
     assert!(ready(&mut next).is_some());
 }
@@ -321,7 +327,7 @@ async fn who_waits_for_due_calls_gets_one_with_the_core_of_a_call_that_ended() {
     let held = server.worker.core_for_request(None).await.ok().unwrap();
     let mut next = Box::pin(server.calls.next());
     assert!(ready(&mut next).is_none());
-    server.deferred.schedule(0, Box::new([])).unwrap();
+    schedule(&server.deferred);
     server.dispatch.queues.lock().share.credit = 99;
     drop(held);
     assert_eq!(server.dispatch.busy(), 1);
@@ -333,7 +339,7 @@ async fn a_call_whose_worker_has_ended_gives_its_core_back_and_takes_no_other_wi
     let server = server(Limits { deferred_share: 99, ..LIMITS });
     let held = server.worker.core_for_request(None).await.ok().unwrap();
     for _ in 0..3 {
-        server.deferred.schedule(0, Box::new([])).unwrap();
+        schedule(&server.deferred);
     }
     server.dispatch.queues.lock().share.credit = 99;
     drop(server.calls);

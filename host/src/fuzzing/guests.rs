@@ -15,7 +15,6 @@ use crate::clock;
 use crate::commands::componentize;
 use crate::commands::inspect;
 use crate::config::CommandLine;
-use crate::deferred::Deferred;
 use crate::error;
 use crate::guest::Content;
 use crate::guest::compiling;
@@ -89,7 +88,7 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let shared = Shared {
         log: LOG.clone(),
         stats: Arc::new(Stats::new(&error::METRICS)),
-        deferred: Arc::new(Deferred::new(settings.deferred_limits())),
+        deferred: Arc::new(settings.deferred(&LOG).expect("a queue in memory")),
         budget: Budget::new(1 << 30),
         memories: Neighbours::default(),
         outbound: Arc::new(settings.outbound(&LOG).expect("nothing is granted")),

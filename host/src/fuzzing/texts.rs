@@ -23,6 +23,7 @@ pub(super) fn options(bytes: &[u8]) {
     let CommandLine { task, serve } = command_line;
     match task {
         Some(Task::Build(options)) => _ = options.check().map(|()| drop(options.made())),
+        Some(Task::Calls(options)) => _ = options.check(),
         Some(Task::Dev(options)) => _ = options.check(),
         Some(Task::Componentize(options)) => _ = options.check(),
         Some(Task::New(_) | Task::Inspect(_) | Task::Compile(_) | Task::Import(_) | Task::Run(_)) => {}
@@ -31,7 +32,7 @@ pub(super) fn options(bytes: &[u8]) {
             let checked = if serve.dir.is_empty() { serve.check() } else { serve.check_values() };
             let Ok(settings) = checked else { return };
             // What is taken can be used.
-            let _ = (settings.client_bounds(), settings.deferred_limits(), settings.guest_lines());
+            let _ = (settings.client_bounds(), settings.guest_lines());
             let _ = (settings.grants(), settings.memory_total_bytes(), settings.room(), settings.sockets());
             assert!(settings.request_time_max() >= settings.request_limits().time_max);
         }

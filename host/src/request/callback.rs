@@ -50,6 +50,8 @@ pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGua
         Ok(()) => stats.deferred_done.inc(),
         Err(_) => stats.deferred_failed.inc(),
     };
+    let ended = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+    service.deferred.ended(id, attempt, ended);
     if let Err(failure) = &result {
         service.book.report(failure, &format_args!("deferred call {id}"), Some(run.core));
     }
@@ -98,14 +100,13 @@ impl Run {
     /// Points in time are nanoseconds since the Unix epoch; how long the call
     /// waited is by the monotonic clock, which decides.
     fn line(&self, is_done: bool) -> String {
-        let unix = clock::unix_nanos;
         format!(
             "deferred id={} scheduled={} due={} started={} waited_ns={} lateness_ns={} took_ns={} attempt={} core={} outcome={}\n",
             self.id,
-            unix(self.scheduled),
-            unix(self.due),
-            unix(self.started),
-            self.started - self.scheduled,
+            self.scheduled,
+            self.due,
+            self.started,
+            self.started.saturating_sub(self.scheduled),
             self.started.saturating_sub(self.due),
             clock::now().saturating_sub(self.started),
             self.attempt,

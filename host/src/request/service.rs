@@ -7,6 +7,7 @@ use super::access_log::Book;
 use super::body;
 use super::current::Current;
 use super::unsent::Room;
+use crate::deferred::Deferred;
 use crate::dispatch::Worker;
 use crate::program::instance::Instance;
 
@@ -18,6 +19,8 @@ pub(crate) struct Service {
     pub(super) limits: Limits,
     /// For what slow clients have not taken yet.
     pub(super) unsent_room: Arc<Room>,
+    /// Told what became of deferred calls.
+    pub(super) deferred: Arc<Deferred>,
 }
 
 /// What one request may take.
@@ -43,8 +46,9 @@ impl Service {
         book: Book,
         limits: Limits,
         unsent_room: Arc<Room>,
+        deferred: Arc<Deferred>,
     ) -> Service {
-        Service { current, dispatch, book: Arc::new(book), limits, unsent_room }
+        Service { current, dispatch, book: Arc::new(book), limits, unsent_room, deferred }
     }
 
     pub(crate) fn book(&self) -> &Book {

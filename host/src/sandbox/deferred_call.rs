@@ -2,7 +2,6 @@
 
 use wasmtime::component::{ComponentType, Lower};
 
-use crate::clock;
 use crate::deferred::Call;
 
 /// `deferred-call` of the contract.
@@ -23,8 +22,8 @@ impl From<Call> for DeferredCall {
         DeferredCall {
             id: call.id,
             payload: call.payload,
-            scheduled_at: clock::unix_nanos(call.scheduled),
-            due_at: clock::unix_nanos(call.due),
+            scheduled_at: call.scheduled,
+            due_at: call.due,
             attempt: call.attempt,
         }
     }

@@ -73,7 +73,7 @@ impl Drain {
         self.log.server(format_args!("stopping: {work}, {pending} deferred calls pending; those due in the next {} s will run, another signal stops at once", grace.as_secs_f64()));
         self.connections_closed().await;
         self.deferred_ended(asked, grace).await;
-        self.name_dropped();
+        self.leave_or_drop().await;
     }
 
     /// Waits for the deferred calls, but not for all that came due in time if they schedule
@@ -90,10 +90,10 @@ impl Drain {
     }
 
     /// Ends the work in hand.
-    pub(super) fn cut_short(&self) {
+    pub(super) async fn cut_short(&self) {
         self.deferred.close_after(0);
         self.log.server(format_args!("stopped at once by a second signal: {} cut off", self.work()));
-        self.name_dropped();
+        self.leave_or_drop().await;
     }
 
     fn work(&self) -> String {
@@ -128,6 +128,16 @@ impl Drain {
                 None if self.dispatch.busy() == 0 && self.deferred.first_due().is_none() => return,
                 None => {}
             }
+        }
+    }
+
+    /// What has not run stays in the store, or is named.
+    async fn leave_or_drop(&self) {
+        if self.deferred.store().is_none() {
+            return self.name_dropped();
+        }
+        if let Some(pending) = self.deferred.stop().await.filter(|pending| *pending > 0) {
+            self.log.server(format_args!("{pending} deferred calls stay in their store"));
         }
     }
 

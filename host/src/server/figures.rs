@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::connection::client::ClientAddress;
 use crate::connection::listen::{Bound, Listener};
 use crate::connection::{self, answer};
-use crate::deferred::Deferred;
+use crate::deferred::{Deferred, Shown};
 use crate::dispatch::Dispatch;
 use crate::memory::budget::Budget;
 use crate::program::instance::Instance;
@@ -133,12 +133,14 @@ impl Figures {
 
     /// Sets those that nobody counts.
     fn look(&self) {
-        let (stats, log) = (&self.stats, &self.log);
+        let (stats, log, store) = (&self.stats, &self.log, self.deferred.store());
         let rows = [
             (&stats.cores, u64::from(self.cores)),
             (&stats.cores_busy, self.dispatch.busy().into()),
             (&stats.queue, self.dispatch.waiting() as u64),
             (&stats.deferred_pending, self.deferred.pending()),
+            (&stats.deferred_retried, store.map_or(0, Shown::retried)),
+            (&stats.deferred_set_aside, store.map_or(0, Shown::set_aside)),
             (&stats.log_lines_dropped, log.lines_dropped()),
             (&stats.guest_lines_dropped, log.guest_lines_dropped()),
             (&stats.guest_bytes_dropped, log.guest_bytes_dropped()),

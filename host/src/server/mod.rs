@@ -27,7 +27,6 @@ use self::swap::{Swapper, Swaps};
 use self::worker::Connections;
 use crate::config::Settings;
 use crate::connection::listen::Bound;
-use crate::deferred::Deferred;
 use crate::dispatch::{Dispatch, timer};
 use crate::error;
 use crate::memory::budget::Budget;
@@ -66,7 +65,7 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
     let shared = Shared {
         log: log.clone(),
         stats: Arc::new(Stats::new(&error::METRICS)),
-        deferred: Arc::new(Deferred::new(settings.deferred_limits())),
+        deferred: Arc::new(settings.deferred(log)?),
         budget: Budget::new(settings.memory_total_bytes()?),
         memories: Neighbours::default(),
         outbound: Arc::new(settings.outbound(log)?),
@@ -189,7 +188,7 @@ impl Server {
         tokio::select! {
             () = drained => ExitCode::SUCCESS,
             () = self.signals.stop(log, ignored) => {
-                self.drain.cut_short();
+                self.drain.cut_short().await;
                 ExitCode::FAILURE
             }
         }

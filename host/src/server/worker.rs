@@ -32,14 +32,15 @@ pub(super) fn start(
     bound: Vec<Bound>,
     connections: Connections,
 ) -> Result<watch::Sender<()>> {
-    let Shared { log, stats, .. } = shared;
+    let Shared { log, stats, deferred, .. } = shared;
     let (workers, server) = watch::channel(());
     let unsent_room = settings.unsent_room();
     let mut ready = Vec::new();
     for ((current, bound), calls) in current.iter().zip(bound).zip(calls) {
         let book = Book::new(log.clone(), stats.clone(), settings.logs_requests());
         let (dispatch, limits) = (calls.worker().clone(), settings.request_limits());
-        let service = Service::new(current.clone(), dispatch, book, limits, unsent_room.clone());
+        let service =
+            Service::new(current.clone(), dispatch, book, limits, unsent_room.clone(), deferred.clone());
         let worker = Worker {
             service: Arc::new(service),
             calls,

@@ -59,6 +59,8 @@ figures! {
     deferred_running: Gauge, "deferred.running", "Deferred calls under way";
     deferred_done: Counter, "deferred.done", "Deferred calls that ended well";
     deferred_failed: Counter, "deferred.failed", "Deferred calls that ended badly";
+    deferred_retried: Gauge, "deferred.retried", "Runs of deferred calls that this server has let run again";
+    deferred_set_aside: Gauge, "deferred.set_aside", "Deferred calls that their store keeps with their errors";
     deferred_cancelled: Counter, "deferred.cancelled", "Deferred calls cancelled";
     deferred_dropped: Counter, "deferred.dropped", "Deferred calls left pending at the stop";
     deferred_lateness_seconds: Histogram, "deferred.lateness_seconds", "From the due time of a deferred call to its start";

@@ -20,7 +20,6 @@ use wasmtime_wasi_http::WasiBody;
 
 use self::input::Input;
 use self::output::Answer;
-use crate::clock;
 use crate::deferred::Call;
 use crate::error::Failure;
 use crate::sandbox::imports::http::Head;
@@ -114,8 +113,8 @@ pub(crate) async fn run_callback(
 ) -> Result<(), Failure> {
     let environment = vec![
         (DEFERRED.to_owned(), call.id.to_string()),
-        ("WASM_SERVE_SCHEDULED_AT".to_owned(), clock::unix_nanos(call.scheduled).to_string()),
-        ("WASM_SERVE_DUE_AT".to_owned(), clock::unix_nanos(call.due).to_string()),
+        ("WASM_SERVE_SCHEDULED_AT".to_owned(), call.scheduled.to_string()),
+        ("WASM_SERVE_DUE_AT".to_owned(), call.due.to_string()),
         ("WASM_SERVE_ATTEMPT".to_owned(), call.attempt.to_string()),
     ];
     let output = Output::new(ground.host.log.clone());

@@ -35,11 +35,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     gateway.func_wrap("respond", |store, (to, head, body)| Ok((respond(store, to, head, body)?,)))?;
     gateway.func_wrap("make-fields", |store, (text,)| Ok((fields(store, text)?,)))?;
     gateway.func_wrap("write", |store, (to, text)| Ok((write(store, to, text)?,)))?;
-    gateway.func_wrap("call-later", |store, (delay, payload)| {
-        Ok((schedule(store, When::After(delay), payload)?,))
+    gateway.func_wrap_async("call-later", |store, (delay, payload)| {
+        Box::new(async move { Ok((schedule(store, When::After(delay), payload).await?,)) })
     })?;
-    gateway.func_wrap("call-at", |store, (time, payload)| {
-        Ok((schedule(store, When::At(clock::at_unix(time)), payload)?,))
+    gateway.func_wrap_async("call-at", |store, (time, payload)| {
+        let when = When::At(clock::at_unix(time));
+        Box::new(async move { Ok((schedule(store, when, payload).await?,)) })
     })?;
     Ok(())
 }
@@ -88,18 +89,19 @@ fn write(
     }
 }
 
-fn schedule(
+async fn schedule(
     mut store: Store<'_>,
     when: When,
     payload: WasmStr,
 ) -> wasmtime::Result<Result<TimerId, ScheduleError>> {
-    let text = payload.to_str(&store)?;
-    let bytes = text.chars().count();
-    let is_small = bytes as u64 <= store.data().server.payload_bytes_max;
-    let _for_the_server = OnNoAccount::begin();
-    let payload = if is_small { bytes_of(&text).ok_or_else(no_byte)? } else { Vec::new() };
-    drop(text);
-    Ok(timers::schedule(&mut store, when, bytes, |_| payload.into()))
+    let (bytes, payload) = {
+        let text = payload.to_str(&store)?;
+        let bytes = text.chars().count();
+        let is_small = bytes as u64 <= store.data().server.payload_bytes_max;
+        let _for_the_server = OnNoAccount::begin();
+        (bytes, if is_small { bytes_of(&text).ok_or_else(no_byte)? } else { Vec::new() })
+    };
+    Ok(timers::schedule(&mut store, when, bytes, |_| payload.into()).await)
 }
 
 /// The guest breaks the contract of this interface.

@@ -1,5 +1,5 @@
-//! `wasm-serve:deferred/timers`: `call-later` and `cancel`. Neither waits, and
-//! neither traps: every limit is an error value.
+//! `wasm-serve:deferred/timers`: `call-later` and `cancel`. They wait only for the store of the
+//! calls, if there is one. Neither traps: every limit is an error value.
 
 use wasmtime::component::{ComponentType, Linker, Lower, WasmList};
 use wasmtime::{AsContextMut, Caller, StoreContextMut};
@@ -37,37 +37,45 @@ impl From<deferred::ScheduleError> for ScheduleError {
 
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut timers = linker.instance(TIMERS)?;
-    timers.func_wrap("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
-        let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
-        Ok((schedule(&mut store, When::After(delay), payload.len(), copy),))
+    timers.func_wrap_async("call-later", |mut store, (delay, payload): (Nanos, WasmList<u8>)| {
+        Box::new(async move {
+            let copy = |store: &StoreContextMut<'_, State>| payload.as_le_slice(store).into();
+            Ok((schedule(&mut store, When::After(delay), payload.len(), copy).await,))
+        })
     })?;
-    timers.func_wrap("cancel", |store, (id,)| Ok((cancel(store, id),)))?;
+    timers
+        .func_wrap_async("cancel", |store, (id,)| Box::new(async move { Ok((cancel(store, id).await,)) }))?;
     Ok(())
 }
 
 /// `call_later(delay_ns: i64, payload: i32, payload_bytes: i32) -> i64` gives the id, or
 /// an error below zero. `cancel(id: i64) -> i32` gives 1 if the call will never run.
 pub(crate) fn add_to_module_linker(linker: &mut wasmtime::Linker<State>) -> wasmtime::Result<()> {
-    linker.func_wrap(
-        TIMERS_MODULE,
-        CALL_LATER,
-        |mut caller: Caller<'_, State>, delay: u64, at: u32, bytes: u32| {
-            let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
-            let memory = memory.ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
-            let range = at as usize..at as usize + bytes as usize;
-            if range.end > memory.data_size(&caller) {
-                return Err(wasmtime::Error::msg("a payload that is not in the memory"));
-            }
-            let copy = |store: &StoreContextMut<'_, State>| memory.data(store)[range].into();
-            let when = When::After(delay);
-            let scheduled = schedule(&mut caller.as_context_mut(), when, bytes as usize, copy);
-            Ok(scheduled.map_or_else(|error| error.number(), |id| id as i64))
-        },
-    )?;
-    linker.func_wrap(TIMERS_MODULE, "cancel", |mut caller: Caller<'_, State>, id: u64| {
-        i32::from(cancel(caller.as_context_mut(), id))
+    linker.func_wrap_async(TIMERS_MODULE, CALL_LATER, |caller: Caller<'_, State>, (delay, at, bytes)| {
+        Box::new(call_later_from_module(caller, delay, at, bytes))
+    })?;
+    linker.func_wrap_async(TIMERS_MODULE, "cancel", |mut caller: Caller<'_, State>, (id,): (u64,)| {
+        Box::new(async move { i32::from(cancel(caller.as_context_mut(), id).await) })
     })?;
     Ok(())
+}
+
+async fn call_later_from_module(
+    mut caller: Caller<'_, State>,
+    delay: u64,
+    at: u32,
+    bytes: u32,
+) -> wasmtime::Result<i64> {
+    let memory = caller.get_export("memory").and_then(wasmtime::Extern::into_memory);
+    let memory = memory.ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
+    let range = at as usize..at as usize + bytes as usize;
+    if range.end > memory.data_size(&caller) {
+        return Err(wasmtime::Error::msg("a payload that is not in the memory"));
+    }
+    let copy = |store: &StoreContextMut<'_, State>| memory.data(store)[range].into();
+    let when = When::After(delay);
+    let scheduled = schedule(&mut caller.as_context_mut(), when, bytes as usize, copy).await;
+    Ok(scheduled.map_or_else(|error| error.number(), |id| id as i64))
 }
 
 impl ScheduleError {
@@ -91,13 +99,13 @@ pub(super) enum When {
 }
 
 /// Schedules a call with a payload of so many bytes.
-pub(super) fn schedule(
+pub(super) async fn schedule(
     store: &mut StoreContextMut<'_, State>,
     when: When,
     payload_bytes: usize,
     payload: impl FnOnce(&StoreContextMut<'_, State>) -> Box<[u8]>,
 ) -> Result<TimerId, ScheduleError> {
-    let scheduled = within_limits(store, when, payload_bytes, payload);
+    let scheduled = within_limits(store, when, payload_bytes, payload).await;
     let stats = &store.data().server.stats;
     match &scheduled {
         Ok(_) => stats.deferred_scheduled.inc(),
@@ -106,7 +114,7 @@ pub(super) fn schedule(
     scheduled.map_err(ScheduleError::from)
 }
 
-fn within_limits(
+async fn within_limits(
     store: &mut StoreContextMut<'_, State>,
     when: When,
     payload_bytes: usize,
@@ -120,20 +128,23 @@ fn within_limits(
     if payload_bytes as u64 > server.payload_bytes_max {
         return Err(deferred::ScheduleError::PayloadTooLarge(server.payload_bytes_max));
     }
-    // It outlives the instance, and has limits of its own.
-    let _for_the_server = OnNoAccount::begin();
-    let payload = payload(store);
-    let id = match when {
-        When::After(delay) => server.deferred.schedule(delay, payload)?,
-        When::At(due) => server.deferred.schedule_at(due, payload)?,
+    let asked = {
+        // It outlives the instance, and has limits of its own.
+        let _for_the_server = OnNoAccount::begin();
+        let payload = payload(store);
+        match when {
+            When::After(delay) => server.deferred.schedule(delay, payload),
+            When::At(due) => server.deferred.schedule_at(due, payload),
+        }
     };
+    let id = asked.answer().await?;
     store.data_mut().deferred_scheduled += 1;
     Ok(id)
 }
 
-fn cancel(store: StoreContextMut<'_, State>, id: TimerId) -> bool {
-    let server = &store.data().server;
-    let cancelled = server.deferred.cancel(id);
+async fn cancel(store: StoreContextMut<'_, State>, id: TimerId) -> bool {
+    let server = store.data().server.clone();
+    let cancelled = server.deferred.cancel(id).await;
     if cancelled {
         server.stats.deferred_cancelled.inc();
     }
