@@ -17,6 +17,9 @@ mod cores;
 /// Deferred calls: when they run, how often, what may be cancelled, every limit.
 mod deferred;
 
+/// Deferred calls in a store: what becomes of them when servers are killed, stopped and share it.
+mod durable;
+
 /// Guests that take too long, before, in and after the response.
 mod deadlines;
 
