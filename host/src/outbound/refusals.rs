@@ -1,35 +1,27 @@
 //! What is told in the log of destinations that are not granted: each once in a while, since a
 //! guest may ask for it in each request.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::destination::{Destination, TCP, Target, UDP};
 use crate::telemetry::log::Log;
+use crate::telemetry::told::Told;
 use crate::terminal::escape;
-
-/// How long nothing more is told of a destination.
-const PAUSE: Duration = Duration::from_secs(60);
-/// Destinations of which it is known when they were told. A guest may make up any number.
-const KNOWN_MAX: usize = 256;
 
 pub(super) struct Refusals {
     log: Log,
-    told: Mutex<HashMap<String, Instant>>,
+    told: Told,
 }
 
 impl Refusals {
     pub(super) fn new(log: Log) -> Refusals {
-        Refusals { log, told: Mutex::default() }
+        Refusals { log, told: Told::default() }
     }
 
     /// Says that it is not granted, or that it is, but not by the address that its name has.
     pub(super) fn tell(&self, destination: &Destination, address: Option<IpAddr>) {
         let text = destination.to_string();
-        if !self.is_new(&text) {
+        if !self.told.is_new(&text) {
             return;
         }
         let text = escape::text(&text);
@@ -48,7 +40,7 @@ impl Refusals {
 
     /// Says that a name may not be looked up, or that it may, but has this address alone.
     pub(super) fn tell_lookup(&self, name: &str, address: Option<IpAddr>) {
-        if !self.is_new(name) {
+        if !self.told.is_new(name) {
             return;
         }
         let name = escape::text(name);
@@ -67,7 +59,7 @@ impl Refusals {
 
     /// Says that nothing is granted by UDP.
     pub(super) fn tell_udp(&self) {
-        if self.is_new(UDP) {
+        if self.told.is_new(UDP) {
             self.log.server(format_args!(
                 "the guest may have no UDP socket; to let it send, add --allow-outbound '{UDP}://HOST:PORT'"
             ));
@@ -76,23 +68,8 @@ impl Refusals {
 
     /// Says what no guest may do with a socket.
     pub(super) fn tell_never(&self, what: &str) {
-        if self.is_new(what) {
+        if self.told.is_new(what) {
             self.log.server(format_args!("the guest wants to {what}, which no guest may"));
         }
-    }
-
-    fn is_new(&self, text: &str) -> bool {
-        let (now, mut told) = (Instant::now(), self.told.lock());
-        if told.get(text).is_some_and(|then| now.duration_since(*then) < PAUSE) {
-            return false;
-        }
-        if told.len() >= KNOWN_MAX {
-            told.retain(|_, then| now.duration_since(*then) < PAUSE);
-        }
-        if told.len() >= KNOWN_MAX {
-            return false;
-        }
-        told.insert(text.to_owned(), now);
-        true
     }
 }

@@ -6,3 +6,4 @@ pub(crate) mod lines;
 pub(crate) mod log;
 pub(crate) mod rate_limit;
 pub(crate) mod stats;
+pub(crate) mod told;
