@@ -20,3 +20,14 @@ pub(crate) const GATEWAY: &str = "wasm-serve:gateway/host@0.2.0";
 
 /// Imported by the same, for TLS over sockets.
 pub(crate) const TLS: &str = "wasm-serve:gateway/tls@0.2.0";
+
+/// What imports of key-value stores begin with.
+pub(crate) const KEYVALUE: &str = "wasi:keyvalue/";
+
+/// Values by their names, as guests import them: it had other names before.
+pub(crate) const CONFIG: [&str; 4] = [
+    "wasi:config/store@0.2.0-rc.1",
+    "wasi:config/store@0.2.0-draft",
+    "wasi:config/store@0.2.0-draft-2024-09-27",
+    "wasi:config/runtime@0.2.0-draft",
+];

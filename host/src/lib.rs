@@ -11,7 +11,9 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod guest;
+mod keyvalue;
 pub mod memory;
+mod named_values;
 mod outbound;
 mod program;
 mod python;

@@ -21,7 +21,7 @@ impl Options {
         if let Some(file) = &options.guest {
             check_file("--guest ", file)?;
         }
-        folders::check(&options.dir, &[guarded_guest(settings.source()), options.guarded()].concat())?;
+        folders::check(&options.dir, &[guarded_guest(settings.source()), settings.guarded()].concat())?;
         Ok(settings)
     }
 
@@ -34,7 +34,15 @@ impl Options {
         }
         self.check_files_and_sockets()?;
         self.check_limits()?;
-        Ok(Settings::of(self))
+        let stores = self.keyvalue.grants()?;
+        let has_tls =
+            !self.outbound.grants().is_empty() || stores.iter().any(|store| store.place.wants_tls());
+        ensure!(
+            has_tls || self.outbound.ca_file.is_empty(),
+            "--ca-file is for --allow-outbound, and for --keyvalue over TLS"
+        );
+        let named_values = self.named_values.read()?;
+        Ok(Settings::of(self, stores, named_values))
     }
 
     fn check_folders(&self) -> Result<()> {

@@ -53,7 +53,7 @@ impl Dev {
         check_folder("", &self.dir)?;
         let settings = self.server()?.check_values()?;
         let options = settings.options();
-        folders::check(&options.dir, &[self.guarded(), options.guarded()].concat())
+        folders::check(&options.dir, &[self.guarded(), settings.guarded()].concat())
     }
 
     /// What is executed to build the project: what its script leaves for later builds may

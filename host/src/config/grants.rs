@@ -6,13 +6,33 @@ use std::path::Path;
 use super::cache::user_cache;
 use super::options::Options;
 use super::project::own_program;
+use super::serve::Settings;
 use crate::connection::address::Address;
 use crate::program::loader::Source;
 use crate::system::folders::Guarded;
 
-impl Options {
+impl Settings {
     /// What is guarded whatever the guest is.
     pub(super) fn guarded(&self) -> Vec<Guarded> {
+        let options = self.options();
+        let mut guarded = options.guarded();
+        let secrets = options.named_values.secret.iter();
+        guarded.extend(secrets.map(|(_, file)| Guarded::place("--secret", file)));
+        guarded.extend(options.keyvalue.files().map(|file| Guarded::place("--keyvalue", file)));
+        for file in self.stores().iter().filter_map(|store| store.place.file()) {
+            // SQLite has two more beside it.
+            for ending in ["", "-wal", "-shm"] {
+                let mut path = file.as_os_str().to_owned();
+                path.push(ending);
+                guarded.push(Guarded::place("--keyvalue", path));
+            }
+        }
+        guarded
+    }
+}
+
+impl Options {
+    fn guarded(&self) -> Vec<Guarded> {
         let mut guarded = Vec::new();
         guarded.extend(self.cache.folder().map(|folder| Guarded::tree("--cache", folder)));
         let tools = user_cache().into_iter().chain(self.cache.tools());

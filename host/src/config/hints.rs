@@ -90,7 +90,7 @@ const OPTIONS: [(&[&str], &str); 14] = [
     ),
     (&["--asyncio", "--greenlet", "--gevent", "--async", "--loop", "--worker-class", "-k"], CALLS),
     (&["--daemonize", "--daemonize2", "--daemon", "-d", "-D", "--pidfile", "--pid"], MANAGER),
-    (&["--ini", "--yaml", "--json", "--xml", "--config", "-c", "--env-file"], NO_FILE),
+    (&["--ini", "--yaml", "--json", "--xml", "-c", "--env-file"], NO_FILE),
     (&["--access-logfile", "--error-logfile", "--access-log", "--log-level", "--log-file", "--logger"], LOG),
     (&["--https", "--certfile", "--keyfile", "--ssl-certfile", "--ssl-keyfile", "--tls"], TLS),
     (&["--static-map", "--check-static", "--static-index", "--document-root"], STATIC),

@@ -7,6 +7,8 @@ use clap::{ArgGroup, Args};
 
 use super::cache::CacheOptions;
 use super::deferred::DeferredOptions;
+use super::keyvalue::KeyvalueOptions;
+use super::named_values::NamedValueOptions;
 use super::outbound::OutboundOptions;
 use super::python::PythonOptions;
 use super::values::{self, Bytes, Seconds};
@@ -75,7 +77,13 @@ pub struct Options {
     pub(super) env: Vec<(String, String)>,
 
     #[command(flatten)]
+    pub(super) named_values: NamedValueOptions,
+
+    #[command(flatten)]
     pub(super) outbound: OutboundOptions,
+
+    #[command(flatten)]
+    pub(super) keyvalue: KeyvalueOptions,
 
     /// Guest calls (requests and deferred calls) under way at once, running or
     /// suspended.

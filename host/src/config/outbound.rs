@@ -20,7 +20,7 @@ pub(super) struct OutboundOptions {
     allow_outbound_private: bool,
 
     /// Certificate authorities (PEM) to believe beside those of the system. Repeatable.
-    #[arg(long, value_name = "FILE", requires = "allow_outbound", help_heading = "What guests may reach")]
+    #[arg(long, value_name = "FILE", help_heading = "What guests may reach")]
     pub(super) ca_file: Vec<PathBuf>,
 
     /// Outbound requests of all guests that are under way at once; one more is an error for

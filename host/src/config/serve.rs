@@ -18,6 +18,8 @@ use crate::deferred::Deferred;
 use crate::dispatch;
 use crate::dispatch::clients::Bounds;
 use crate::guest::compiling;
+use crate::keyvalue::{Grant, Stores};
+use crate::named_values::NamedValues;
 use crate::outbound::Outbound;
 use crate::outbound::tls::Trust;
 use crate::program::Reuse;
@@ -36,14 +38,16 @@ pub struct Settings {
     options: Options,
     source: Source,
     threads: NonZeroU32,
+    stores: Vec<Grant>,
+    named_values: Arc<NamedValues>,
 }
 
 impl Settings {
-    /// Of options that were checked.
-    pub(super) fn of(options: Options) -> Settings {
+    /// Of options that were checked, and what was read for them.
+    pub(super) fn of(options: Options, stores: Vec<Grant>, named_values: NamedValues) -> Settings {
         let source = source(&options);
         let threads = options.threads();
-        Settings { options, source, threads }
+        Settings { options, source, threads, stores, named_values: Arc::new(named_values) }
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -119,6 +123,25 @@ impl Settings {
             false => Some(Trust::new(&options.ca_file, log)?),
         };
         Ok(Outbound::new(options.grants(), options.limits(), trust, log.clone()))
+    }
+
+    /// The key-value stores that guests may open.
+    pub(super) fn stores(&self) -> &[Grant] {
+        &self.stores
+    }
+
+    /// The same, ready to be opened.
+    pub(crate) fn keyvalue(&self, log: &Log) -> Result<Stores> {
+        let tls = match self.stores.iter().any(|store| store.place.wants_tls()) {
+            true => Some(Trust::new(&self.options.outbound.ca_file, log)?.without_protocols()),
+            false => None,
+        };
+        Ok(Stores::new(&self.stores, self.options.keyvalue.limits(), tls, log.clone()))
+    }
+
+    /// Values that guests get by name.
+    pub(crate) fn named_values(&self) -> &Arc<NamedValues> {
+        &self.named_values
     }
 
     /// Users of uWSGI expect a Python application to find its files.

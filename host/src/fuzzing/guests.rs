@@ -92,6 +92,8 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
         budget: Budget::new(1 << 30),
         memories: Neighbours::default(),
         outbound: Arc::new(settings.outbound(&LOG).expect("nothing is granted")),
+        stores: Arc::new(settings.keyvalue(&LOG).expect("nothing is granted")),
+        named_values: settings.named_values().clone(),
         places: Arc::new(Places::new(settings.open_files(), 1000)),
     };
     let host = Host::new(&settings.grants(), settings.host_limits(), shared);

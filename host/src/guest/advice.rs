@@ -23,6 +23,8 @@ pub(crate) fn grant(import: &str, is_program: bool) -> &'static str {
         ("wasi:http/outgoing-handler@", "requests to what --allow-outbound grants"),
         ("wasi:http/client@", "requests to what --allow-outbound grants"),
         ("wasi:http/handler@", "requests to what --allow-outbound grants"),
+        ("wasi:keyvalue/", "the stores of --keyvalue"),
+        ("wasi:config/", "the values of --config and --secret"),
         ("wasi:random/", "the system's random numbers"),
         ("wasi:sockets/", "connections to what --allow-outbound grants"),
         ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
@@ -49,6 +51,13 @@ pub(crate) fn advice(import: &str) -> &'static str {
     }
     if import.starts_with("wasm-serve:") {
         return "build it with the folder `wit` of this version of the server";
+    }
+    match package {
+        Some("keyvalue") => {
+            return "build it for `wasi:keyvalue` 0.2.0-draft or 0.2.0-draft2, without `watcher`";
+        }
+        Some("config") => return "build it for `wasi:config/store` 0.2.0-rc.1",
+        _ => {}
     }
     if package.is_some_and(|package| offered.contains(&package)) {
         return "build it with tools for WASI 0.2 or for WASI 0.3.0, not for a draft of them";

@@ -102,7 +102,7 @@ pub(crate) fn refusal(missing: &[Missing]) -> Option<String> {
         .collect();
     let more = if is_cut(missing) { ", and perhaps more" } else { "" };
     Some(format!(
-        "needs what this server does not offer: {}{more}. It offers components WASI 0.2 and 0.3 with wasi:http, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
+        "needs what this server does not offer: {}{more}. It offers components WASI 0.2 and 0.3 with wasi:http, wasi:keyvalue, wasi:config, `{}` and `{}`, and core modules WASI 0.1 (`wasi_snapshot_preview1`) and `{}`",
         each.join(", "),
         TIMERS,
         GATEWAY,

@@ -69,6 +69,13 @@ impl Trust {
         self.config.clone()
     }
 
+    /// The same for what is not HTTP.
+    pub(crate) fn without_protocols(&self) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols.clear();
+        Arc::new(config)
+    }
+
     /// How a guest speaks TLS itself. The error says what is wrong with what it asks for.
     pub(crate) fn config_for(&self, asked: Asked<'_>) -> Result<ClientConfig, String> {
         let mut roots = match asked.with_system {

@@ -15,7 +15,9 @@ use crate::guest::compiled::{Export, Exports, Loaded};
 use crate::guest::missing::{self, Missing};
 use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;
-use crate::sandbox::imports::{core_modules, files, gateway, http, random, sockets, timers, tls};
+use crate::sandbox::imports::{
+    core_modules, files, gateway, http, keyvalue, named_values, random, sockets, timers, tls,
+};
 use crate::sandbox::state::State;
 
 /// How a guest is called.
@@ -61,7 +63,7 @@ impl Entry {
 }
 
 fn link_component(component: &Component, summary: &Summary) -> Result<Entry> {
-    let linker = linker(component.engine(), summary.is_concurrent())?;
+    let linker = linker(component, summary.is_concurrent())?;
     let pre = link_imports(&linker, component)?;
     let exports = Exports::of(component, &linker)?;
     let handler = match (summary.command(), summary.handler()) {
@@ -113,8 +115,9 @@ fn refused(missing: Vec<Missing>, error: wasmtime::Error) -> anyhow::Error {
     }
 }
 
-pub(crate) fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
+/// What there is for a component.
+pub(crate) fn linker(component: &Component, is_concurrent: bool) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(component.engine());
     wasi_p2::add_to_linker_async(&mut linker)?;
     add_io_to_linker(&mut linker)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
@@ -129,6 +132,8 @@ pub(crate) fn linker(engine: &Engine, is_concurrent: bool) -> wasmtime::Result<L
     gateway::add_to_linker(&mut linker)?;
     tls::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker, component)?;
+    named_values::add_to_linker(&mut linker, component)?;
     Ok(linker)
 }
 

@@ -46,7 +46,7 @@ impl<'a> Outline<'a> {
     pub(crate) fn missing(&self) -> Result<Vec<Missing>> {
         Ok(match &self.code {
             Loaded::Component(component) => {
-                let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
+                let linker = link::linker(component, self.summary.is_concurrent())?;
                 missing::missing(&linker, component)
             }
             Loaded::Module(module) => {
@@ -59,7 +59,7 @@ impl<'a> Outline<'a> {
     pub(crate) fn link_imports(&self) -> Result<()> {
         match &self.code {
             Loaded::Component(component) => {
-                let linker = link::linker(component.engine(), self.summary.is_concurrent())?;
+                let linker = link::linker(component, self.summary.is_concurrent())?;
                 link::link_imports(&linker, component).map(drop)
             }
             Loaded::Module(_) => Ok(()),

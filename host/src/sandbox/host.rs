@@ -13,8 +13,10 @@ use super::files::places::Places;
 use super::left_out::LeftOut;
 use super::meta_variables::{self, ServerAddress};
 use crate::deferred::Deferred;
+use crate::keyvalue::Stores;
 use crate::memory::budget::Budget;
 use crate::memory::memories::Neighbours;
+use crate::named_values::NamedValues;
 use crate::outbound::Outbound;
 use crate::outbound::http::HttpClient;
 use crate::system::folders::Folder;
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub memories: Neighbours,
     pub outbound: Arc<Outbound>,
+    pub stores: Arc<Stores>,
+    pub named_values: Arc<NamedValues>,
     /// What guests may have open.
     pub places: Arc<Places>,
 }
@@ -70,6 +74,8 @@ pub(crate) struct Host {
     pub(crate) budget: Budget,
     pub(crate) memories: Neighbours,
     pub(super) outbound: Arc<Outbound>,
+    pub(super) stores: Arc<Stores>,
+    pub(super) named_values: Arc<NamedValues>,
     /// None if nothing is granted.
     pub(super) http_client: Option<HttpClient<WasiBody>>,
     pub(super) blocking_files: bool,
@@ -95,7 +101,8 @@ impl Host {
     /// Opens the folders.
     pub(crate) fn new(grants: &Grants, limits: Limits, shared: Shared) -> anyhow::Result<Host> {
         let Grants { folders, environment, name, blocking_files } = grants;
-        let Shared { log, stats, deferred, budget, memories, outbound, places } = shared;
+        let Shared { log, stats, deferred, budget, memories, outbound, stores, named_values, places } =
+            shared;
         let mut files = open_folders(folders, *blocking_files)?;
         let is_for_programs = |(name, _): &&(String, String)| !meta_variables::is_of_requests(name);
         Ok(Host {
@@ -111,6 +118,8 @@ impl Host {
             memories,
             http_client: outbound.grants_anything().then(|| HttpClient::new(outbound.clone())),
             outbound,
+            stores,
+            named_values,
             blocking_files: *blocking_files,
             address: ServerAddress::default(),
             environment_of_programs: environment.iter().filter(is_for_programs).cloned().collect(),

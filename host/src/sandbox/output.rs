@@ -24,6 +24,23 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 const ALLOWED_MAX: usize = 16 * LINE_BYTES_MAX;
 const A_LITTLE: usize = 1 << 10;
 
+/// What an instance writes to.
+pub(crate) struct Outputs {
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+}
+
+impl Outputs {
+    pub(super) fn new(log: &Log) -> Outputs {
+        Outputs { stdout: Output::new(log.clone()), stderr: Output::new(log.clone()) }
+    }
+
+    pub(super) fn finish_lines(&self) {
+        self.stdout.finish_line();
+        self.stderr.finish_line();
+    }
+}
+
 /// One output of one instance. Clones write to the same lines.
 #[derive(Clone)]
 pub(crate) struct Output(Arc<Mutex<Lines>>);

@@ -15,13 +15,13 @@ use super::files::Files;
 use super::files::places::Place;
 use super::host::Host;
 use super::http_hooks::Hooks;
-use super::output::Output;
+use super::output::Outputs;
 use super::sockets::Sockets;
 use crate::clock;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
 use crate::memory::budget::Share;
-use crate::telemetry::log::Log;
+use crate::named_values::Values;
 
 /// What one element of a table takes.
 pub(crate) const ELEMENT_BYTES: usize = 8;
@@ -67,23 +67,6 @@ impl Wasi {
     }
 }
 
-/// What an instance writes to.
-struct Outputs {
-    stdout: Output,
-    stderr: Output,
-}
-
-impl Outputs {
-    fn new(log: &Log) -> Outputs {
-        Outputs { stdout: Output::new(log.clone()), stderr: Output::new(log.clone()) }
-    }
-
-    fn finish_lines(&self) {
-        self.stdout.finish_line();
-        self.stderr.finish_line();
-    }
-}
-
 /// What all instances are given.
 fn context(server: &Host, outputs: &Outputs) -> WasiCtxBuilder {
     let mut builder = WasiCtx::builder();
@@ -109,6 +92,8 @@ pub(crate) struct State {
     pub(crate) request: RequestHead,
     /// Deferred calls that the guest call under way has scheduled.
     pub(crate) deferred_scheduled: u64,
+    /// Those of `wasi:config` that the instance has seen.
+    pub(crate) values: Option<Arc<Values>>,
     /// Those of the response that the guest made last, by `wasi:http` 0.3.
     pub(crate) trailers: Option<FutureAny>,
     deadline: Arc<Deadline>,
@@ -205,6 +190,7 @@ impl State {
         State {
             request: RequestHead::default(),
             deferred_scheduled: 0,
+            values: None,
             trailers: None,
             deadline,
             wasi: Wasi::Component { context: None, table },

@@ -69,6 +69,8 @@ fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
         budget: Budget::new(settings.memory_total_bytes()?),
         memories: Neighbours::default(),
         outbound: Arc::new(settings.outbound(log)?),
+        stores: Arc::new(settings.keyvalue(log)?),
+        named_values: settings.named_values().clone(),
         places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no
@@ -161,6 +163,7 @@ impl Server {
             epoch,
             dispatch: dispatch.clone(),
             deferred: shared.deferred.clone(),
+            named_values: shared.named_values.clone(),
             stopping: stop.clone(),
             service_manager: service_manager.clone(),
             log: shared.log.clone(),

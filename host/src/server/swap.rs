@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::service_manager::{ServiceManager, State};
 use crate::deferred::Deferred;
 use crate::dispatch::Dispatch;
+use crate::named_values::NamedValues;
 use crate::program::Program;
 use crate::program::instance::Instance;
 use crate::program::loader::Loader;
@@ -53,6 +54,7 @@ pub(super) struct Swapper {
     pub(super) epoch: Epoch,
     pub(super) dispatch: Arc<Dispatch<Instance>>,
     pub(super) deferred: Arc<Deferred>,
+    pub(super) named_values: Arc<NamedValues>,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) service_manager: Arc<ServiceManager>,
     pub(super) log: Log,
@@ -133,7 +135,9 @@ impl Swapping {
     }
 
     fn try_swap(&mut self) -> Result<()> {
-        let Swapper { loader, current, epoch, dispatch, deferred, stopping, .. } = &self.swapper;
+        let Swapper { loader, current, epoch, dispatch, deferred, named_values, stopping, .. } =
+            &self.swapper;
+        let values = named_values.read_again()?;
         let hosts = current.iter().map(|current| current.host()).collect();
         let guest = loader.compile()?;
         if guest.is_short_of_addresses() {
@@ -150,6 +154,8 @@ impl Swapping {
         ensure!(!*stopping.borrow(), "the server stops");
         programs.iter().for_each(|program| epoch.drive(&program.engine));
         self.generation += 1;
+        // Before any instance of the new guest looks at them.
+        named_values.set(values);
         let replaced = hand_over(current, programs);
         for program in &replaced {
             let (generation, program) = (program.generation, Arc::downgrade(program));

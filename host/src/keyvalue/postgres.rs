@@ -1,0 +1,201 @@
+//! A store in a database of PostgreSQL, in a table of our own. Connections are made when they are
+//! needed, kept, and given up after an error.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::sync::Semaphore;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::operations::{Error, KEYS_MAX, Operations, Page, Pair, Result, Unanswered};
+
+/// A later form of the table would have another number. Two servers that begin at once would
+/// both make it: the lock has a number that nothing else has.
+const IS_THERE: &str = "SELECT to_regclass('wasm_serve_keyvalue_1') IS NOT NULL";
+const MAKE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8388607163061553441);
+    CREATE TABLE IF NOT EXISTS wasm_serve_keyvalue_1 (
+        id bigint GENERATED ALWAYS AS IDENTITY, store text NOT NULL, key text NOT NULL, value bytea NOT NULL,
+        PRIMARY KEY (store, key));
+    CREATE INDEX IF NOT EXISTS wasm_serve_keyvalue_1_id ON wasm_serve_keyvalue_1 (store, id); COMMIT";
+/// No value is sent once all of them would be too many bytes.
+const GET: &str = "SELECT key, CASE WHEN sum(octet_length(value)) OVER () <= $3 THEN value END
+    FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = ANY ($2)";
+const EXISTS: &str = "SELECT EXISTS (SELECT FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = $2)";
+const SET: &str = "INSERT INTO wasm_serve_keyvalue_1 (store, key, value)
+    SELECT $1, * FROM unnest($2::text[], $3::bytea[])
+    ON CONFLICT (store, key) DO UPDATE SET value = excluded.value";
+const DELETE: &str = "DELETE FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = ANY ($2)";
+const LIST: &str =
+    "SELECT id, key FROM wasm_serve_keyvalue_1 WHERE store = $1 AND id >= $2 ORDER BY id LIMIT $3";
+const INCREMENT: &str = "INSERT INTO wasm_serve_keyvalue_1 AS present (store, key, value)
+    VALUES ($1, $2, convert_to($3::text, 'UTF8')) ON CONFLICT (store, key) DO UPDATE
+    SET value = convert_to((convert_from(present.value, 'UTF8')::bigint + $3)::text, 'UTF8')
+    RETURNING convert_from(value, 'UTF8')::bigint";
+/// These look at the value again when whoever had it locked has changed it.
+const SWAP: &str = "UPDATE wasm_serve_keyvalue_1 SET value = $4
+    WHERE store = $1 AND key = $2 AND value = $3 RETURNING 1";
+const SWAP_NONE: &str = "INSERT INTO wasm_serve_keyvalue_1 (store, key, value) VALUES ($1, $2, $3)
+    ON CONFLICT (store, key) DO NOTHING RETURNING 1";
+
+type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+
+pub(super) struct Postgres {
+    config: Config,
+    name: String,
+    /// None without TLS.
+    tls: Option<Arc<ClientConfig>>,
+    connections: Semaphore,
+    kept: Mutex<Vec<Client>>,
+}
+
+impl Postgres {
+    /// `name` tells the stores of one database from each other.
+    pub(super) fn new(
+        config: Config,
+        name: String,
+        tls: Option<Arc<ClientConfig>>,
+        connections_max: usize,
+    ) -> Postgres {
+        let connections = Semaphore::new(connections_max);
+        Postgres { config, name, tls, connections, kept: Mutex::default() }
+    }
+
+    /// The rows that a statement gives.
+    async fn rows(&self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
+        let _place = self.connections.acquire().await.map_err(Error::unavailable)?;
+        let client = self.client().await?;
+        // The others may have gone silent, too.
+        let unanswered = Unanswered::then(|| self.kept.lock().clear());
+        let rows = client.query_typed(statement, values).await;
+        let is_answered = rows.as_ref().map_or_else(|error| error.as_db_error().is_some(), |_| true);
+        if is_answered {
+            unanswered.answered();
+            self.kept.lock().push(client);
+        }
+        rows.map_err(refused)
+    }
+
+    async fn client(&self) -> Result<Client> {
+        loop {
+            let kept = self.kept.lock().pop();
+            match kept {
+                Some(client) if client.is_closed() => {}
+                Some(client) => return Ok(client),
+                None => return self.connect().await,
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        let client = match &self.tls {
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await.map_err(unavailable)?;
+                tokio::spawn(connection);
+                client
+            }
+            Some(tls) => {
+                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+                let (client, connection) = self.config.connect(tls).await.map_err(unavailable)?;
+                tokio::spawn(connection);
+                client
+            }
+        };
+        // A role that may make no tables can use one that is there.
+        let is_there = client.query_typed(IS_THERE, &[]).await.map_err(unavailable)?;
+        if !is_there.first().is_some_and(|row| row.get(0)) {
+            client.batch_execute(MAKE).await.map_err(unavailable)?;
+        }
+        Ok(client)
+    }
+
+    fn store(&self) -> Value<'_> {
+        (&self.name, Type::TEXT)
+    }
+}
+
+/// Whether TLS is spoken: if that is asked for by `sslmode=require`, it is, and checked.
+pub(super) fn wants_tls(config: &Config) -> bool {
+    config.get_ssl_mode() == SslMode::Require
+}
+
+/// With what the database says, if it says something.
+fn unavailable(error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(said) => Error::unavailable(said),
+        None => {
+            let causes: Vec<_> = anyhow::Error::from(error).chain().map(ToString::to_string).collect();
+            Error::Unavailable(causes.join(": "))
+        }
+    }
+}
+
+fn refused(error: tokio_postgres::Error) -> Error {
+    let no_number = [
+        SqlState::INVALID_TEXT_REPRESENTATION,
+        SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+        SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+    ];
+    match error.code() {
+        Some(code) if no_number.contains(code) => Error::no_number(),
+        _ => unavailable(error),
+    }
+}
+
+#[async_trait]
+impl Operations for Postgres {
+    async fn get(&self, keys: Vec<String>, bytes_max: u64) -> Result<Vec<Option<Vec<u8>>>> {
+        let bound = bytes_max as i64;
+        let values = [self.store(), (&keys, Type::TEXT_ARRAY), (&bound, Type::INT8)];
+        let rows = self.rows(GET, &values).await?;
+        let mut found = std::collections::HashMap::new();
+        for row in &rows {
+            let value: Option<&[u8]> = row.get(1);
+            found.insert(row.get::<_, &str>(0), value.ok_or_else(|| Error::too_many_bytes(bytes_max))?);
+        }
+        Ok(keys.iter().map(|key| found.get(key.as_str()).map(|value| value.to_vec())).collect())
+    }
+
+    async fn exists(&self, key: String) -> Result<bool> {
+        let rows = self.rows(EXISTS, &[self.store(), (&key, Type::TEXT)]).await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
+    }
+
+    async fn set(&self, pairs: Vec<Pair>) -> Result<()> {
+        let (keys, values): (Vec<String>, Vec<Vec<u8>>) = pairs.into_iter().unzip();
+        let values = [self.store(), (&keys, Type::TEXT_ARRAY), (&values, Type::BYTEA_ARRAY)];
+        self.rows(SET, &values).await.map(drop)
+    }
+
+    async fn delete(&self, keys: Vec<String>) -> Result<()> {
+        self.rows(DELETE, &[self.store(), (&keys, Type::TEXT_ARRAY)]).await.map(drop)
+    }
+
+    async fn list(&self, from: Option<u64>) -> Result<Page> {
+        // No number is greater than those that the database has.
+        let from = i64::try_from(from.unwrap_or(0)).unwrap_or(i64::MAX);
+        let count = KEYS_MAX as i64 + 1;
+        let rows = self.rows(LIST, &[self.store(), (&from, Type::INT8), (&count, Type::INT8)]).await?;
+        let next = rows.get(KEYS_MAX).map(|row| row.get::<_, i64>(0) as u64);
+        Ok(Page { keys: rows.iter().take(KEYS_MAX).map(|row| row.get(1)).collect(), next })
+    }
+
+    async fn increment(&self, key: String, delta: i64) -> Result<i64> {
+        let rows = self.rows(INCREMENT, &[self.store(), (&key, Type::TEXT), (&delta, Type::INT8)]).await?;
+        rows.first().map(|row| row.get(0)).ok_or_else(|| Error::unavailable("it gave no number"))
+    }
+
+    async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<bool> {
+        let (key, new) = ((&key as _, Type::TEXT), (&new as _, Type::BYTEA));
+        let rows = match &old {
+            Some(old) => self.rows(SWAP, &[self.store(), key, (old, Type::BYTEA), new]).await?,
+            None => self.rows(SWAP_NONE, &[self.store(), key, new]).await?,
+        };
+        Ok(!rows.is_empty())
+    }
+}
