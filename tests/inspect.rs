@@ -102,6 +102,11 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("deferred", ready("deferred"), Good(&[CALLBACK, "the folders of --dir"])),
         ("deferred-0.3", ready("deferred-0.3"), Good(&[CALLBACK_ASYNC, "deferred calls, within the limits"])),
         ("echo", ready("echo"), Good(&["requests and responses"])),
+        (
+            "keyvalue",
+            ready("keyvalue"),
+            Good(&["the stores of --keyvalue", "the values of --config and --secret"]),
+        ),
         ("faults", made("faults"), Good(&["--memory-limit: 128 MiB"])),
         // Programs.
         ("program", made("program"), Good(&["core module: a program", "CGI", "wasi_snapshot_preview1"])),
@@ -166,6 +171,14 @@ fn files() -> Vec<(&'static str, Vec<u8>, Verdict)> {
             (import \"example:a/two@1.0.0\" (instance (export \"g\" (func))))
             (instance $empty) (export \"wasi:http/incoming-handler@0.2.0\" (instance $empty)))"),
             Bad(&["example:a/one@1.0.0", "example:a/two@1.0.0", "does not offer"]),
+        ),
+        (
+            "other-stores",
+            wat("(component
+            (import \"wasi:keyvalue/watcher@0.2.0-draft\" (instance (export \"f\" (func))))
+            (import \"wasi:config/store@0.3.0\" (instance (export \"f\" (func))))
+            (instance $empty) (export \"wasi:http/incoming-handler@0.2.0\" (instance $empty)))"),
+            Bad(&["0.2.0-draft or 0.2.0-draft2", "build it for `wasi:config/store` 0.2.0-rc.1"]),
         ),
         (
             "draft",

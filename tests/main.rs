@@ -63,6 +63,12 @@ mod sockets;
 /// TLS over the sockets of Python applications: what is believed, and what becomes of connections.
 mod tls;
 
+/// Key-value stores, on each kind of place, and what becomes of guests when one is not there.
+mod keyvalue;
+
+/// Values that guests get by name, and secrets, which nobody else does.
+mod settings;
+
 /// Connections that send slowly, or what is no request.
 mod slow;
 

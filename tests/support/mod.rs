@@ -8,6 +8,7 @@ pub mod packages;
 pub mod peers;
 pub mod postgres;
 pub mod redis;
+pub mod relay;
 pub mod scripts;
 pub mod server;
 pub mod tls;
