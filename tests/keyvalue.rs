@@ -211,7 +211,11 @@ fn keys_come_in_pages_each_of_them_once() {
         }
         let wrong = error(&server, &format!("/draft2/list?store={store}&cursor=x"));
         assert!(wrong.starts_with("other: no list of keys"), "{wrong}");
-        assert_eq!(ask(&server, &format!("/draft/list?store={store}&cursor=9223372036854775807")), "end\n");
+        // Where a database searches on, only itself knows.
+        if store != "redis" {
+            let beyond = format!("/draft/list?store={store}&cursor=9223372036854775807");
+            assert_eq!(ask(&server, &beyond), "end\n", "{store}");
+        }
     }
 }
 
@@ -239,6 +243,9 @@ fn a_store_is_its_place_and_its_name() {
             assert_eq!(ask(&server, &format!("/draft/list?store={store}")), "end\nk");
         }
     }
+    // Others find it where the documents say.
+    let rows = databases.postgres.execute("SELECT store, key FROM wasm_serve_keyvalue_1 ORDER BY id");
+    assert_eq!(rows, "a|k\na.b|k\n|k");
 }
 
 #[test]
@@ -397,7 +404,7 @@ fn every_limit_is_an_error_and_changes_nothing() {
         for store in ["memory", "sqlite"] {
             for (asked, why) in [
                 ("set?key=a&bytes=1001", "a value of over 1000 bytes"),
-                ("set?key=a&bytes=40000000", "a value of over 1000 bytes"),
+                ("set?key=a&bytes=20000000", "a value of over 1000 bytes"),
                 ("set-many?keys=a,b&bytes=1001", "a value of over 1000 bytes"),
                 ("set?key=k&times=1025&value=1", "a key of over 1024 bytes"),
                 ("get?key=k&times=1025", "a key of over 1024 bytes"),
@@ -468,6 +475,19 @@ fn a_deferred_call_has_the_same_stores() {
     ask(&server, "/later/draft/increment?store=m&key=n&delta=7");
     server.wait_for_line("later: 7");
     assert_eq!(ask(&server, "/draft2/get?store=m&key=n"), "some 7");
+}
+
+#[test]
+fn guests_for_wasi_0_3_have_stores_and_values_too() {
+    let folder = Folder::new();
+    let server = setup(guest("keyvalue-0.3"))
+        .option("--keyvalue", sqlite("default", &folder.join("store.db")))
+        .option("--config", "colour=red")
+        .start();
+    let mut connection = client::Connection::open(server.address);
+    for number in 1..=10 {
+        assert_eq!(connection.get("/").text(), format!("{number} red"));
+    }
 }
 
 #[test]

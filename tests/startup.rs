@@ -53,7 +53,7 @@ fn what_other_servers_understand_gets_the_right_hint() {
     let hello = hello.to_str().unwrap();
     let project = root().join("guests/c");
     let dev = |option| ["dev".to_owned(), project.display().to_string(), option];
-    let rows: [(&[&str], &str); 18] = [
+    let rows: [(&[&str], &str); 19] = [
         (&["app:app"], "wasm-serve --wsgi-file app.py --callable app"),
         (&["--reload", "app:app"], "wasm-serve dev DIR"),
         (&["shop.wsgi:application"], "wasm-serve --wsgi-file shop/wsgi.py --callable application"),
@@ -69,6 +69,7 @@ fn what_other_servers_understand_gets_the_right_hint() {
         (&["--guest", hello, "--reload"], "wasm-serve dev DIR"),
         (&["--guest", hello, "--bind", ":80"], "--http-socket"),
         (&["--guest", hello, "--module", "app:app"], "--callable app"),
+        (&["--guest", hello, "--runtime-config-file", "x"], "--keyvalue NAME=PLACE"),
         (&["new", "--lang", "typescript", "x"], "`assemblyscript` has its syntax"),
         (&["new", "--lang", "JS", "x"], "`javascript`"),
         (&["new", "--lang", "zig", "x"], "a script `build OUT.wasm`"),

@@ -60,10 +60,11 @@ const LOG: &str =
 const TLS: &str =
     "there is no TLS: put nginx or another proxy in front, and name it with --trusted-proxy ADDR";
 const STATIC: &str = "there are no static files: put nginx or another proxy in front";
+const STORES: &str = "key-value stores are granted by --keyvalue NAME=PLACE, values by --config NAME=VALUE, and secrets by --secret NAME=FILE";
 const ASGI: &str = "Python applications are served by WSGI; ASGI is not there";
 
 /// What others call it, and what is said of it.
-const OPTIONS: [(&[&str], &str); 14] = [
+const OPTIONS: [(&[&str], &str); 15] = [
     (&["--processes", "--process", "--workers", "--worker", "--num-workers", "-p", "--cheaper"], PROCESSES),
     (&["--reload", "--py-autoreload", "--python-autoreload", "--touch-reload", "--watch"], RELOAD),
     (&["--bind", "-b", "--host", "--port", "--http", "--socket", "-s", "--uds", "--listen-address"], ADDRESS),
@@ -94,6 +95,7 @@ const OPTIONS: [(&[&str], &str); 14] = [
     (&["--access-logfile", "--error-logfile", "--access-log", "--log-level", "--log-file", "--logger"], LOG),
     (&["--https", "--certfile", "--keyfile", "--ssl-certfile", "--ssl-keyfile", "--tls"], TLS),
     (&["--static-map", "--check-static", "--static-index", "--document-root"], STATIC),
+    (&["--key-value", "--keyvalue-store", "--runtime-config-file", "--variable", "-S", "--wasi"], STORES),
     (&["--interface", "--asgi", "--lifespan"], ASGI),
 ];
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionInfo, IntoConnectionInfo};
 use rustls::ClientConfig;
 use tokio_postgres::Config;
 
@@ -32,7 +32,14 @@ pub(crate) enum Place {
     Memory,
     Sqlite(PathBuf),
     Postgres(Box<Config>),
-    Redis(Box<ConnectionInfo>),
+    Redis(Box<ConnectionInfo>, Tls),
+}
+
+/// Whether TLS is spoken.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Tls {
+    Yes,
+    No,
 }
 
 const KINDS: &str = "expected memory, sqlite:FILE, postgres://USER@HOST/DATABASE or redis://HOST:PORT/NUMBER";
@@ -51,15 +58,9 @@ impl Place {
         }
         match text.split_once(':').map_or("", |(scheme, _)| scheme) {
             "postgres" | "postgresql" => postgres(text),
-            "redis" | "rediss" | "redis+unix" => {
-                let info = text.into_connection_info().map_err(|error| error.to_string())?;
-                match info.addr() {
-                    ConnectionAddr::TcpTls { insecure: true, .. } => {
-                        Err("a certificate that is not checked is none; leave out #insecure".to_owned())
-                    }
-                    _ => Ok(Place::Redis(Box::new(info))),
-                }
-            }
+            "redis" | "redis+unix" => redis(text, Tls::No),
+            // The library is told nothing of TLS, which is ours.
+            "rediss" => redis(&text.replacen("rediss", "redis", 1), Tls::Yes),
             _ => Err(KINDS.to_owned()),
         }
     }
@@ -75,14 +76,14 @@ impl Place {
     pub(crate) fn wants_tls(&self) -> bool {
         match self {
             Place::Postgres(config) => postgres::wants_tls(config),
-            Place::Redis(info) => matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
+            Place::Redis(_, tls) => *tls == Tls::Yes,
             Place::Memory | Place::Sqlite(_) => false,
         }
     }
 
     /// It is reached by the network, or by a socket of this machine.
     pub(super) fn is_remote(&self) -> bool {
-        matches!(self, Place::Postgres(_) | Place::Redis(_))
+        matches!(self, Place::Postgres(_) | Place::Redis(..))
     }
 
     /// What is in it and nobody may see.
@@ -91,7 +92,7 @@ impl Place {
             Place::Postgres(config) => {
                 config.get_password().map(|password| String::from_utf8_lossy(password).into_owned())
             }
-            Place::Redis(info) => info.redis_settings().password().map(str::to_owned),
+            Place::Redis(info, _) => info.redis_settings().password().map(str::to_owned),
             Place::Memory | Place::Sqlite(_) => None,
         }
     }
@@ -110,7 +111,7 @@ impl Place {
             Place::Postgres(config) => {
                 Arc::new(Postgres::new(*config, name.to_owned(), tls, limits.connections_max))
             }
-            Place::Redis(info) => Arc::new(Redis::new(*info, name, tls)),
+            Place::Redis(info, _) => Arc::new(Redis::new(*info, name, tls)),
         }
     }
 }
@@ -129,6 +130,14 @@ fn postgres(text: &str) -> Result<Place, String> {
     Ok(Place::Postgres(Box::new(config)))
 }
 
+fn redis(text: &str, tls: Tls) -> Result<Place, String> {
+    if text.contains('#') {
+        return Err("what comes after # has no meaning; leave it out".to_owned());
+    }
+    let info = text.into_connection_info().map_err(|error| error.to_string())?;
+    Ok(Place::Redis(Box::new(info), tls))
+}
+
 /// The kind alone.
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -136,7 +145,7 @@ impl std::fmt::Debug for Place {
             Place::Memory => "memory",
             Place::Sqlite(_) => "sqlite",
             Place::Postgres(_) => "postgres",
-            Place::Redis(_) => "redis",
+            Place::Redis(..) => "redis",
         })
     }
 }

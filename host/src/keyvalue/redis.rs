@@ -74,11 +74,12 @@ impl Redis {
 
     async fn connect(&self) -> Result<Connection> {
         match self.info.addr() {
-            ConnectionAddr::Tcp(host, port) => self.begin(tcp(host, *port).await?).await,
-            ConnectionAddr::TcpTls { host, port, .. } => {
-                let tls = self.tls.clone().ok_or_else(|| Error::unavailable("there is no TLS"))?;
+            ConnectionAddr::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Error::unavailable)?;
+                stream.set_nodelay(true).map_err(Error::unavailable)?;
+                let Some(tls) = self.tls.clone() else { return self.begin(stream).await };
                 let name = ServerName::try_from(host.clone()).map_err(Error::unavailable)?;
-                let stream = TlsConnector::from(tls).connect(name, tcp(host, *port).await?).await;
+                let stream = TlsConnector::from(tls).connect(name, stream).await;
                 self.begin(stream.map_err(Error::unavailable)?).await
             }
             ConnectionAddr::Unix(path) => {
@@ -125,12 +126,6 @@ impl Redis {
         });
         command
     }
-}
-
-async fn tcp(host: &str, port: u16) -> Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await.map_err(Error::unavailable)?;
-    stream.set_nodelay(true).map_err(Error::unavailable)?;
-    Ok(stream)
 }
 
 /// What the database says of numbers has no code of its own.
