@@ -37,12 +37,15 @@ pub struct Settings {
     pub keep: Duration,
 }
 
+/// The number of a call, or why it was not scheduled.
+pub(crate) type Scheduled = Result<TimerId, ScheduleError>;
+
 /// What the thread is asked for. Whoever waits for an answer has left if nobody receives it any more.
 pub(crate) enum Command {
     Schedule {
         delay: Delay,
         payload: Box<[u8]>,
-        answer: oneshot::Sender<Result<TimerId, ScheduleError>>,
+        answer: oneshot::Sender<Scheduled>,
     },
     Cancel {
         id: TimerId,
@@ -90,7 +93,7 @@ pub(crate) struct Keeper {
 /// What is to be done once a transaction stands.
 #[derive(Default)]
 struct Done {
-    scheduled: Vec<(oneshot::Sender<Result<TimerId, ScheduleError>>, Result<TimerId, ScheduleError>)>,
+    scheduled: Vec<(oneshot::Sender<Scheduled>, Scheduled)>,
     cancelled: Vec<(oneshot::Sender<bool>, bool)>,
     claimed: Vec<Claimed>,
     ended: Vec<Run>,
@@ -149,7 +152,7 @@ impl Keeper {
     fn transact(
         &mut self,
         asked: Vec<Command>,
-        waiting: &mut Vec<oneshot::Sender<Result<TimerId, ScheduleError>>>,
+        waiting: &mut Vec<oneshot::Sender<Scheduled>>,
     ) -> Result<Done> {
         let (mut schedule, mut cancel) = (Vec::new(), Vec::new());
         for command in asked {

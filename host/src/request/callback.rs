@@ -50,7 +50,7 @@ pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGua
         Ok(()) => stats.deferred_done.inc(),
         Err(_) => stats.deferred_failed.inc(),
     };
-    let ended = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+    let ended = result.as_ref().copied().map_err(ToString::to_string);
     service.deferred.ended(id, attempt, ended);
     if let Err(failure) = &result {
         service.book.report(failure, &format_args!("deferred call {id}"), Some(run.core));
