@@ -57,6 +57,9 @@ mod outbound;
 /// A table of destinations, granted and refused, as they arrive.
 mod egress;
 
+/// What is counted and written of outbound requests and connections.
+mod counted;
+
 /// Sockets: what they may connect to, their bounds, and what becomes of them.
 mod sockets;
 

@@ -181,6 +181,10 @@ pub struct Options {
     #[arg(long, help_heading = "What it shows")]
     pub(super) log_deferred: bool,
 
+    /// Write a line for each outbound request, and for each connection of a socket.
+    #[arg(long, help_heading = "What it shows")]
+    pub(super) log_outbound: bool,
+
     /// Write what guests print byte by byte, without `guest: ` before each line: a guest
     /// can then write lines that look like those of the server.
     #[arg(long, help_heading = "What it shows")]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::Seconds;
-use crate::outbound::grants::{Grant, Grants};
+use crate::outbound::grant::Grant;
+use crate::outbound::grants::Grants;
 use crate::outbound::{Limits, Times};
 
 #[derive(Args, Debug)]

@@ -21,6 +21,7 @@ use crate::guest::compiling;
 use crate::keyvalue::{Grant, Stores};
 use crate::named_values::NamedValues;
 use crate::outbound::Outbound;
+use crate::outbound::record::Book;
 use crate::outbound::tls::Trust;
 use crate::program::Reuse;
 use crate::program::engine::{ADDRESS_SPACE_BYTES, Room};
@@ -31,6 +32,7 @@ use crate::request::{service, unsent};
 use crate::sandbox::host;
 use crate::system::folders::Folder;
 use crate::telemetry::log::{GuestLines, Log};
+use crate::telemetry::stats::Stats;
 
 /// What a server is given, of options that were checked.
 #[derive(Debug)]
@@ -116,13 +118,14 @@ impl Settings {
     }
 
     /// What guests may reach of the network.
-    pub(crate) fn outbound(&self, log: &Log) -> Result<Outbound> {
+    pub(crate) fn outbound(&self, log: &Log, stats: &Arc<Stats>) -> Result<Outbound> {
         let options = &self.options.outbound;
         let trust = match options.grants().is_empty() {
             true => None,
             false => Some(Trust::new(&options.ca_file, log)?),
         };
-        Ok(Outbound::new(options.grants(), options.limits(), trust, log.clone()))
+        let book = Book::new(log.clone(), stats.clone(), self.options.log_outbound);
+        Ok(Outbound::new(options.grants(), options.limits(), trust, book))
     }
 
     /// The key-value stores that guests may open.

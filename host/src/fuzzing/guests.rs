@@ -85,15 +85,16 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let words = ["wasm-serve", "--guest", "guest.wasm", "--memory-limit", "64M"];
     let options = CommandLine::try_parse_from(words).expect("they are options").serve;
     let settings = options.check_values().expect("they are in their bounds");
+    let stats = Arc::new(Stats::new(&error::METRICS));
     let shared = Shared {
         log: LOG.clone(),
-        stats: Arc::new(Stats::new(&error::METRICS)),
         deferred: Arc::new(settings.deferred(&LOG).expect("a queue in memory")),
         budget: Budget::new(1 << 30),
         memories: Neighbours::default(),
-        outbound: Arc::new(settings.outbound(&LOG).expect("nothing is granted")),
+        outbound: Arc::new(settings.outbound(&LOG, &stats).expect("nothing is granted")),
         stores: Arc::new(settings.keyvalue(&LOG).expect("nothing is granted")),
         named_values: settings.named_values().clone(),
+        stats,
         places: Arc::new(Places::new(settings.open_files(), 1000)),
     };
     let host = Host::new(&settings.grants(), settings.host_limits(), shared);

@@ -24,7 +24,9 @@ pub(crate) enum Failure {
     BetweenBytesTimeout,
     /// The response breaks a limit: its head is too large.
     HeadTooLarge,
-    /// The connection ended in the middle.
+    /// The connection ended before the head of the response.
+    Terminated,
+    /// It ended in the middle of the response.
     Incomplete,
     /// The response is none.
     Protocol(String),
@@ -35,6 +37,35 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What it is called where it is counted: as `wasi:http` does, whose names are known.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Failure::Denied => "http-request-denied",
+            Failure::AddressDenied => "destination-ip-prohibited",
+            Failure::Destination(_) => "http-request-uri-invalid",
+            Failure::Lookup(_) => "dns-error",
+            Failure::LookupTimeout => "dns-timeout",
+            Failure::Connect(error) => name_of_connecting(error),
+            Failure::ConnectTimeout => "connection-timeout",
+            Failure::Tls(error) => name_of_tls(error),
+            Failure::TooMany => "connection-limit-reached",
+            Failure::FirstByteTimeout | Failure::BetweenBytesTimeout => "connection-read-timeout",
+            Failure::HeadTooLarge => "http-response-header-section-size",
+            Failure::Terminated => "connection-terminated",
+            Failure::Incomplete | Failure::Cut => "http-response-incomplete",
+            Failure::Protocol(_) => "http-protocol-error",
+            Failure::Request(_) => "internal-error",
+        }
+    }
+
+    /// The connection ended before there was a response that could be incomplete.
+    pub(super) fn before_head(self) -> Failure {
+        match self {
+            Failure::Incomplete => Failure::Terminated,
+            failure => failure,
+        }
+    }
+
     /// What the HTTP library says. What our own parts said to it comes back as it was.
     pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Failure {
         let mut cause = Some(error);
@@ -90,6 +121,29 @@ impl Failure {
     }
 }
 
+fn name_of_connecting(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection-refused",
+        io::ErrorKind::TimedOut => "connection-timeout",
+        io::ErrorKind::NetworkUnreachable => "destination-ip-unroutable",
+        io::ErrorKind::HostUnreachable => "destination-unavailable",
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => "connection-terminated",
+        _ => "internal-error",
+    }
+}
+
+fn name_of_tls(error: &io::Error) -> &'static str {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            "tls-certificate-error"
+        }
+        Some(rustls::Error::AlertReceived(_)) => "tls-alert-received",
+        Some(_) => "tls-protocol-error",
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "connection-terminated",
+        None => name_of_connecting(error),
+    }
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
@@ -112,7 +166,7 @@ impl fmt::Display for Failure {
             Failure::FirstByteTimeout => f.write_str("the response did not begin in time"),
             Failure::BetweenBytesTimeout => f.write_str("the response did not go on in time"),
             Failure::HeadTooLarge => f.write_str("the head of the response is too large"),
-            Failure::Incomplete => f.write_str("the connection ended too early"),
+            Failure::Terminated | Failure::Incomplete => f.write_str("the connection ended too early"),
             Failure::Protocol(what) => write!(f, "no response: {what}"),
             Failure::Cut => f.write_str("the call was cut off"),
             Failure::Request(what) => write!(f, "the request cannot be sent: {what}"),

@@ -16,9 +16,8 @@ use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::connect::{Connector, destination};
 use super::failure::Failure;
-use super::permits::Permits;
 use super::progress::Progress;
-use super::sent::{Cut, Sent};
+use super::sent::{Cut, Sent, UnderWay};
 use super::{BoxError, Outbound, Times};
 
 /// How long a connection that nobody uses is kept.
@@ -76,33 +75,59 @@ where
         let times = times.within(self.outbound.limits.times);
         let client = self.client.clone();
         async move {
-            let permits = begun?;
-            let request = request.map(|body| Sent::new(body, cut, permits.clone()));
+            let under_way = begun?;
+            let request = request.map(|body| Sent::new(body, cut, under_way.clone()));
             let progress = Progress::new(times.connect);
-            let mut responding = pin!(progress.clone().of(client.request(request)));
-            let mut deadline = Instant::now() + times.first_byte;
-            let response = loop {
-                match timeout_at(deadline, responding.as_mut()).await {
-                    Ok(response) => break response.map_err(|error| Failure::of(&error))?,
-                    // The time counts from when there is a connection.
-                    Err(_) => deadline = progress.later(times.first_byte).ok_or(Failure::FirstByteTimeout)?,
+            let responding = progress.clone().of(client.request(request));
+            let responded = first_byte(pin!(responding), &progress, times.first_byte).await;
+            under_way.record.note_connecting(progress.time());
+            match responded {
+                Ok(response) => {
+                    under_way.record.note_status(response.status());
+                    Ok(response.map(|incoming| Received::new(incoming, times.between_bytes, under_way)))
                 }
-            };
-            // The library lets some pass that come in large pieces.
-            if head_bytes(response.headers()) > HEAD_BYTES_MAX {
-                return Err(Failure::HeadTooLarge);
+                Err(failure) => {
+                    under_way.record.note_failure(&failure);
+                    Err(failure)
+                }
             }
-            Ok(response.map(|incoming| Received::new(incoming, times.between_bytes, permits)))
         }
     }
 
-    fn begin(&self, request: &Request<B>, of_one: &Arc<Semaphore>) -> Result<Arc<Permits>, Failure> {
+    fn begin(&self, request: &Request<B>, of_one: &Arc<Semaphore>) -> Result<Arc<UnderWay>, Failure> {
         if request.method() == Method::CONNECT {
             return Err(Failure::Destination("a tunnel is not granted"));
         }
         let (destination, _) = destination(request.uri())?;
-        self.outbound.check(&destination)?;
-        self.outbound.left.request(of_one)
+        let granted = self.outbound.check(&destination)?;
+        let record = self.outbound.book.request(request.method(), &destination, granted);
+        match self.outbound.left.request(of_one) {
+            Ok(permits) => Ok(Arc::new(UnderWay { record, _permits: permits })),
+            Err(failure) => {
+                record.note_failure(&failure);
+                Err(failure)
+            }
+        }
+    }
+}
+
+async fn first_byte(
+    mut responding: Pin<&mut impl Future<Output = Result<Response<Incoming>, legacy::Error>>>,
+    progress: &Progress,
+    time_max: Duration,
+) -> Result<Response<Incoming>, Failure> {
+    let mut deadline = Instant::now() + time_max;
+    let response = loop {
+        match timeout_at(deadline, responding.as_mut()).await {
+            Ok(response) => break response.map_err(|error| Failure::of(&error).before_head())?,
+            // The time counts from when there is a connection.
+            Err(_) => deadline = progress.later(time_max).ok_or(Failure::FirstByteTimeout)?,
+        }
+    };
+    // The library lets some pass that come in large pieces.
+    match head_bytes(response.headers()) > HEAD_BYTES_MAX {
+        true => Err(Failure::HeadTooLarge),
+        false => Ok(response),
     }
 }
 
@@ -126,12 +151,30 @@ pub(crate) struct Received {
     time_max: Duration,
     /// Set while something is waited for.
     timer: Option<Pin<Box<Sleep>>>,
-    _permits: Arc<Permits>,
+    request: Arc<UnderWay>,
 }
 
 impl Received {
-    fn new(incoming: Incoming, time_max: Duration, permits: Arc<Permits>) -> Received {
-        Received { incoming, time_max, timer: None, _permits: permits }
+    fn new(incoming: Incoming, time_max: Duration, request: Arc<UnderWay>) -> Received {
+        if incoming.is_end_stream() {
+            request.record.note_complete();
+        }
+        Received { incoming, time_max, timer: None, request }
+    }
+
+    fn note(&self, frame: &Option<Result<Frame<Bytes>, Failure>>) {
+        let record = &self.request.record;
+        match frame {
+            Some(Ok(frame)) => {
+                record.note_received(frame.data_ref().map_or(0, Bytes::len));
+                // Whoever knows its length asks for no more.
+                if self.incoming.is_end_stream() {
+                    record.note_complete();
+                }
+            }
+            Some(Err(failure)) => record.note_failure(failure),
+            None => record.note_complete(),
+        }
     }
 }
 
@@ -145,12 +188,16 @@ impl Body for Received {
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             self.timer = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::of(&error))));
+            let frame = frame.map(|frame| frame.map_err(|error| Failure::of(&error)));
+            self.note(&frame);
+            return Poll::Ready(frame);
         }
         let time_max = self.time_max;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Some(Err(Failure::BetweenBytesTimeout)))
+        let late = Some(Err(Failure::BetweenBytesTimeout));
+        self.note(&late);
+        Poll::Ready(late)
     }
 
     fn is_end_stream(&self) -> bool {

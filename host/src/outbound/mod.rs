@@ -9,6 +9,8 @@ pub(crate) mod connect;
 mod destination;
 /// What can go wrong on the way.
 pub(crate) mod failure;
+/// A destination that is granted, or many.
+pub(crate) mod grant;
 /// What guests may connect to.
 pub(crate) mod grants;
 /// Requests over HTTP.
@@ -17,6 +19,8 @@ pub(crate) mod http;
 pub(crate) mod permits;
 /// How far a request is.
 mod progress;
+/// What is known of a request or a connection once it is over.
+pub(crate) mod record;
 /// What is told of refusals.
 mod refusals;
 /// The bodies of requests.
@@ -32,16 +36,17 @@ mod verifier;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::destination::{Destination, Target};
 use self::failure::Failure;
 use self::grants::Grants;
 use self::permits::Left;
+use self::record::Book;
 use self::refusals::Refusals;
 use self::tls::Trust;
 pub(crate) use self::verifier::Checks;
-use crate::telemetry::log::Log;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -79,12 +84,13 @@ pub(crate) struct Outbound {
     trust: Option<Trust>,
     left: Left,
     refusals: Refusals,
+    book: Arc<Book>,
 }
 
 impl Outbound {
-    pub(crate) fn new(grants: Grants, limits: Limits, trust: Option<Trust>, log: Log) -> Outbound {
-        let left = Left::new(limits.requests_max);
-        Outbound { grants, resolve: ask_system, limits, trust, left, refusals: Refusals::new(log) }
+    pub(crate) fn new(grants: Grants, limits: Limits, trust: Option<Trust>, book: Arc<Book>) -> Outbound {
+        let (left, refusals) = (Left::new(limits.requests_max), Refusals::new(book.clone()));
+        Outbound { grants, resolve: ask_system, limits, trust, left, refusals, book }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -125,9 +131,10 @@ impl Outbound {
     }
 
     /// Refuses what is not granted, as far as that is known without the destination's addresses.
-    pub(crate) fn check(&self, destination: &Destination) -> Result<(), Failure> {
-        if self.grants.allow(destination) {
-            return Ok(());
+    /// Gives what grants it, as the operator wrote that.
+    pub(crate) fn check(&self, destination: &Destination) -> Result<Arc<str>, Failure> {
+        if let Some(grant) = self.grants.of(destination) {
+            return Ok(grant.text.clone());
         }
         self.refusals.tell(destination, None);
         Err(Failure::Denied)

@@ -20,7 +20,7 @@ pub(super) struct Left {
     pub(super) lookups_of_sockets: Arc<Semaphore>,
 }
 
-/// What a request holds from its beginning until its response and its body have ended.
+/// What a request holds.
 pub(super) struct Permits {
     _of_one: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
@@ -47,8 +47,8 @@ impl Left {
     }
 
     /// For a request of an instance that may have `of_one` more.
-    pub(super) fn request(&self, of_one: &Arc<Semaphore>) -> Result<Arc<Permits>, Failure> {
-        Ok(Arc::new(Permits { _of_one: take(of_one)?, _of_all: take(&self.requests)? }))
+    pub(super) fn request(&self, of_one: &Arc<Semaphore>) -> Result<Permits, Failure> {
+        Ok(Permits { _of_one: take(of_one)?, _of_all: take(&self.requests)? })
     }
 
     pub(super) fn connection(&self) -> Result<OwnedSemaphorePermit, Failure> {

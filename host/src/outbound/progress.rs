@@ -22,7 +22,7 @@ pub(super) struct Progress {
 enum Connecting {
     NotBegun,
     Since(Instant),
-    Until(Instant),
+    Until { connected: Instant, time: Duration },
 }
 
 impl Progress {
@@ -43,7 +43,19 @@ impl Progress {
     }
 
     pub(super) fn connected(&self) {
-        *self.state.lock() = Connecting::Until(Instant::now());
+        let mut state = self.state.lock();
+        if let Connecting::Since(since) = *state {
+            let connected = Instant::now();
+            *state = Connecting::Until { connected, time: connected - since };
+        }
+    }
+
+    /// How long connecting took, if it had to and is over.
+    pub(super) fn time(&self) -> Option<Duration> {
+        match *self.state.lock() {
+            Connecting::Until { time, .. } => Some(time),
+            Connecting::NotBegun | Connecting::Since(_) => None,
+        }
     }
 
     /// When a response must have begun, if that is later than now.
@@ -54,7 +66,7 @@ impl Progress {
             Connecting::Since(since) => {
                 (since + self.connect).max(Instant::now()) + Duration::from_millis(50)
             }
-            Connecting::Until(connected) => connected + first_byte,
+            Connecting::Until { connected, .. } => connected + first_byte,
         };
         (deadline > Instant::now()).then_some(deadline)
     }

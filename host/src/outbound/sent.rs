@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 
 use super::BoxError;
 use super::failure::Failure;
 use super::permits::Permits;
+use super::record::Record;
 
 /// Whether the call that sends it was cut off. What it has sent is then no whole body, though
 /// nobody says so: it ends like any other.
@@ -26,16 +28,22 @@ impl Cut {
     }
 }
 
-/// It holds its request's permits, which may have its response before it ends.
+/// What a request has from its beginning until its response and its body have ended. Either may
+/// be the first.
+pub(super) struct UnderWay {
+    pub record: Record,
+    pub _permits: Permits,
+}
+
 pub(crate) struct Sent<B> {
     body: B,
     cut: Cut,
-    _permits: Arc<Permits>,
+    request: Arc<UnderWay>,
 }
 
 impl<B> Sent<B> {
-    pub(super) fn new(body: B, cut: Cut, permits: Arc<Permits>) -> Sent<B> {
-        Sent { body, cut, _permits: permits }
+    pub(super) fn new(body: B, cut: Cut, request: Arc<UnderWay>) -> Sent<B> {
+        Sent { body, cut, request }
     }
 }
 
@@ -51,6 +59,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.request.record.note_sent(data.remaining());
+        }
         Poll::Ready(match frame {
             None if self.cut.is_set() => Some(Err(Failure::Cut.into())),
             frame => frame.map(|frame| frame.map_err(Into::into)),

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::Outbound;
 use super::destination::{Destination, Target, UDP};
 use super::failure::Failure;
+use super::record::Record;
 
 /// More than any name of a host has in UTF-8 (RFC 1035, 2.3.4).
 const NAME_BYTES_MAX: usize = 1024;
@@ -55,12 +56,17 @@ impl Outbound {
         self.refusals.tell_never(what);
     }
 
-    /// Whether something may be exchanged with this address, which the guest found by these names.
-    pub(crate) fn allows(&self, protocol: Protocol, address: SocketAddr, names: &[String]) -> bool {
+    /// As what something may be exchanged with this address, which the guest found by these names.
+    pub(crate) fn allowed(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+        names: &[String],
+    ) -> Option<Destination> {
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let by_name = names.iter().map(|name| Target::Name(name.clone()));
-        let mut targets = by_name.chain([Target::Address(ip)]);
-        targets.any(|target| self.grants.allow_address(&protocol.to(target, port), ip))
+        let mut all = by_name.chain([Target::Address(ip)]).map(|target| protocol.to(target, port));
+        all.find(|destination| self.grants.allow_address(destination, ip))
     }
 
     /// Refuses what is not granted, and tells of it.
@@ -69,9 +75,9 @@ impl Outbound {
         protocol: Protocol,
         address: SocketAddr,
         names: &[String],
-    ) -> Result<(), Failure> {
-        if self.allows(protocol, address, names) {
-            return Ok(());
+    ) -> Result<Destination, Failure> {
+        if let Some(destination) = self.allowed(protocol, address, names) {
+            return Ok(destination);
         }
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let mut named = names.iter().map(|name| protocol.to(Target::Name(name.clone()), port));
@@ -81,6 +87,11 @@ impl Outbound {
             (None, None) => self.refusals.tell(&protocol.to(Target::Address(ip), port), None),
         }
         Err(Failure::Denied)
+    }
+
+    /// A socket begins to connect to what was checked.
+    pub(crate) fn connection(&self, to: &Destination) -> Result<Record, Failure> {
+        Ok(self.book.connection(to, self.check(to)?))
     }
 
     /// The addresses of a name by which it may be connected to, at whatever port. It is one of

@@ -35,11 +35,7 @@ pub(super) fn send(
     };
     let response = client.send(request, times, requests, cut);
     async move {
-        let response = response.await.map_err(|failure| match failure {
-            // Before its head there is no response that could be incomplete.
-            Failure::Incomplete => Error::ConnectionTerminated,
-            failure => error(failure),
-        })?;
+        let response = response.await.map_err(error)?;
         let done: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async { Ok(()) });
         Ok((response.map(|body| body.map_err(error).boxed_unsync()), done))
     }
@@ -59,6 +55,7 @@ pub(super) fn error(failure: Failure) -> Error {
         Failure::TooMany => Error::ConnectionLimitReached,
         Failure::FirstByteTimeout | Failure::BetweenBytesTimeout => Error::ConnectionReadTimeout,
         Failure::HeadTooLarge => Error::HttpResponseHeaderSectionSize(Some(HEAD_BYTES_MAX as u32)),
+        Failure::Terminated => Error::ConnectionTerminated,
         Failure::Incomplete | Failure::Cut => Error::HttpResponseIncomplete,
         Failure::Protocol(_) => Error::HttpProtocolError,
         Failure::Request(what) => Error::InternalError(Some(what)),
@@ -90,4 +87,44 @@ fn of_tls(error: &io::Error) -> Error {
 
 fn alert_received(alert: AlertDescription) -> Error {
     Error::TlsAlertReceived { alert_id: Some(alert.into()), alert_message: Some(format!("{alert:?}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a guest gets is what the figures call it.
+    #[test]
+    fn errors_are_counted_by_the_name_that_guests_know() {
+        let io = |kind: io::ErrorKind| Arc::new(io::Error::from(kind));
+        let tls = |error: rustls::Error| Failure::Tls(Arc::new(io::Error::other(error)));
+        let failures = [
+            Failure::Denied,
+            Failure::AddressDenied,
+            Failure::Destination("none"),
+            Failure::LookupTimeout,
+            Failure::Connect(io(io::ErrorKind::ConnectionRefused)),
+            Failure::Connect(io(io::ErrorKind::TimedOut)),
+            Failure::Connect(io(io::ErrorKind::NetworkUnreachable)),
+            Failure::Connect(io(io::ErrorKind::HostUnreachable)),
+            Failure::Connect(io(io::ErrorKind::ConnectionReset)),
+            Failure::Connect(io(io::ErrorKind::PermissionDenied)),
+            Failure::ConnectTimeout,
+            tls(rustls::CertificateError::Expired.into()),
+            tls(rustls::Error::AlertReceived(AlertDescription::UnknownCA)),
+            tls(rustls::Error::DecryptError),
+            Failure::Tls(io(io::ErrorKind::UnexpectedEof)),
+            Failure::TooMany,
+            Failure::FirstByteTimeout,
+            Failure::HeadTooLarge,
+            Failure::Terminated,
+            Failure::Incomplete,
+            Failure::Protocol(String::new()),
+            Failure::Request(String::new()),
+        ];
+        for failure in failures {
+            let (name, code) = (failure.name(), format!("{:?}", error(failure)));
+            assert!(code.to_ascii_lowercase().starts_with(&name.replace('-', "")), "{name} is {code}");
+        }
+    }
 }

@@ -23,6 +23,14 @@ pub(crate) struct Engine {
     failed: Option<Failure>,
     /// The guest has ended its side.
     is_ended: bool,
+    /// How the handshake ended, until it is counted, and nothing more of it then.
+    handshake: Handshake,
+}
+
+enum Handshake {
+    UnderWay,
+    Ended(&'static str),
+    Counted,
 }
 
 /// What ends a connection, beside its end.
@@ -32,6 +40,17 @@ pub(crate) enum Failure {
     Certificate(u32, String),
     Alert(String),
     Protocol(String),
+}
+
+impl Failure {
+    /// What it is called where it is counted.
+    fn name(&self) -> &'static str {
+        match self {
+            Failure::Certificate(..) => "tls-certificate-error",
+            Failure::Alert(_) => "tls-alert-received",
+            Failure::Protocol(_) => "tls-protocol-error",
+        }
+    }
 }
 
 /// What was agreed on in the handshake.
@@ -65,7 +84,13 @@ impl Engine {
             }
         };
         let tls = ClientConnection::new(Arc::new(config), server).map_err(|error| error.to_string())?;
-        Ok(Engine { tls, unread: BytesMut::new(), failed: None, is_ended: false })
+        Ok(Engine {
+            tls,
+            unread: BytesMut::new(),
+            failed: None,
+            is_ended: false,
+            handshake: Handshake::UnderWay,
+        })
     }
 
     /// Takes what was received, if there is room for it. True while the handshake goes on.
@@ -75,13 +100,28 @@ impl Engine {
         }
         self.unread.extend_from_slice(received);
         let is_handshaking = self.tls.is_handshaking();
-        match self.advance() {
+        let advanced = self.advance();
+        if let Handshake::UnderWay = self.handshake {
+            self.handshake = match &advanced {
+                Err(failure) => Handshake::Ended(failure.name()),
+                Ok(()) if self.tls.is_handshaking() => Handshake::UnderWay,
+                Ok(()) => Handshake::Ended("done"),
+            };
+        }
+        match advanced {
             Err(failure) if is_handshaking => Err(failure),
             advanced => {
                 self.failed = self.failed.take().or(advanced.err());
                 Ok(self.tls.is_handshaking())
             }
         }
+    }
+
+    /// How the handshake ended; once.
+    pub(crate) fn handshake(&mut self) -> Option<&'static str> {
+        let Handshake::Ended(outcome) = self.handshake else { return None };
+        self.handshake = Handshake::Counted;
+        Some(outcome)
     }
 
     /// Up to the next bytes that can be read.

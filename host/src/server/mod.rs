@@ -62,15 +62,16 @@ pub fn run(settings: &Settings) -> Result<ExitCode> {
 fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
     signals::survive_file_limits();
     let places = Places::new(settings.open_files(), open_files::share(settings));
+    let stats = Arc::new(Stats::new(&error::METRICS));
     let shared = Shared {
         log: log.clone(),
-        stats: Arc::new(Stats::new(&error::METRICS)),
         deferred: Arc::new(settings.deferred(log)?),
         budget: Budget::new(settings.memory_total_bytes()?),
         memories: Neighbours::default(),
-        outbound: Arc::new(settings.outbound(log)?),
+        outbound: Arc::new(settings.outbound(log, &stats)?),
         stores: Arc::new(settings.keyvalue(log)?),
         named_values: settings.named_values().clone(),
+        stats,
         places: Arc::new(places),
     };
     // The server's own thread waits for signals and shows figures; it runs no

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{self, Atomic};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Metric;
 use serde_json::{Map, Value, json};
 
@@ -35,6 +35,19 @@ impl Figure for Counter {
     type Shown = Counter;
 
     fn shown(&self) -> Counter {
+        self.clone()
+    }
+
+    fn json(&self) -> Value {
+        self.get().into()
+    }
+}
+
+/// Of what is so rare that threads may meet.
+impl Figure for counter::Counter {
+    type Shown = counter::Counter;
+
+    fn shown(&self) -> counter::Counter {
         self.clone()
     }
 
@@ -232,6 +245,10 @@ impl EncodeMetric for Histogram {
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        Histogram::TYPE
     }
+}
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
 }

@@ -4,7 +4,7 @@
 //! dropped and counted.
 //!
 //! Each line shows whose it is. One of a guest begins with `guest: `; one of the server
-//! with a time, a client's address, `unix` or `deferred id=`, or with four spaces if it
+//! with a time, a client's address, `unix`, `deferred id=` or `outbound`, or with four spaces if it
 //! goes on with the one before. No guest can write a line without its mark, and no text
 //! of a guest or a client within a line of the server can end it.
 
@@ -134,14 +134,23 @@ impl Log {
 
     /// Whole lines of a guest, which end in a line feed. Ask `has_room` before.
     pub fn guest(&self, share: &mut Share, lines: &[u8]) {
-        let lines = self.shared.shown.lines(lines);
+        self.append_allowed(share, &self.shared.shown.lines(lines));
+    }
+
+    /// A whole line of the server's own of which a guest can cause any number. It counts as what
+    /// guests write.
+    pub fn line_of_guest(&self, share: &mut Share, line: &[u8]) {
+        self.append_allowed(share, line);
+    }
+
+    fn append_allowed(&self, share: &mut Share, lines: &[u8]) {
         let mut state = self.shared.state.lock();
         let has_room = state.waiting.len() < GUEST_BYTES_LIMIT;
         let is_allowed = |allowance: &mut Allowance| allowance.take(share, lines.len(), clock::coarse());
         if has_room && state.allowance.as_mut().is_none_or(is_allowed) {
-            self.append(&mut state, &lines);
+            self.append(&mut state, lines);
         } else {
-            self.drop_lines(&mut state, &lines);
+            self.drop_lines(&mut state, lines);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod destination;
 mod figure;
+pub(crate) mod labelled;
 pub(crate) mod lines;
 pub(crate) mod log;
 pub(crate) mod rate_limit;

@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 use super::figure::{Classes, Counter, Figure, Histogram, Reasons};
+use super::labelled::{Ended, Kind, Labelled, Outcome, To};
 
 /// The one list of figures: its name, its kind, its place in the JSON, and what it means.
 macro_rules! figures {
@@ -64,6 +66,13 @@ figures! {
     deferred_cancelled: Counter, "deferred.cancelled", "Deferred calls cancelled";
     deferred_dropped: Counter, "deferred.dropped", "Deferred calls left pending at the stop";
     deferred_lateness_seconds: Histogram, "deferred.lateness_seconds", "From the due time of a deferred call to its start";
+    outbound_requests: Labelled<Ended, counter::Counter>, "outbound.requests", "Outbound requests by what grants them, and by their outcome";
+    outbound_connections: Labelled<Ended, counter::Counter>, "outbound.connections", "Connections of sockets by what grants them, and by their outcome";
+    outbound_refused: Labelled<Kind, counter::Counter>, "outbound.refused", "What guests wanted of the network and were not granted";
+    outbound_tls: Labelled<Outcome, counter::Counter>, "outbound.tls", "Handshakes of TLS over sockets of guests";
+    outbound_connect_seconds: Labelled<To, Histogram>, "outbound.connect_seconds", "From asking for a connection to having it, with TLS of requests";
+    outbound_first_byte_seconds: Labelled<To, Histogram>, "outbound.first_byte_seconds", "From an outbound request to the head of its response";
+    outbound_request_seconds: Labelled<To, Histogram>, "outbound.request_seconds", "From an outbound request to its end";
     log_lines_dropped: Gauge, "log_lines_dropped", "Log lines that found no room";
     guest_lines_dropped: Gauge, "guest_output_dropped.lines", "Lines of guests beyond --log-rate and --log-burst";
     guest_bytes_dropped: Gauge, "guest_output_dropped.bytes", "Bytes of these lines";

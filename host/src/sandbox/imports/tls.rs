@@ -11,6 +11,7 @@ use crate::outbound::Checks;
 use crate::outbound::tls::Asked;
 use crate::sandbox::state::State;
 use crate::sandbox::tls::{self, Engine, PIECE_BYTES_MAX, Received};
+use crate::telemetry::labelled::Outcome;
 
 /// Of certificates: a bundle of all authorities has a third of it.
 const PEM_BYTES_MAX: usize = 1 << 20;
@@ -79,7 +80,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     tls.func_wrap("[static]connection.begin", |store, (settings,)| Ok((begin(store, settings)?,)))?;
     tls.func_wrap("[method]connection.feed", |mut store: Store<'_>, (connection, sent): (_, WasmStr)| {
         let sent = piece(&sent.to_str(&store)?)?;
-        Ok((engine(&mut store, &connection)?.feed(&sent).map_err(Failure::from),))
+        let engine = engine(&mut store, &connection)?;
+        let (fed, handshake) = (engine.feed(&sent), engine.handshake());
+        if let Some(outcome) = handshake {
+            store.data().server.stats.outbound_tls.count(Outcome { outcome });
+        }
+        Ok((fed.map_err(Failure::from),))
     })?;
     tls.func_wrap("[method]connection.take", |mut store: Store<'_>, (connection,)| {
         Ok((text(&engine(&mut store, &connection)?.take()),))

@@ -22,6 +22,7 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
+use crate::outbound::record::Record;
 use crate::sandbox::files::places::Place;
 
 /// What is read or written at once, at most.
@@ -36,6 +37,7 @@ struct Connection {
     is_read_shut: AtomicBool,
     /// A piece is on its way to the system.
     has_unsent: AtomicBool,
+    record: Record,
     _place: Place,
 }
 
@@ -50,6 +52,14 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.try_read(bytes).inspect(|count| self.record.note_received(*count))
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes).inspect(|count| self.record.note_sent(*count))
+    }
+
     fn shut(&self, how: Shutdown) {
         // The peer may have ended it before.
         let _ = shutdown(&self.stream, how);
@@ -58,7 +68,7 @@ impl Connection {
     async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.stream.writable().await?;
-            match self.stream.try_write(bytes) {
+            match self.try_write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -79,9 +89,9 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    pub(super) fn new(stream: TcpStream, place: Place) -> Connected {
+    pub(super) fn new(stream: TcpStream, place: Place, record: Record) -> Connected {
         let [is_read_shut, has_unsent] = [false, false].map(AtomicBool::new);
-        let connection = Arc::new(Connection { stream, is_read_shut, has_unsent, _place: place });
+        let connection = Arc::new(Connection { stream, is_read_shut, has_unsent, record, _place: place });
         let sending = Arc::new(Mutex::new(Sending::Open(connection.clone())));
         let (receiver, sender) = (Some(Receiver(connection.clone())), Some(Sender(sending.clone())));
         Connected { connection, sending, receiver, sender }
@@ -122,7 +132,7 @@ impl Receiver {
     /// As WASI 0.3 reads. Nothing is left where this gives 0 bytes.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.0.stream.try_read(bytes) {
+            match self.0.try_read(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.0.stream.poll_read_ready(cx))?;
                 }
@@ -142,7 +152,7 @@ impl InputStream for Receiver {
             return Err(StreamError::Closed);
         }
         let mut bytes = BytesMut::zeroed(size.min(PIECE_BYTES_MAX));
-        let count = match self.0.stream.try_read(&mut bytes) {
+        let count = match self.0.try_read(&mut bytes) {
             Ok(0) if size > 0 => return Err(StreamError::Closed),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -261,7 +271,7 @@ impl Sender {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         loop {
-            match connection.stream.try_write(bytes) {
+            match connection.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(connection.stream.poll_write_ready(cx))?;
                 }
@@ -288,7 +298,7 @@ impl OutputStream for Sender {
             return Err(StreamError::trap("writes more than `check-write` allows"));
         }
         while !bytes.is_empty() {
-            match connection.stream.try_write(&bytes) {
+            match connection.try_write(&bytes) {
                 Ok(count) => drop(bytes.split_to(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     connection.has_unsent.store(true, Relaxed);

@@ -21,6 +21,7 @@ use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
 
 use self::names::Names;
 use super::files::places::Place;
+use crate::outbound::record::Record;
 use crate::outbound::sockets::Protocol;
 use crate::outbound::{Outbound, permits};
 
@@ -54,9 +55,9 @@ impl Default for Sockets {
 
 impl Sockets {
     /// Refuses to connect to what is not granted.
-    pub(crate) fn check_tcp(&self, outbound: &Outbound, address: SocketAddr) -> Result<(), ErrorCode> {
+    pub(crate) fn check_tcp(&self, outbound: &Outbound, address: SocketAddr) -> Result<Record, ErrorCode> {
         let checked = outbound.check_socket(Protocol::Tcp, address, &self.names.of(address.ip()));
-        checked.map_err(|_| ErrorCode::AccessDenied)
+        checked.and_then(|to| outbound.connection(&to)).map_err(|_| ErrorCode::AccessDenied)
     }
 
     /// What sockets of UDP are made of, which may exchange something with what is granted.
@@ -95,7 +96,9 @@ fn allows_udp(outbound: &Outbound, names: &Names, address: SocketAddr, purpose: 
             outbound.check_socket(Protocol::Udp, address, &names.of(address.ip())).is_ok()
         }
         // Nobody is told of what strangers send.
-        SocketAddrUse::UdpReceive => outbound.allows(Protocol::Udp, address, &names.of(address.ip())),
+        SocketAddrUse::UdpReceive => {
+            outbound.allowed(Protocol::Udp, address, &names.of(address.ip())).is_some()
+        }
         _ => false,
     }
 }

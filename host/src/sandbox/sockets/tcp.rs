@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use wasmtime_wasi::p2::bindings::sockets::tcp::ShutdownType;
 
 use super::connection::{Connected, Receiver, Sender};
 use super::{BUFFER_BYTES_MAX, is_unbound};
+use crate::outbound::failure::Failure;
+use crate::outbound::record::Record;
 use crate::sandbox::files::places::Place;
 
 /// A socket of a guest.
@@ -40,9 +43,12 @@ enum Binding {
     Done,
 }
 
+/// What becomes of connecting.
+type Connection = Result<(TcpStream, Record), Arc<io::Error>>;
+
 enum Connecting {
-    UnderWay(Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>),
-    Done(io::Result<TcpStream>),
+    UnderWay(Pin<Box<dyn Future<Output = Connection> + Send>>),
+    Done(Connection),
 }
 
 impl Connecting {
@@ -121,7 +127,12 @@ impl Socket {
     }
 
     /// Begins to connect to an address that is granted, which takes no longer than this.
-    pub(crate) fn start_connect(&mut self, address: SocketAddr, time_max: Duration) -> Result<(), ErrorCode> {
+    pub(crate) fn start_connect(
+        &mut self,
+        address: SocketAddr,
+        time_max: Duration,
+        record: Record,
+    ) -> Result<(), ErrorCode> {
         self.may_connect(address)?;
         let Stage::Unconnected { socket, place, .. } = std::mem::replace(&mut self.stage, Stage::Failed)
         else {
@@ -129,7 +140,17 @@ impl Socket {
         };
         let mut stream = Connecting::UnderWay(Box::pin(async move {
             let connected = timeout(time_max, socket.connect(address)).await;
-            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => {
+                    record.note_connected();
+                    Ok((stream, record))
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    record.note_failure(&Failure::Connect(error.clone()));
+                    Err(error)
+                }
+            }
         }));
         // The guest need not wait for it to begin.
         let _ = stream.poll(&mut Context::from_waker(Waker::noop()));
@@ -145,7 +166,8 @@ impl Socket {
         ready!(stream.poll(cx));
         Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Failed) {
             Stage::Connecting { stream: Connecting::Done(stream), place } => {
-                self.stage = Stage::Connected(Connected::new(stream?, place));
+                let (stream, record) = stream.map_err(|error| ErrorCode::from(&*error))?;
+                self.stage = Stage::Connected(Connected::new(stream, place, record));
                 Ok(())
             }
             _ => Err(ErrorCode::InvalidState),

@@ -139,10 +139,11 @@ pub(super) fn start_connect(
     if let Err(code) = state.table().get(socket)?.may_connect(address) {
         return Ok(Err(code));
     }
-    if let Err(code) = state.sockets_of_guest().check_tcp(&outbound, address) {
-        return Ok(Err(code));
-    }
-    Ok(state.table().get_mut(socket)?.start_connect(address, outbound.limits().times.connect))
+    let record = match state.sockets_of_guest().check_tcp(&outbound, address) {
+        Ok(record) => record,
+        Err(code) => return Ok(Err(code)),
+    };
+    Ok(state.table().get_mut(socket)?.start_connect(address, outbound.limits().times.connect, record))
 }
 
 fn streams(socket: &mut Socket) -> Result<(Receiver, Sender), ErrorCode> {
