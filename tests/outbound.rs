@@ -1,10 +1,13 @@
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::client::{Connection, Reply};
-use crate::support::server::{Server, setup};
+use crate::support::server::{Server, program, setup};
+use crate::support::tls::Authority;
 use crate::support::upstream::{Asked, EARLY, Upstream};
 use crate::support::{Folder, guest, wait_for};
 
@@ -242,4 +245,104 @@ fn certificates_are_checked_by_name_and_authority() {
         let server = proxy(name, granted);
         assert_eq!(code(&ask(&server, &url(&upstream))), "TlsCertificateError", "{name}");
     }
+}
+
+/// A certificate of this authority and its key, as files in the folder: `NAME.pem`, `NAME.key`.
+fn write_identity(authority: &Authority, folder: &Folder, name: &str) {
+    let (certificate, key) = authority.certificate(&["client.test"]);
+    let key_file = folder.join(&format!("{name}.key"));
+    fs::write(folder.join(&format!("{name}.pem")), certificate.pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_certificate_is_shown_to_the_destination_that_it_is_for() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    write_identity(&authority, &folder, "known");
+    write_identity(&Authority::new(), &folder, "stranger");
+    let demanding = Upstream::start_by(authority.server_of_known_clients(&["localhost"]), hello);
+    let other = Upstream::start_by(authority.server_of_known_clients(&["localhost"]), hello);
+    let url = |upstream: &Upstream| format!("https://localhost:{}/", upstream.address.port());
+    let path = |name: &str| folder.join(name).display().to_string();
+    let show = |to: &str, name: &str| {
+        format!("--client-certificate {to}={},{}", path(&format!("{name}.pem")), path(&format!("{name}.key")))
+    };
+    let port = demanding.address.port();
+    for name in PROXIES {
+        let serve = |options: &str| {
+            let granted = "--cores 2 --allow-outbound https://localhost:* --allow-outbound-private";
+            proxy(name, &format!("{granted} --ca-file {} {options}", path("ca.pem")))
+        };
+        let server = serve(&show(&format!("https://localhost:{port}"), "known"));
+        for _ in 0..2 {
+            assert_eq!(ask(&server, &url(&demanding)).text(), "hello", "{name}");
+        }
+        // It is for the first alone.
+        let refused = ask(&server, &url(&other));
+        assert!(code(&refused).starts_with("TlsAlertReceived"), "{name} {}", refused.text());
+        assert!(refused.text().contains("CertificateRequired"), "{name} {}", refused.text());
+        // Nobody knows who vouches for it.
+        let refused = ask(&serve(&show("*://*:*", "stranger")), &url(&demanding));
+        assert!(code(&refused).starts_with("TlsAlertReceived"), "{name} {}", refused.text());
+        // Of two, the first.
+        let both = format!("{} {}", show("https://localhost:*", "known"), show("*://*:*", "stranger"));
+        let server = serve(&both);
+        assert_eq!(ask(&server, &url(&other)).text(), "hello", "{name}");
+        assert!(!server.stop().log.contains("chmod 600"), "{name}");
+        // It grants nothing.
+        let server = proxy(name, &format!("--cores 1 --allow-outbound https://a.test {both}"));
+        assert_eq!(code(&ask(&server, &url(&demanding))), "HttpRequestDenied", "{name}");
+    }
+    fs::set_permissions(path("known.key"), Permissions::from_mode(0o644)).unwrap();
+    let server =
+        proxy("proxy", &format!("--allow-outbound https://a.test {}", show("https://a.test", "known")));
+    let line = server.wait_for_line("everybody on this machine can read or change the key");
+    assert!(line.ends_with("known.key; chmod 600 it"), "{line}");
+}
+
+#[test]
+fn certificates_and_keys_are_checked_at_the_start() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    write_identity(&authority, &folder, "one");
+    write_identity(&authority, &folder, "two");
+    fs::write(folder.join("no.pem"), "nothing").unwrap();
+    fs::write(
+        folder.join("locked.key"),
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let rows = [
+        ("one.pem", "two.key", "the key is not that of the certificate"),
+        ("one.pem", "one.pem", "has no private key (PEM) without a password"),
+        ("one.pem", "locked.key", "has no private key (PEM) without a password"),
+        ("no.pem", "one.key", "has no certificates (PEM), or a malformed one"),
+        ("none.pem", "one.key", "none.pem: No such file"),
+        ("one.pem", "none.key", "none.key: No such file"),
+    ];
+    let start = |certificate: &str, key: &str, granted: &[&str]| {
+        let named = format!("https://a.test={},{}", path(certificate), path(key));
+        let mut command = program();
+        command.arg("--guest").arg(guest("proxy")).args(["--http-socket", "127.0.0.1:0"]).args(granted);
+        let output = command.args(["--client-certificate", &named]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let granted = ["--allow-outbound", "https://a.test"];
+    for (certificate, key, says) in rows {
+        let (code, said) = start(certificate, key, &granted);
+        assert_eq!(code, Some(1), "{said}");
+        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("--client-certificate https://a.test") && flat.contains(says), "{said}");
+        for secret in ["one.key", "two.key"].map(|name| fs::read_to_string(path(name)).unwrap()) {
+            assert!(!said.contains(secret.lines().nth(1).unwrap()), "{said}");
+        }
+    }
+    // A guest could put its own in their place, and nothing is granted.
+    let data = path("");
+    let (code, said) = start("one.pem", "one.key", &[&granted[..], &["--dir", &data]].concat());
+    assert!(code == Some(64) && said.contains("one.pem"), "{said}");
+    let (code, said) = start("one.pem", "one.key", &[]);
+    assert!(code == Some(64) && said.contains("--allow-outbound"), "{said}");
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustls::ServerConfig;
+
 use super::Folder;
 use super::tls::{self, Authority};
 
@@ -59,7 +61,15 @@ impl Upstream {
         names: &[&str],
         answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> Upstream {
-        let config = Arc::new(authority.server(names));
+        Upstream::start_by(authority.server(names), answer)
+    }
+
+    /// The same by such a server of TLS.
+    pub fn start_by(
+        config: ServerConfig,
+        answer: impl Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Upstream {
+        let config = Arc::new(config);
         Upstream::start_with(move |stream| Ok(Box::new(tls::wrapped(&config, stream)?)), answer)
     }
 

@@ -42,6 +42,11 @@ impl Options {
             guarded.extend(file.as_ref().map(|file| Guarded::place(name, file)));
         }
         guarded.extend(self.deferred.file().map(|file| Guarded::place("--deferred-store", file)));
+        guarded.extend(self.outbound.ca_file.iter().map(|file| Guarded::place("--ca-file", file)));
+        for named in &self.outbound.client_certificate {
+            let files = [&named.certificates, &named.key];
+            guarded.extend(files.map(|file| Guarded::place("--client-certificate", file)));
+        }
         for (name, number) in [("standard output", 1), ("standard error", 2)] {
             let file = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
             if file.is_file() {

@@ -7,6 +7,7 @@ use clap::Args;
 use super::values::Seconds;
 use crate::outbound::grant::Grant;
 use crate::outbound::grants::Grants;
+use crate::outbound::identity::Named;
 use crate::outbound::{Limits, Times};
 
 #[derive(Args, Debug)]
@@ -23,6 +24,17 @@ pub(super) struct OutboundOptions {
     /// Certificate authorities (PEM) to believe beside those of the system. Repeatable.
     #[arg(long, value_name = "FILE", help_heading = "What guests may reach")]
     pub(super) ca_file: Vec<PathBuf>,
+
+    /// Show a certificate (PEM) to a destination that asks for one, of requests by `wasi:http`:
+    /// https://api.example.com=cert.pem,key.pem. Of those that are for a destination the first;
+    /// it grants nothing. Repeatable.
+    #[arg(
+        long,
+        value_name = "DESTINATION=CERTIFICATE_FILE,KEY_FILE",
+        requires = "allow_outbound",
+        help_heading = "What guests may reach"
+    )]
+    pub(super) client_certificate: Vec<Named>,
 
     /// Outbound requests of all guests that are under way at once; one more is an error for
     /// the guest.

@@ -122,7 +122,7 @@ impl Settings {
         let options = &self.options.outbound;
         let trust = match options.grants().is_empty() {
             true => None,
-            false => Some(Trust::new(&options.ca_file, log)?),
+            false => Some(Trust::new(&options.ca_file, &options.client_certificate, log)?),
         };
         let book = Book::new(log.clone(), stats.clone(), self.options.log_outbound);
         Ok(Outbound::new(options.grants(), options.limits(), trust, book))

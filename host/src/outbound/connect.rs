@@ -135,7 +135,7 @@ impl Outbound {
             Target::Address(address) => ServerName::from(*address),
         };
         let trust = self.trust.as_ref().ok_or(Failure::Denied)?;
-        let connector = TlsConnector::from(trust.config());
+        let connector = TlsConnector::from(trust.config(destination));
         let stream = connector.connect(name, stream).await.map_err(|error| Failure::Tls(error.into()))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok((Box::new(stream), is_http2))

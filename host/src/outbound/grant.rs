@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 
-use super::destination::{Target, UDP, name, port_of};
+use super::destination::{Destination, Target, UDP, name, port_of};
 
 /// What somebody who asks for no more than a destination may mean.
 const FORM: &str =
@@ -43,6 +43,20 @@ impl Grant {
             (None, _) => true,
         };
         is_scheme && self.ports.contains(&port)
+    }
+
+    /// Whether it is for requests by this scheme.
+    pub(super) fn has_scheme(&self, scheme: &str) -> bool {
+        self.scheme.as_deref().is_none_or(|granted| granted == scheme)
+    }
+
+    /// Whether the destination is one of it, as far as that is known without its addresses.
+    pub(super) fn has(&self, destination: &Destination) -> bool {
+        let is_host = match &destination.host {
+            Target::Name(name) => self.has_name(name),
+            Target::Address(address) => self.host == Host::Any || self.has_address(*address),
+        };
+        is_host && self.is_for(destination.scheme.as_deref(), destination.port)
     }
 
     pub(super) fn has_address(&self, address: IpAddr) -> bool {

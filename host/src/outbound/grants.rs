@@ -69,13 +69,7 @@ impl Grants {
     /// of the destination is counted.
     pub(super) fn of(&self, destination: &Destination) -> Option<&Grant> {
         let is_allowed = self.allow(destination);
-        self.named(destination).find(|grant| match &destination.host {
-            Target::Name(name) => is_allowed && grant.has_name(name),
-            Target::Address(address) => {
-                let has_address = grant.has_address(addresses::canonical(*address));
-                is_allowed && (has_address || grant.host == Host::Any)
-            }
-        })
+        self.grants.iter().find(|grant| is_allowed && grant.has(destination))
     }
 
     fn named(&self, destination: &Destination) -> impl Iterator<Item = &Grant> {

@@ -15,6 +15,8 @@ pub(crate) mod grant;
 pub(crate) mod grants;
 /// Requests over HTTP.
 pub(crate) mod http;
+/// Certificates that are shown for guests.
+pub(crate) mod identity;
 /// How much of it may be used at once.
 pub(crate) mod permits;
 /// How far a request is.

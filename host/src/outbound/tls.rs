@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
+use super::destination::Destination;
+use super::identity::{Identity, Named};
 use super::verifier::{Checks, Verifier};
 use crate::telemetry::log::Log;
 
@@ -19,6 +21,8 @@ use crate::telemetry::log::Log;
 #[derive(Clone)]
 pub(crate) struct Trust {
     config: Arc<ClientConfig>,
+    /// For destinations to which a certificate is shown.
+    identities: Vec<Identity>,
     provider: Arc<CryptoProvider>,
     /// The system's and those that were named.
     roots: Arc<RootCertStore>,
@@ -42,8 +46,8 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Trust {
-    /// The system's authorities, and those of these files.
-    pub(crate) fn new(files: &[impl AsRef<Path>], log: &Log) -> Result<Trust> {
+    /// The system's authorities, and those of these files; and who the server itself is.
+    pub(crate) fn new(files: &[impl AsRef<Path>], identities: &[Named], log: &Log) -> Result<Trust> {
         let mut roots = RootCertStore::empty();
         // One that is malformed is of no use, and does no harm.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -59,14 +63,21 @@ impl Trust {
         }
         let (roots, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
         let builder = ClientConfig::builder_with_provider(provider.clone());
-        let builder = builder.with_safe_default_protocol_versions()?;
-        let mut config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Trust { config: Arc::new(config), provider, roots })
+        let builder = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots.clone());
+        let identities = identities.iter().map(|named| {
+            Identity::read(named, log, |chain, key| {
+                builder.clone().with_client_auth_cert(chain, key).map(of_http)
+            })
+        });
+        let identities = identities.collect::<Result<_>>()?;
+        let config = Arc::new(of_http(builder.clone().with_no_client_auth()));
+        Ok(Trust { config, identities, provider, roots })
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        self.config.clone()
+    /// How requests to this destination are made.
+    pub(super) fn config(&self, to: &Destination) -> Arc<ClientConfig> {
+        let identity = self.identities.iter().find_map(|identity| identity.config_for(to));
+        identity.unwrap_or(&self.config).clone()
     }
 
     /// The same for what is not HTTP.
@@ -111,6 +122,12 @@ impl Trust {
         config.alpn_protocols = asked.protocols;
         Ok(config)
     }
+}
+
+/// The best first.
+fn of_http(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
 }
 
 fn read(file: &Path) -> Result<RootCertStore> {
