@@ -136,7 +136,7 @@ impl Settings {
     /// The same, ready to be opened.
     pub(crate) fn keyvalue(&self, log: &Log) -> Result<Stores> {
         let tls = match self.stores.iter().any(|store| store.place.wants_tls()) {
-            true => Some(Trust::new(&self.options.outbound.ca_file, log)?.without_protocols()),
+            true => Some(Trust::new(&self.options.outbound.ca_file, &[], log)?.without_protocols()),
             false => None,
         };
         Ok(Stores::new(&self.stores, self.options.keyvalue.limits(), tls, log.clone()))

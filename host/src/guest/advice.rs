@@ -27,6 +27,7 @@ pub(crate) fn grant(import: &str, is_program: bool) -> &'static str {
         ("wasi:config/", "the values of --config and --secret"),
         ("wasi:random/", "the system's random numbers"),
         ("wasi:sockets/", "connections to what --allow-outbound grants"),
+        ("wasi:tls/", "TLS over connections that the guest has"),
         ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
@@ -45,6 +46,9 @@ pub(crate) fn advice(import: &str) -> &'static str {
             "wasi_unstable" => "build it with tools of today, for `wasi_snapshot_preview1`",
             _ => "build it without, such as for the target `wasm32-wasip1`",
         };
+    }
+    if package == Some("tls") {
+        return "build it for `wasi:tls` 0.2.0-draft or 0.3.0-draft, of which there are the client's sides";
     }
     if import.starts_with("wasm-serve:gateway/") {
         return "build it again with `wasm-serve build --wsgi-file` of this version of the server";

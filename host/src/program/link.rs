@@ -8,6 +8,7 @@ use wasmtime_wasi::{ResourceTable, p2 as wasi_p2, p3 as wasi_p3};
 use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam};
 use wasmtime_wasi_http::p3::bindings::http::types::{ErrorCode, Request, Response};
 use wasmtime_wasi_http::{p2, p3};
+use wasmtime_wasi_tls as wasi_tls;
 
 use super::cgi::Command;
 use crate::contract::GATEWAY;
@@ -131,6 +132,7 @@ pub(crate) fn linker(component: &Component, is_concurrent: bool) -> wasmtime::Re
     sockets::add_to_linker(&mut linker, is_concurrent)?;
     gateway::add_to_linker(&mut linker)?;
     tls::add_to_linker(&mut linker)?;
+    add_tls_to_linker(&mut linker, is_concurrent)?;
     timers::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker, component)?;
     named_values::add_to_linker(&mut linker, component)?;
@@ -144,6 +146,17 @@ fn add_io_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     poll::add_to_linker::<_, Table>(linker, State::table)?;
     streams::add_to_linker::<_, Table>(linker, State::table)?;
     linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// `wasi:tls`, of which there are drafts.
+fn add_tls_to_linker(linker: &mut Linker<State>, is_concurrent: bool) -> wasmtime::Result<()> {
+    let mut options = wasi_tls::p2::LinkOptions::default();
+    options.tls(true);
+    wasi_tls::p2::add_to_linker(linker, &options)?;
+    if is_concurrent {
+        wasi_tls::p3::add_to_linker(linker)?;
+    }
     Ok(())
 }
 

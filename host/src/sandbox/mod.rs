@@ -15,5 +15,6 @@ pub(crate) mod sockets;
 pub(crate) mod state;
 pub(crate) mod store;
 pub(crate) mod tls;
+mod tls_streams;
 pub(crate) mod transfer;
 mod transfer_states;

@@ -9,6 +9,7 @@ use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::WasiSocketsCtx;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_tls::{WasiTlsCtx, WasiTlsCtxBuilder, WasiTlsCtxView, WasiTlsView};
 
 use super::deadline::Deadline;
 use super::files::Files;
@@ -17,6 +18,7 @@ use super::host::Host;
 use super::http_hooks::Hooks;
 use super::output::Outputs;
 use super::sockets::Sockets;
+use super::tls_streams::Client;
 use crate::clock;
 use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
@@ -103,6 +105,8 @@ pub(crate) struct State {
     files: Option<Box<Files>>,
     /// Made for the first socket, or name that is looked up.
     sockets: Option<Box<Sockets>>,
+    /// Made for the first connection by `wasi:tls`.
+    tls: Option<WasiTlsCtx>,
     http: WasiHttpCtx,
     /// Made with the context of WASI.
     outputs: Option<Outputs>,
@@ -155,6 +159,16 @@ impl WasiHttpView for State {
     }
 }
 
+impl WasiTlsView for State {
+    fn tls(&mut self) -> WasiTlsCtxView<'_> {
+        let ctx = self.tls.get_or_insert_with(|| {
+            let client = Client { server: self.server.clone(), account: self.account.clone() };
+            WasiTlsCtxBuilder::new().provider(Box::new(client)).build()
+        });
+        WasiTlsCtxView { ctx, table: self.wasi.table() }
+    }
+}
+
 /// All memories and tables of an instance together stay under `--memory-limit`.
 impl ResourceLimiter for State {
     fn memory_growing(
@@ -196,6 +210,7 @@ impl State {
             wasi: Wasi::Component { context: None, table },
             files: None,
             sockets: None,
+            tls: None,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(server.clone()),
             server,
