@@ -1,17 +1,17 @@
-//! TLS over the sockets of Python applications, which is the server's without its sockets.
+//! TLS over the sockets of guests, which is the server's: of Python applications, and by `wasi:tls`.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use crate::support::client::Connection;
+use crate::support::client::{Connection, Reply};
 use crate::support::peers::Peer;
-use crate::support::server::{Server, setup_python};
+use crate::support::server::{Server, setup, setup_python};
 use crate::support::tls::{Authority, Stream, peer, wrapped};
 use crate::support::upstream::{Asked, Upstream};
-use crate::support::{Folder, packages, root, wait_for};
+use crate::support::{Folder, guest, packages, root, wait_for};
 
 /// A server for `tests/fixtures/tls.py`, which may connect to all that is on this machine.
 fn serve(options: &str) -> Server {
@@ -312,5 +312,167 @@ fn what_cannot_be_done_is_said() {
     for (what, says) in rows {
         let answer = ask(&server, &format!("/refuses?what={what}"));
         assert!(answer.starts_with(says), "{what}: {answer}");
+    }
+}
+
+/// Guests that speak TLS by `wasi:tls`, and HTTP over it by hand.
+const GUESTS: [&str; 2] = ["tls", "tls-0.3"];
+
+/// A server for one of them.
+fn serve_guest(name: &str, folder: &Folder, options: &str) -> Server {
+    setup(guest(name))
+        .options("--cores 4 --allow-outbound tcp://localhost:* --allow-outbound-private")
+        .options(&format!("--ca-file {} {options}", folder.join("ca.pem").display()))
+        .start()
+}
+
+/// What comes of a request that such a guest makes of another one.
+fn exchange(server: &Server, port: u16, name: &str, body: Option<&[u8]>) -> Reply {
+    let mut connection = Connection::open(server.address);
+    let length = body.map(|body| format!("Content-Length: {}\r\n", body.len())).unwrap_or_default();
+    let method = if body.is_some() { "POST" } else { "GET" };
+    connection.send(format!(
+        "{method} /path HTTP/1.1\r\nHost: a\r\nX-Connect: localhost:{port}\r\nX-Name: {name}\r\n{length}\r\n"
+    ));
+    connection.send(body.unwrap_or_default());
+    connection.reply()
+}
+
+/// Answers one request with its first line, or its body. Whether the connection ends as TLS says.
+fn answer_once(stream: &mut Stream, has_end: bool) -> std::io::Result<()> {
+    let mut lines = BufReader::new(&mut *stream);
+    let (mut first, mut length) = (String::new(), 0);
+    lines.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.trim().parse().map_err(std::io::Error::other)?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    lines.read_exact(&mut body)?;
+    let body = if body.is_empty() { first.trim().as_bytes() } else { &body };
+    stream.write_all(b"HTTP/1.1 201 Created\r\n\r\n")?;
+    stream.write_all(body)?;
+    if has_end {
+        stream.conn.send_close_notify();
+    }
+    stream.flush()
+}
+
+#[test]
+fn guests_in_other_languages_speak_tls_by_wasi_tls() {
+    let (authority, folder) = authority();
+    let peer = peer(authority.server(&["localhost"]), |stream| answer_once(stream, true));
+    for name in GUESTS {
+        let server = serve_guest(name, &folder, "");
+        let reply = exchange(&server, peer.port(), "", None);
+        assert_eq!((reply.status, reply.text()), (201, "GET /path HTTP/1.1"), "{name}");
+        for bytes in [0, 1, 100_000, 8 << 20] {
+            let body: Vec<u8> = (0..bytes).map(|at: u32| (at % 251) as u8).collect();
+            let reply = exchange(&server, peer.port(), "", Some(&body));
+            let expected: &[u8] = if bytes == 0 { b"POST /path HTTP/1.1" } else { &body };
+            assert_eq!((reply.status, reply.complete), (201, true), "{name} {bytes}: {}", reply.text());
+            assert!(reply.body == expected, "{name} {bytes}: {}", reply.body.len());
+        }
+        server.wait_for_figure("/outbound/tls/done", 5);
+        assert_eq!(server.figure("/outbound/connections/tcp:~1~1localhost:*/connected"), 5);
+    }
+}
+
+#[test]
+fn wasi_tls_checks_certificates_and_says_what_is_wrong() {
+    let (known, folder) = authority();
+    let once = |stream: &mut Stream| answer_once(stream, true);
+    let good = peer(known.server(&["localhost"]), once);
+    let other_name = peer(known.server(&["other.test"]), once);
+    let stranger = peer(Authority::new().server(&["localhost"]), once);
+    let plain = Peer::start(|mut stream| stream.write_all(b"220 no TLS at all, but plain text\r\n"));
+    let silent = Peer::idle();
+    let rows = [
+        (&good, "", 201, "GET /path", "done"),
+        (&other_name, "other.test", 201, "GET /path", "done"),
+        (
+            &other_name,
+            "",
+            502,
+            "tls: TLS: invalid peer certificate: certificate not valid for name",
+            "tls-certificate-error",
+        ),
+        (
+            &good,
+            "127.0.0.1",
+            502,
+            "tls: TLS: invalid peer certificate: certificate not valid for name",
+            "tls-certificate-error",
+        ),
+        (&stranger, "", 502, "tls: TLS: invalid peer certificate: UnknownIssuer", "tls-certificate-error"),
+        (&plain, "", 502, "tls: TLS: received corrupt message", "tls-protocol-error"),
+        (&silent, "", 502, "tls: connecting took too long", "connection-timeout"),
+        (&good, "a..b", 502, "tls: it is no name or address of a server", ""),
+    ];
+    for name in GUESTS {
+        let server = serve_guest(name, &folder, "--outbound-connect-timeout 1");
+        for (peer, asked, status, says, outcome) in &rows {
+            let count = |outcome: &str| server.stats()["outbound"]["tls"][outcome].as_u64().unwrap_or(0);
+            let before = count(outcome);
+            let reply = exchange(&server, peer.port(), asked, None);
+            assert_eq!(reply.status, *status, "{name} {says}: {}", reply.text());
+            assert!(reply.text().starts_with(says), "{name}: {}", reply.text());
+            assert_eq!(count(outcome), before + u64::from(!outcome.is_empty()), "{name} {says}");
+        }
+        // Who wants a certificate says so when TLS is done, at the first reading.
+        let demanding = peer_of_known_clients(&known);
+        let reply = exchange(&server, demanding.port(), "", None);
+        assert_eq!(reply.status, 502, "{name}: {}", reply.text());
+        // Nobody has named the authority.
+        let server = setup(guest(name))
+            .options("--cores 1 --allow-outbound tcp://localhost:* --allow-outbound-private")
+            .start();
+        let reply = exchange(&server, good.port(), "", None);
+        assert!(reply.text().contains("UnknownIssuer"), "{name}: {}", reply.text());
+    }
+}
+
+fn peer_of_known_clients(authority: &Authority) -> Peer {
+    peer(authority.server_of_known_clients(&["localhost"]), |stream| answer_once(stream, true))
+}
+
+#[test]
+fn what_is_cut_off_is_not_whole_by_wasi_tls() {
+    let (authority, folder) = authority();
+    let peer = peer(authority.server(&["localhost"]), |stream| answer_once(stream, false));
+    for name in GUESTS {
+        let server = serve_guest(name, &folder, "");
+        let reply = exchange(&server, peer.port(), "", None);
+        assert_eq!((reply.status, reply.complete), (201, false), "{name}: {}", reply.text());
+    }
+}
+
+#[test]
+fn a_client_that_leaves_ends_connections_of_wasi_tls() {
+    let (authority, folder) = authority();
+    let silent = Peer::idle();
+    let slow = peer(authority.server(&["localhost"]), |stream| {
+        let mut byte = [0];
+        while stream.read(&mut byte)? > 0 {}
+        Ok(())
+    });
+    for name in GUESTS {
+        let server = serve_guest(name, &folder, "--harakiri 60");
+        let before = server.open_files();
+        for peer in [&silent, &slow] {
+            let (accepted, ended) = (peer.accepted(), peer.ended());
+            let mut left = Connection::open(server.address);
+            left.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Connect: localhost:{}\r\n\r\n", peer.port()));
+            wait_for("the connection", || (peer.accepted() == accepted + 1).then_some(()));
+            drop(left);
+            wait_for("its end", || (peer.ended() == ended + 1).then_some(()));
+        }
+        wait_for("the sockets to be closed", || (server.open_files() <= before + 1).then_some(()));
     }
 }
