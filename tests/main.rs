@@ -57,6 +57,9 @@ mod outbound;
 /// A table of destinations, granted and refused, as they arrive.
 mod egress;
 
+/// Requests of guests and their responses, by one table of cases for both versions of WASI and of HTTP.
+mod exchanges;
+
 /// What is counted and written of outbound requests and connections.
 mod counted;
 

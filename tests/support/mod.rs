@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod fault_guests;
+pub mod negotiating;
 pub mod nginx;
 pub mod packages;
 pub mod peers;

@@ -30,6 +30,10 @@ pub(crate) enum Failure {
     Incomplete,
     /// The response is none.
     Protocol(String),
+    /// Its body is in a coding that nobody asked for.
+    TransferCoding(String),
+    /// The guest does not give the whole body of its request.
+    BrokenBody,
     /// What is sent could not be made.
     Request(String),
     /// The guest call that sends it was cut off.
@@ -53,7 +57,8 @@ impl Failure {
             Failure::HeadTooLarge => "http-response-header-section-size",
             Failure::Terminated => "connection-terminated",
             Failure::Incomplete | Failure::Cut => "http-response-incomplete",
-            Failure::Protocol(_) => "http-protocol-error",
+            Failure::Protocol(_) | Failure::BrokenBody => "http-protocol-error",
+            Failure::TransferCoding(_) => "http-response-transfer-coding",
             Failure::Request(_) => "internal-error",
         }
     }
@@ -68,11 +73,12 @@ impl Failure {
 
     /// What the HTTP library says. What our own parts said to it comes back as it was.
     pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Failure {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            if let Some(failure) = error.downcast_ref::<Failure>() {
-                return failure.clone();
-            }
+        // That first: around it the library says that its user has failed.
+        let own = causes(error).find_map(|error| error.downcast_ref::<Failure>());
+        if let Some(failure) = own {
+            return failure.clone();
+        }
+        for error in causes(error) {
             if let Some(error) = error.downcast_ref::<hyper::Error>()
                 && let Some(failure) = Failure::of_hyper(error)
             {
@@ -86,7 +92,6 @@ impl Failure {
             {
                 return failure;
             }
-            cause = error.source();
         }
         Failure::Protocol(error.to_string())
     }
@@ -98,6 +103,8 @@ impl Failure {
             Some(Failure::Protocol(error.to_string()))
         } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
             Some(Failure::Incomplete)
+        } else if error.is_body_write_aborted() {
+            Some(Failure::BrokenBody)
         } else if error.is_user() {
             Some(Failure::Request(chain(error)))
         } else {
@@ -144,6 +151,13 @@ fn name_of_tls(error: &io::Error) -> &'static str {
     }
 }
 
+/// An error and what has caused it.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
@@ -168,6 +182,8 @@ impl fmt::Display for Failure {
             Failure::HeadTooLarge => f.write_str("the head of the response is too large"),
             Failure::Terminated | Failure::Incomplete => f.write_str("the connection ended too early"),
             Failure::Protocol(what) => write!(f, "no response: {what}"),
+            Failure::TransferCoding(coding) => write!(f, "the response is in the coding {coding}"),
+            Failure::BrokenBody => f.write_str("the body of the request is not whole"),
             Failure::Cut => f.write_str("the call was cut off"),
             Failure::Request(what) => write!(f, "the request cannot be sent: {what}"),
         }

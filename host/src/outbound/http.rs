@@ -6,19 +6,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
 
 use super::connect::{Connector, destination};
 use super::failure::Failure;
 use super::progress::Progress;
 use super::sent::{Cut, Sent, UnderWay};
-use super::{BoxError, Outbound, Times};
+use super::{Outbound, Times};
 
 /// How long a connection that nobody uses is kept.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -26,6 +26,10 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = 32;
 /// The head of a response.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// And its fields.
+const FIELDS_MAX: usize = 1000;
+/// Of the name of a coding, so much is told.
+const CODING_CHARS_MAX: usize = 64;
 /// What an upstream may send over one stream of HTTP/2 before the guest takes it.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 /// And over all streams of one connection: as 64 do.
@@ -41,9 +45,7 @@ pub(crate) struct HttpClient<B> {
 
 impl<B> HttpClient<B>
 where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     pub(crate) fn new(outbound: Arc<Outbound>) -> HttpClient<B> {
         let client = legacy::Client::builder(TokioExecutor::new())
@@ -52,6 +54,7 @@ where
             .pool_idle_timeout(IDLE_TIME_MAX)
             .pool_max_idle_per_host(IDLE_MAX)
             .http1_max_buf_size(HEAD_BYTES_MAX)
+            .http1_max_headers(FIELDS_MAX)
             .http2_max_header_list_size(HEAD_BYTES_MAX as u32)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -78,8 +81,13 @@ where
             let under_way = begun?;
             let request = request.map(|body| Sent::new(body, cut, under_way.clone()));
             let progress = Progress::new(times.connect);
-            let responding = progress.clone().of(client.request(request));
-            let responded = first_byte(pin!(responding), &progress, times.first_byte).await;
+            let responded = match timeout(times.first_byte, with_framing(request)).await {
+                Ok(request) => {
+                    let responding = progress.clone().of(client.request(request));
+                    first_byte(pin!(responding), &progress, times.first_byte).await
+                }
+                Err(_) => Err(Failure::FirstByteTimeout),
+            };
             under_way.record.note_connecting(progress.time());
             match responded {
                 Ok(response) => {
@@ -111,6 +119,18 @@ where
     }
 }
 
+/// With these methods the library sends no body, unless the head says that there is one. A body
+/// that a guest begins and leaves empty is none, though, and servers do not expect one.
+async fn with_framing<B: Body<Data = Bytes> + Unpin>(mut request: Request<Sent<B>>) -> Request<Sent<B>> {
+    let is_bare = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_open = request.body().size_hint().exact().is_none();
+    let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
+    if is_bare && is_open && !has_length && request.body_mut().has_more().await {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
+}
+
 async fn first_byte(
     mut responding: Pin<&mut impl Future<Output = Result<Response<Incoming>, legacy::Error>>>,
     progress: &Progress,
@@ -124,10 +144,34 @@ async fn first_byte(
             Err(_) => deadline = progress.later(time_max).ok_or(Failure::FirstByteTimeout)?,
         }
     };
-    // The library lets some pass that come in large pieces.
-    match head_bytes(response.headers()) > HEAD_BYTES_MAX {
-        true => Err(Failure::HeadTooLarge),
-        false => Ok(response),
+    check(&response)?;
+    Ok(response)
+}
+
+/// What HTTP demands of a head and the library lets pass.
+fn check(response: &Response<Incoming>) -> Result<(), Failure> {
+    // Some come in large pieces.
+    if head_bytes(response.headers()) > HEAD_BYTES_MAX {
+        return Err(Failure::HeadTooLarge);
+    }
+    if response.status().is_informational() {
+        return Err(Failure::Protocol("it switches to another protocol".to_owned()));
+    }
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            match response.headers().contains_key(header::CONTENT_LENGTH) {
+                // Another reader could see another end (RFC 9112, 6.3).
+                true => Err(Failure::Protocol("it has a length and chunks".to_owned())),
+                false => Ok(()),
+            }
+        }
+        // The guest would take what is coded for the content.
+        (Some(coding), _) => {
+            let coding = String::from_utf8_lossy(coding.as_bytes());
+            Err(Failure::TransferCoding(coding.chars().take(CODING_CHARS_MAX).collect()))
+        }
     }
 }
 

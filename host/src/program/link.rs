@@ -125,8 +125,8 @@ pub(crate) fn linker(component: &Component, is_concurrent: bool) -> wasmtime::Re
     if is_concurrent {
         wasi_p3::add_to_linker(&mut linker)?;
         p3::add_to_linker(&mut linker)?;
-        http::add_to_linker(&mut linker)?;
     }
+    http::add_to_linker(&mut linker, is_concurrent)?;
     files::add_to_linker(&mut linker, is_concurrent)?;
     random::add_to_linker(&mut linker)?;
     sockets::add_to_linker(&mut linker, is_concurrent)?;

@@ -7,6 +7,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use rustls::AlertDescription;
 use tokio::sync::Semaphore;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use crate::outbound::Times;
@@ -57,9 +58,24 @@ pub(super) fn error(failure: Failure) -> Error {
         Failure::HeadTooLarge => Error::HttpResponseHeaderSectionSize(Some(HEAD_BYTES_MAX as u32)),
         Failure::Terminated => Error::ConnectionTerminated,
         Failure::Incomplete | Failure::Cut => Error::HttpResponseIncomplete,
-        Failure::Protocol(_) => Error::HttpProtocolError,
+        Failure::Protocol(_) | Failure::BrokenBody => Error::HttpProtocolError,
+        Failure::TransferCoding(coding) => Error::HttpResponseTransferCoding(Some(coding)),
         Failure::Request(what) => Error::InternalError(Some(what)),
     }
+}
+
+/// What 0.2 calls an error of a body; None for those that bodies do not have.
+pub(super) fn code_of_body(error: &Error) -> Option<ErrorCode> {
+    Some(match error {
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::ConnectionTerminated => ErrorCode::ConnectionTerminated,
+        Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
+        Error::HttpProtocolError => ErrorCode::HttpProtocolError,
+        Error::HttpResponseHeaderSectionSize(bytes) => ErrorCode::HttpResponseHeaderSectionSize(*bytes),
+        Error::TlsProtocolError => ErrorCode::TlsProtocolError,
+        Error::InternalError(what) => ErrorCode::InternalError(what.clone()),
+        _ => return None,
+    })
 }
 
 fn of_connecting(error: &io::Error) -> Error {
@@ -120,6 +136,8 @@ mod tests {
             Failure::Terminated,
             Failure::Incomplete,
             Failure::Protocol(String::new()),
+            Failure::TransferCoding(String::new()),
+            Failure::BrokenBody,
             Failure::Request(String::new()),
         ];
         for failure in failures {
