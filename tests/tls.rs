@@ -463,7 +463,7 @@ fn a_client_that_leaves_ends_connections_of_wasi_tls() {
         Ok(())
     });
     for name in GUESTS {
-        let server = serve_guest(name, &folder, "--harakiri 60");
+        let server = serve_guest(name, &folder, "--threads 1 --harakiri 60");
         let before = server.open_files();
         for peer in [&silent, &slow] {
             let (accepted, ended) = (peer.accepted(), peer.ended());
