@@ -13,7 +13,8 @@ use super::http::HttpClient;
 use super::sent::Cut;
 use super::sockets::Protocol;
 use super::*;
-use crate::telemetry::log::GuestLines;
+use crate::telemetry::log::{GuestLines, Log};
+use crate::telemetry::stats::Stats;
 
 const LIMITS: Limits = Limits {
     requests_max: 100,
@@ -73,7 +74,8 @@ impl Servers {
         let grants = grants.split(' ').map(|grant| grant.parse().unwrap()).collect();
         let grants = Grants { grants, private: false };
         let log = Log::open(Some(Path::new("/dev/null")), GuestLines::default()).unwrap();
-        Arc::new(Outbound { resolve: look_up, ..Outbound::new(grants, LIMITS, None, log) })
+        let book = record::Book::new(log, Arc::new(Stats::new(&[])), false);
+        Arc::new(Outbound { resolve: look_up, ..Outbound::new(grants, LIMITS, None, book) })
     }
 }
 
