@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -138,7 +139,7 @@ fn a_call_that_ends_its_server_is_set_aside_too() {
     let server = serve(&file, "--cores 1 --deferred-attempts 2");
     server.wait_for_figure("/deferred/set_aside", 1);
     let shown = told(&calls(&file, &["show", "1"]));
-    assert!(shown.contains("the server ended while it ran"), "{shown}");
+    assert!(shown.contains("the server ended while it had it"), "{shown}");
     assert_eq!(server.figure("/deferred/running"), 0);
 }
 
@@ -267,9 +268,9 @@ fn what_is_no_store_of_ours_is_refused_at_the_start_and_stays_as_it_is() {
     std::fs::write(folder.join("text"), "this is no database, but a text").unwrap();
     let rows = [
         (others.clone(), "a database of something else"),
-        (later, "of a later version"),
+        (later, "of another version"),
         (folder.join("text"), "not a database"),
-        (folder.join("none/calls"), "unable to open"),
+        (folder.join("none/calls"), "No such file"),
     ];
     for (file, why) in rows {
         let before = std::fs::read(&file).ok();
@@ -296,6 +297,57 @@ fn no_folder_with_the_store_may_be_written_by_a_guest() {
     let output = program.arg(format!("sqlite:{}", folder.join("calls").display())).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("--deferred-store"), "{said}");
+}
+
+/// Of two ways to have no callback: a guest that has none, and a server that does not come to serve.
+#[test]
+fn who_cannot_run_calls_takes_none() {
+    let folder = Folder::new();
+    let file = folder.join("calls");
+    let server = serve(&file, "--cores 1");
+    assert_eq!(server.get("/later/300/ok").text(), "1");
+    kill(server);
+    let without = setup(guest("hello")).options(&stored(&file, "--cores 1")).start();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(without.get("/").text(), "Hello World");
+    assert_eq!(without.figure("/deferred/pending"), 1);
+    let mut program = bare_program();
+    program.arg("--guest").arg(fault_guests::component("core-module"));
+    program.args(stored(&file, "--cores 1 --http-socket 127.0.0.1:0").split(' '));
+    assert_eq!(program.output().unwrap().status.code(), Some(1));
+    let shown: Value = serde_json::from_str(&told(&calls(&file, &["show", "1", "--json"]))).unwrap();
+    assert_eq!((&shown["attempts"], &shown["state"]), (&0.into(), &"waiting".into()), "{shown}");
+    // A guest that has one takes its place.
+    let server = serve(&file, "--cores 1");
+    server.wait_for_line("guest: ran ok");
+    server.wait_for_figure("/deferred/pending", 0);
+}
+
+#[test]
+fn a_guest_with_another_name_is_told_of_the_calls_of_the_one_before() {
+    let folder = Folder::new();
+    let store = format!("--cores 1 --deferred-store sqlite:{}", folder.join("calls").display());
+    let serve = || setup(fault_guests::component("deferred-faults")).options(&store).start();
+    let server = serve();
+    assert_eq!(server.get("/later/60000/x").text(), "1");
+    server.stop();
+    let server = setup(guest("deferred")).dir(&root().join("guests/rust/numbers")).options(&store).start();
+    server
+        .wait_for_line("1 deferred calls are in the queue deferred-faults, and this server is for deferred");
+    assert_eq!(server.figure("/deferred/pending"), 0);
+    server.stop();
+    assert!(!serve().said("are in the queue"), "they are its own");
+}
+
+#[test]
+fn nobody_else_may_read_what_the_payloads_say() {
+    let folder = Folder::new();
+    let server = serve(&folder.join("calls"), "--cores 1");
+    assert_eq!(server.get("/later/60000/secret").text(), "1");
+    for name in ["calls", "calls-wal", "calls-shm"] {
+        let mode = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 /// Components, programs and Python applications: each way to schedule goes to the store.

@@ -20,6 +20,9 @@ mod deferred;
 /// Deferred calls in a store: what becomes of them when servers are killed, stopped and share it.
 mod durable;
 
+/// Servers with such a store that are killed two hundred times.
+mod kills;
+
 /// Guests that take too long, before, in and after the response.
 mod deadlines;
 

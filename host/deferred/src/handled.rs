@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail, ensure};
 use rusqlite::{OptionalExtension, Row, params};
 
-use crate::clock;
 use crate::queue::TimerId;
 use crate::sqlite::Sqlite;
 use crate::store::{Store, UnixNanos};
@@ -93,7 +92,7 @@ impl Sqlite {
     /// Lets run again at once what was set aside, as if it had never run: one call, or all. Gives how many.
     pub fn retry(&mut self, id: Option<TimerId>) -> Result<u64> {
         self.begin()?;
-        let now = clock::now() as i64;
+        let now = self.now()? as i64;
         let (connection, queue) = self.parts()?;
         let mut statement = connection.prepare(
             "UPDATE calls SET set_aside = NULL, attempt = 0, claimed = 0, due = ?2, visible = ?2
@@ -122,6 +121,15 @@ impl Sqlite {
         let removed = self.remove_set_aside(u64::MAX)?;
         self.commit()?;
         Ok(removed)
+    }
+
+    /// Other queues in the file that have calls, with how many: perhaps a guest has another name now.
+    pub fn other_queues(&mut self) -> Result<Vec<(String, u64)>> {
+        let (connection, queue) = self.parts()?;
+        let mut names = connection
+            .prepare("SELECT name, pending FROM queues WHERE id != ?1 AND pending > 0 ORDER BY name")?;
+        let names = names.query_map([queue], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+        Ok(names.collect::<Result<_, _>>()?)
     }
 
     fn queues(file: &std::path::Path) -> Result<Vec<String>> {

@@ -68,8 +68,10 @@ impl Deferred {
             tell: Box::new(tell),
             claimed: HashMap::new(),
             unwritten: Vec::new(),
+            forgotten: Vec::new(),
             extend_at: 0,
             remove_at: 0,
+            has_begun: false,
             is_broken: false,
         };
         let (commands, asked) = channel();
@@ -77,6 +79,14 @@ impl Deferred {
         let thread = thread.spawn(move || keeper.run(&asked))?;
         let kept = Kept { limits: settings.limits, commands, shown, _thread: thread };
         Ok(Deferred { ready, kept: Some(kept) })
+    }
+
+    /// Lets the calls of the store start here. Until then they stay there: a server that does not come to
+    /// serve, or whose guest has no callback, has none.
+    pub fn begin(&self) {
+        if let Some(kept) = &self.kept {
+            let _ = kept.commands.send(Command::Begin);
+        }
     }
 
     /// What the store shows of itself, if there is one.
@@ -97,7 +107,13 @@ impl Deferred {
     pub fn schedule_at(&self, due: Nanos, payload: Box<[u8]>) -> Asked {
         match &self.kept {
             None => Asked::Answered(self.ready.schedule_at(due, payload)),
-            Some(kept) => kept.schedule(due.saturating_sub(clock::now()), Delay::At(due), payload),
+            Some(kept) => {
+                let now = clock::now();
+                // One that is scheduled after the last time is not due before it.
+                let is_late = self.ready.last_due().is_some_and(|last| now > last);
+                let due = if is_late { due.max(now) } else { due };
+                kept.schedule(due.saturating_sub(now), Delay::At(due), payload)
+            }
         }
     }
 
@@ -122,10 +138,19 @@ impl Deferred {
     }
 
     /// A run has ended, well or with an error. In memory nothing becomes of it.
-    pub fn ended(&self, id: TimerId, attempt: u32, result: Result<(), String>) {
+    pub fn ended(&self, id: TimerId, run: u64, attempt: u32, result: Result<(), String>) {
         if let Some(kept) = &self.kept {
-            let _ = kept.commands.send(Command::Ended { run: Run { id, attempt }, result });
+            let _ = kept.commands.send(Command::Ended { run: Run { id, number: run }, attempt, result });
         }
+    }
+
+    /// Waits until what was asked of the store before is written, and what is due is in memory. False if that
+    /// cannot be had.
+    pub async fn settle(&self) -> bool {
+        let Some(kept) = &self.kept else { return true };
+        let (answer, answered) = oneshot::channel();
+        let asked = kept.commands.send(Command::Settle { answer });
+        asked.is_ok() && matches!(tokio::time::timeout(ANSWER_TIME_MAX, answered).await, Ok(Ok(())))
     }
 
     /// A call is due, and waits for a core only.
@@ -168,12 +193,13 @@ impl Deferred {
         self.ready.ids(max)
     }
 
-    /// Lets others have what this server has not ended, and gives how many calls the store has then. Nothing
-    /// can be scheduled afterwards.
+    /// Lets others have what this server has not ended, and gives how many calls the store has then, if it
+    /// says so. Nothing can be scheduled afterwards.
     pub async fn stop(&self) -> Option<u64> {
         let (answer, answered) = oneshot::channel();
         self.kept.as_ref()?.commands.send(Command::Stop { answer }).ok()?;
-        tokio::time::timeout(ANSWER_TIME_MAX, answered).await.ok()?.ok()
+        // It may be in the middle of a transaction that waits for another server's, and then wait itself.
+        tokio::time::timeout(2 * ANSWER_TIME_MAX, answered).await.ok()?.ok()?
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Call {
     pub started: Nanos,
     /// 1 at the first run.
     pub attempt: u32,
+    /// Of a store: the number of this run, which says who has the call. Else 0.
+    pub run: u64,
 }
 
 /// What the queue may hold.
@@ -100,8 +102,8 @@ pub(crate) struct Queue {
     /// Where `calls` has an id. Not a hash table: that would move all of its entries
     /// at once from time to time, with everyone who schedules waiting.
     due_of: BTreeMap<TimerId, Nanos>,
-    /// Which run it is, of calls that a store has given. Those of memory have one run, and are many.
-    attempt_of: BTreeMap<TimerId, u32>,
+    /// Which attempt and run it is, of calls that a store has given. Those of memory have one, and are many.
+    run_of: BTreeMap<TimerId, (u32, u64)>,
     payload_bytes: u64,
     last_id: TimerId,
 }
@@ -121,6 +123,7 @@ pub(crate) struct Stored {
     pub(crate) due: Nanos,
     /// Which run it is, from 1 on.
     pub(crate) attempt: u32,
+    pub(crate) run: u64,
 }
 
 impl Queue {
@@ -129,7 +132,7 @@ impl Queue {
             limits,
             calls: BTreeMap::new(),
             due_of: BTreeMap::new(),
-            attempt_of: BTreeMap::new(),
+            run_of: BTreeMap::new(),
             payload_bytes: 0,
             last_id: 0,
         }
@@ -178,11 +181,11 @@ impl Queue {
 
     /// Adds a call that a store has given. Who does this bounds how many there are.
     pub(crate) fn add_stored(&mut self, call: Stored) {
-        let Stored { id, payload, scheduled, due, attempt } = call;
+        let Stored { id, payload, scheduled, due, attempt, run } = call;
         self.payload_bytes += payload.len() as u64;
         self.calls.insert((due, id), Pending { payload, scheduled });
         self.due_of.insert(id, due);
-        self.attempt_of.insert(id, attempt);
+        self.run_of.insert(id, (attempt, run));
     }
 
     /// True if and only if the call was pending and now never starts.
@@ -190,7 +193,7 @@ impl Queue {
         let Some(due) = self.due_of.remove(&id) else { return false };
         let pending = self.calls.remove(&(due, id)).expect("every id in due_of is in calls");
         self.payload_bytes -= pending.payload.len() as u64;
-        self.attempt_of.remove(&id);
+        self.run_of.remove(&id);
         true
     }
 
@@ -204,8 +207,8 @@ impl Queue {
         let Pending { payload, scheduled } = first.remove();
         self.due_of.remove(&id);
         self.payload_bytes -= payload.len() as u64;
-        let attempt = self.attempt_of.remove(&id).unwrap_or(1);
-        Some(Call { id, payload, scheduled, due, started: now, attempt })
+        let (attempt, run) = self.run_of.remove(&id).unwrap_or((1, 0));
+        Some(Call { id, payload, scheduled, due, started: now, attempt, run })
     }
 
     /// When the first call is due.
@@ -350,6 +353,7 @@ mod tests {
                 due: now + delay,
                 started: 0,
                 attempt: 1,
+                run: 0,
             });
             Some(id)
         }

@@ -69,15 +69,14 @@ impl Ready {
         self.note_due(inner, due);
     }
 
-    /// Takes out all that have not been started.
-    pub(crate) fn take_all(&self) -> Vec<TimerId> {
+    /// Lets go all that have not been started.
+    pub(crate) fn clear(&self) {
         let mut inner = self.inner.lock();
         let ids: Vec<TimerId> = inner.queue.ids().collect();
         ids.iter().for_each(|id| {
             inner.queue.cancel(*id);
         });
         self.note_first_due(&inner);
-        ids
     }
 
     /// Tells those who wait for it of a call that was added.

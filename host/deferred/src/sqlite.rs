@@ -1,12 +1,15 @@
 //! Calls in a file of SQLite, which several servers of one machine may share.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::clock;
 use crate::queue::{Limits, ScheduleError, TimerId};
 use crate::store::{Claim, Claimed, Counts, New, Next, Run, Store, UnixNanos};
 
@@ -34,13 +37,17 @@ CREATE TABLE calls (
     due INTEGER NOT NULL,
     visible INTEGER,
     attempt INTEGER NOT NULL DEFAULT 0,
+    run INTEGER NOT NULL DEFAULT 0,
     claimed INTEGER NOT NULL DEFAULT 0,
     set_aside INTEGER,
     error TEXT,
     payload BLOB NOT NULL
 ) STRICT;
-CREATE INDEX calls_by_time ON calls (queue, visible) WHERE visible IS NOT NULL;
+CREATE INDEX calls_waiting ON calls (queue, visible) WHERE claimed = 0 AND visible IS NOT NULL;
+CREATE INDEX calls_claimed ON calls (queue, visible) WHERE claimed = 1;
 CREATE INDEX calls_set_aside ON calls (queue, set_aside) WHERE set_aside IS NOT NULL;
+-- How far the clock of all servers on this file is from the time since the machine was started.
+CREATE TABLE clocks (boot TEXT PRIMARY KEY, offset INTEGER NOT NULL) STRICT;
 ";
 
 /// A queue in a file.
@@ -54,6 +61,7 @@ pub struct Sqlite {
 struct Open {
     connection: Connection,
     queue: i64,
+    clock_offset: i64,
     /// What the transaction changes of the queue's figures.
     change: Change,
 }
@@ -68,6 +76,11 @@ struct Change {
 impl Sqlite {
     /// Opens the file, or makes it.
     pub fn open(file: &Path, queue: &str) -> Result<Sqlite> {
+        // Nobody else may read what the payloads say. The files beside it get the same mode.
+        match File::options().write(true).create_new(true).mode(0o600).open(file) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
         let open = Open::new(file, queue)?;
         Ok(Sqlite { file: file.to_owned(), queue: queue.to_owned(), open: Some(open) })
     }
@@ -94,7 +107,8 @@ impl Sqlite {
 
 impl Open {
     fn new(file: &Path, queue: &str) -> Result<Open> {
-        let mut connection = Connection::open(file)?;
+        // One that is gone is not made anew: its disk may be away.
+        let mut connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.busy_timeout(BUSY_TIME_MAX)?;
         // Before anything in it is changed.
         is_new(&connection)?;
@@ -110,8 +124,9 @@ impl Open {
         }
         tables.execute("INSERT INTO queues (name) VALUES (?1) ON CONFLICT DO NOTHING", [queue])?;
         let queue = tables.query_row("SELECT id FROM queues WHERE name = ?1", [queue], |row| row.get(0))?;
+        let clock_offset = Open::clock_offset(&tables)?;
         tables.commit()?;
-        Ok(Open { connection, queue, change: Change::default() })
+        Ok(Open { connection, queue, clock_offset, change: Change::default() })
     }
 
     fn counts(&self) -> Result<Counts> {
@@ -127,18 +142,13 @@ impl Open {
         })
     }
 
-    fn payload_bytes(&self, id: TimerId) -> Result<i64> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT length(payload) FROM calls WHERE id = ?1")?;
-        Ok(statement.query_row([id as i64], |row| row.get(0))?)
-    }
-
-    /// Sets those aside whose servers have ended in each of their runs.
+    /// Sets those aside whose servers have ended, and that had their last attempt.
     fn set_aside_worn_out(&mut self, claim: &Claim) -> Result<()> {
         let mut statement = self.connection.prepare_cached(
             "UPDATE calls SET visible = NULL, set_aside = ?2, claimed = 0,
-                 error = coalesce(error || '; then ', '') || 'the server ended while it ran'
-             WHERE queue = ?1 AND visible <= ?2 AND attempt >= ?3 RETURNING length(payload)",
+                 error = coalesce(error || '; then ', '') || 'the server ended while it had it'
+             WHERE queue = ?1 AND claimed = 1 AND visible <= ?2 AND attempt >= ?3
+             RETURNING length(payload)",
         )?;
         let bytes = statement
             .query_map(params![self.queue, time(claim.now), claim.attempts_max], |row| row.get::<_, i64>(0))?
@@ -148,6 +158,26 @@ impl Open {
         self.change.set_aside += bytes.len() as i64;
         Ok(())
     }
+
+    /// One clock for all servers on the file: that of the machine, which goes on while it sleeps and does
+    /// not follow the system's time. It begins at the system's time, when the file is first used after the
+    /// machine was started.
+    fn clock_offset(connection: &Connection) -> Result<i64> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let system = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let offset = time(system.as_nanos() as UnixNanos) - since_boot();
+        connection.execute(
+            "INSERT INTO clocks (boot, offset) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            params![boot.trim(), offset],
+        )?;
+        Ok(connection
+            .query_row("SELECT offset FROM clocks WHERE boot = ?1", [boot.trim()], |row| row.get(0))?)
+    }
+}
+
+fn since_boot() -> i64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
 impl Store for Sqlite {
@@ -174,7 +204,7 @@ impl Store for Sqlite {
     }
 
     fn now(&mut self) -> Result<UnixNanos> {
-        Ok(clock::now())
+        Ok((since_boot() + self.opened()?.clock_offset) as UnixNanos)
     }
 
     fn schedule(&mut self, call: &New, limits: &Limits) -> Result<Result<TimerId, ScheduleError>> {
@@ -211,19 +241,28 @@ impl Store for Sqlite {
         open.set_aside_worn_out(claim)?;
         let until = claim.now.saturating_add(claim.lease.as_nanos() as UnixNanos);
         let mut statement = open.connection.prepare_cached(
-            "UPDATE calls SET visible = ?3, attempt = attempt + 1, claimed = 1 WHERE id IN (
-                 SELECT id FROM calls WHERE queue = ?1 AND visible <= ?2 ORDER BY visible, id LIMIT ?4
-             ) RETURNING id, payload, scheduled, due, attempt",
+            "UPDATE calls SET visible = ?4, attempt = attempt + 1, run = run + 1, claimed = 1 WHERE id IN (
+                 SELECT id FROM (
+                     SELECT * FROM (SELECT id, visible FROM calls
+                         WHERE queue = ?1 AND claimed = 0 AND visible <= ?2 ORDER BY visible, id LIMIT ?5)
+                     UNION ALL
+                     SELECT * FROM (SELECT id, visible FROM calls
+                         WHERE queue = ?1 AND claimed = 1 AND visible <= ?3 ORDER BY visible, id LIMIT ?5)
+                 ) ORDER BY visible, id LIMIT ?5
+             ) RETURNING id, payload, scheduled, due, attempt, run",
         )?;
+        let (due, now) = (time(claim.now.min(claim.due_max)), time(claim.now));
         let claimed = statement.query_map(
-            params![open.queue, time(claim.now.min(claim.due_max)), time(until), claim.calls_max as i64],
+            params![open.queue, due, now, time(until), claim.calls_max as i64],
             |row| {
+                let id = row.get::<_, i64>(0)? as TimerId;
                 Ok(Claimed {
-                    id: row.get::<_, i64>(0)? as TimerId,
+                    id,
                     payload: row.get::<_, Vec<u8>>(1)?.into(),
                     scheduled: row.get::<_, i64>(2)? as UnixNanos,
                     due: row.get::<_, i64>(3)? as UnixNanos,
                     attempt: row.get(4)?,
+                    run: Run { id, number: row.get::<_, i64>(5)? as u64 },
                 })
             },
         )?;
@@ -236,49 +275,48 @@ impl Store for Sqlite {
         let mut statement = self
             .opened()?
             .connection
-            .prepare_cached("UPDATE calls SET visible = ?3 WHERE id = ?1 AND attempt = ?2 AND claimed = 1")?;
-        Ok(statement.execute(params![run.id as i64, run.attempt, time(until)])? == 1)
+            .prepare_cached("UPDATE calls SET visible = ?3 WHERE id = ?1 AND run = ?2 AND claimed = 1")?;
+        Ok(statement.execute(params![run.id as i64, run.number as i64, time(until)])? == 1)
     }
 
     fn end(&mut self, run: Run, next: &Next) -> Result<bool> {
         let open = self.opened()?;
-        let (id, attempt) = (run.id as i64, run.attempt);
-        let is_mine = "WHERE id = ?1 AND attempt = ?2 AND claimed = 1";
+        let (id, number) = (run.id as i64, run.number as i64);
+        // The payload's length, if the call is this server's still.
+        let change = |set: &str, values: &[&dyn rusqlite::ToSql]| -> Result<Option<i64>> {
+            let sql = format!("{set} WHERE id = ?1 AND run = ?2 AND claimed = 1 RETURNING length(payload)");
+            let mut statement = open.connection.prepare_cached(&sql)?;
+            Ok(statement.query_row(values, |row| row.get(0)).optional()?)
+        };
         let bytes = match next {
-            Next::Gone | Next::SetAside { .. } => open.payload_bytes(run.id).unwrap_or_default(),
-            Next::Again { .. } | Next::Released => 0,
-        };
-        let change = |set: &str, values: &[&dyn rusqlite::ToSql]| -> Result<bool> {
-            let mut statement = open.connection.prepare_cached(&format!("{set} {is_mine}"))?;
-            Ok(statement.execute(values)? == 1)
-        };
-        let changed = match next {
-            Next::Gone => change("DELETE FROM calls", &[&id, &attempt])?,
+            Next::Gone => change("DELETE FROM calls", &[&id, &number])?,
             Next::Again { due, error } => change(
                 "UPDATE calls SET claimed = 0, due = ?3, visible = ?3, error = ?4",
-                &[&id, &attempt, &time(*due), error],
+                &[&id, &number, &time(*due), error],
             )?,
             Next::SetAside { at, error } => change(
                 "UPDATE calls SET claimed = 0, visible = NULL, set_aside = ?3, error = ?4",
-                &[&id, &attempt, &time(*at), error],
+                &[&id, &number, &time(*at), error],
             )?,
-            Next::Released => change(
-                "UPDATE calls SET claimed = 0, visible = due, attempt = attempt - 1",
-                &[&id, &attempt],
-            )?,
+            Next::Released => {
+                change("UPDATE calls SET claimed = 0, visible = due, attempt = attempt - 1", &[&id, &number])?
+            }
         };
-        if changed && matches!(next, Next::Gone | Next::SetAside { .. }) {
+        if let Some(bytes) = bytes
+            && matches!(next, Next::Gone | Next::SetAside { .. })
+        {
             open.change.pending -= 1;
             open.change.payload_bytes -= bytes;
             open.change.set_aside += i64::from(matches!(next, Next::SetAside { .. }));
         }
-        Ok(changed)
+        Ok(bytes.is_some())
     }
 
     fn first_due(&mut self) -> Result<Option<UnixNanos>> {
         let open = self.opened()?;
         let mut statement = open.connection.prepare_cached(
-            "SELECT visible FROM calls WHERE queue = ?1 AND visible IS NOT NULL ORDER BY visible LIMIT 1",
+            "SELECT visible FROM calls WHERE queue = ?1 AND claimed = 0 AND visible IS NOT NULL
+             ORDER BY visible LIMIT 1",
         )?;
         let first: Option<i64> = statement.query_row([open.queue], |row| row.get(0)).optional()?;
         Ok(first.map(|first| first as UnixNanos))
@@ -315,7 +353,7 @@ fn is_new(connection: &Connection) -> Result<bool> {
         }
         (APPLICATION, VERSION) => Ok(false),
         (APPLICATION, later) => {
-            bail!("it is of a later version of this program ({later}, and this one knows {VERSION})")
+            bail!("it is of another version of this program ({later}, and this one knows {VERSION})")
         }
         _ => bail!("it is a database of something else"),
     }

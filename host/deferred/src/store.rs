@@ -27,13 +27,14 @@ pub struct Claimed {
     pub due: UnixNanos,
     /// Which run it is, from 1 on. It was counted, and written, when the call was claimed.
     pub attempt: u32,
+    pub run: Run,
 }
 
-/// One run of a call: nobody else has the same while its lease lasts.
+/// One run of a call. Its number only grows: whoever comes late with an earlier one changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     pub id: TimerId,
-    pub attempt: u32,
+    pub number: u64,
 }
 
 /// What becomes of a call after a run.
@@ -66,7 +67,7 @@ pub struct Claim {
     pub due_max: UnixNanos,
     pub calls_max: usize,
     pub lease: Duration,
-    /// One that was begun so often is set aside: each time its server has ended.
+    /// One that was claimed so often, the last time by a server that has ended, is set aside.
     pub attempts_max: u32,
 }
 
@@ -96,7 +97,7 @@ pub trait Store: Send {
     /// A run has ended. False if somebody else has the call now, so that nothing was changed.
     fn end(&mut self, run: Run, next: &Next) -> Result<bool>;
 
-    /// When a call can be claimed next.
+    /// When a call that no server has is due.
     fn first_due(&mut self) -> Result<Option<UnixNanos>>;
 
     fn counts(&mut self) -> Result<Counts>;

@@ -82,6 +82,13 @@ impl Store for Made {
     }
 }
 
+impl Keeper {
+    /// It has this run of the call.
+    fn has(&self, call: &Call) -> bool {
+        self.claimed.get(&call.id).is_some_and(|run| run.number == call.run)
+    }
+}
+
 /// A server without its thread.
 struct Server {
     keeper: Keeper,
@@ -98,6 +105,8 @@ struct Known {
     is_done: bool,
     /// It was started, and no end of that was written.
     is_under_way: bool,
+    /// An end of it could not be written at once, and is perhaps written by now.
+    is_unsure: bool,
 }
 
 struct Case {
@@ -115,7 +124,8 @@ enum Step {
     Start { server: usize },
     End { server: usize, is_well: bool },
     Crash { server: usize },
-    Fail { server: usize },
+    Stop { server: usize },
+    Fail,
     Advance { seconds: u64 },
 }
 
@@ -129,7 +139,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => server().prop_map(|server| Step::Start { server }),
         6 => (server(), prop::bool::weighted(0.7)).prop_map(|(server, is_well)| Step::End { server, is_well }),
         1 => server().prop_map(|server| Step::Crash { server }),
-        1 => server().prop_map(|server| Step::Fail { server }),
+        1 => server().prop_map(|server| Step::Stop { server }),
+        1 => Just(Step::Fail),
         4 => (0..8u64).prop_map(|seconds| Step::Advance { seconds }),
     ]
 }
@@ -154,8 +165,10 @@ impl Case {
             tell: Box::new(|_| {}),
             claimed: HashMap::new(),
             unwritten: Vec::new(),
+            forgotten: Vec::new(),
             extend_at: 0,
             remove_at: 0,
+            has_begun: true,
             is_broken: false,
         };
         Server { keeper, running: Vec::new() }
@@ -174,7 +187,8 @@ impl Case {
                 self.servers[server].keeper.step(vec![Command::Cancel { id, answer }]);
                 if answered.try_recv() == Ok(true) {
                     let known = self.known.get_mut(&id).unwrap();
-                    assert!(!known.is_done && !known.is_cancelled && !known.is_under_way, "{known:?}");
+                    let is_free = !known.is_done && !known.is_under_way || known.is_unsure;
+                    assert!(is_free && !known.is_cancelled, "{known:?}");
                     known.is_cancelled = true;
                 }
             }
@@ -182,11 +196,17 @@ impl Case {
             Step::Start { server } => self.start(server),
             Step::End { server, is_well } => self.end(server, is_well),
             Step::Crash { server } => self.servers[server] = self.server(),
-            Step::Fail { server } => {
-                self.world.fails_at_commit.store(true, Relaxed);
-                self.servers[server].keeper.step(Vec::new());
-                self.world.fails_at_commit.store(false, Relaxed);
+            Step::Stop { server } => {
+                let next = self.server();
+                let Server { mut keeper, running } = std::mem::replace(&mut self.servers[server], next);
+                keeper.stop();
+                // They are cut off, and others may have them.
+                for call in running.iter().filter(|call| keeper.has(call)) {
+                    self.known.entry(call.id).and_modify(|known| known.is_under_way = false);
+                }
             }
+            // Whoever writes next.
+            Step::Fail => self.world.fails_at_commit.store(true, Relaxed),
             Step::Advance { seconds } => drop(self.world.now.fetch_add(seconds * SECOND, Relaxed)),
         }
     }
@@ -236,20 +256,25 @@ impl Case {
     fn end(&mut self, server: usize, is_well: bool) {
         let Server { keeper, running } = &mut self.servers[server];
         let Some(call) = running.pop() else { return };
-        let run = Run { id: call.id, attempt: call.attempt };
-        let was_mine = keeper.claimed.get(&call.id) == Some(&call.attempt);
+        let run = Run { id: call.id, number: call.run };
+        let was_mine = keeper.has(&call);
         let result = if is_well { Ok(()) } else { Err("it said so".to_owned()) };
-        keeper.step(vec![Command::Ended { run, result }]);
+        keeper.step(vec![Command::Ended { run, attempt: call.attempt, result }]);
         if let Some(known) = self.known.get_mut(&call.id)
             && was_mine
         {
-            known.is_under_way = false;
-            known.is_done |= is_well;
+            if keeper.is_broken {
+                known.is_unsure = true;
+            } else {
+                known.is_under_way = false;
+                known.is_done |= is_well;
+            }
         }
     }
 
     /// Lets all of them run to their end, by a server that does not fail.
     fn finish(&mut self) {
+        self.world.fails_at_commit.store(false, Relaxed);
         self.servers.truncate(1);
         self.servers[0] = self.server();
         for _ in 0..200 {
@@ -263,6 +288,17 @@ impl Case {
         let counts = self.servers[0].keeper.shown.pending();
         assert_eq!(counts, 0, "some never run");
     }
+}
+
+/// What the queue's figures say is what there is.
+fn counts_are_right(case: &Case) -> bool {
+    let file = rusqlite::Connection::open(case.folder.path().join("calls")).unwrap();
+    let figures = "SELECT
+        (SELECT pending FROM queues) = (SELECT count(*) FROM calls WHERE set_aside IS NULL)
+        AND (SELECT set_aside FROM queues) = (SELECT count(*) FROM calls WHERE set_aside IS NOT NULL)
+        AND (SELECT payload_bytes FROM queues)
+            = (SELECT coalesce(sum(length(payload)), 0) FROM calls WHERE set_aside IS NULL)";
+    file.query_row(figures, [], |row| row.get(0)).unwrap()
 }
 
 /// Numbers of those that were set aside.
@@ -284,11 +320,13 @@ proptest! {
         for step in steps {
             case.take(step);
         }
+        prop_assert!(counts_are_right(&case));
         case.finish();
+        prop_assert!(counts_are_right(&case));
         let set_aside = set_aside(&case);
         for (id, known) in &case.known {
             prop_assert!(
-                known.is_done || known.is_cancelled || set_aside.contains(id),
+                known.is_done || known.is_unsure || known.is_cancelled || set_aside.contains(id),
                 "{} is lost: {:?}", id, known
             );
         }

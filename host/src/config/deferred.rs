@@ -13,6 +13,9 @@ use crate::deferred::sqlite::Sqlite;
 use crate::deferred::{self, Deferred, Limits, Retry};
 use crate::telemetry::log::Log;
 
+/// Calls that are taken from a store before they start: if this server ends, each of them has lost an
+/// attempt, and others could have run them.
+const READY_MAX: usize = 32;
 /// Runs of a call that is kept in a store.
 const ATTEMPTS: u32 = 5;
 
@@ -149,7 +152,15 @@ impl DeferredOptions {
         };
         let Place::Sqlite(file) = &self.deferred_store else { return Ok(Deferred::new(limits)) };
         let named = || format!("--deferred-store sqlite:{}", file.display());
-        let store = Sqlite::open(file, &self.queue(guest)).with_context(named)?;
+        let queue = self.queue(guest);
+        let mut store = Sqlite::open(file, &queue).with_context(named)?;
+        if self.deferred_queue.is_none() {
+            for (other, calls) in store.other_queues().with_context(named)? {
+                log.server(format_args!(
+                    "{calls} deferred calls are in the queue {other}, and this server is for {queue}; --deferred-queue names another"
+                ));
+            }
+        }
         let settings = deferred::Settings {
             limits,
             retry: Retry {
@@ -157,7 +168,7 @@ impl DeferredOptions {
                 delay_min: self.deferred_retry_delay.0,
                 delay_max: self.deferred_retry_delay_max.0.max(self.deferred_retry_delay.0),
             },
-            ready_max: cores,
+            ready_max: cores.min(READY_MAX),
             lease: self.deferred_lease.0.max(Duration::from_secs(1)),
             keep: self.deferred_keep.0,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::service::Service;
 use crate::clock::{self, Nanos};
-use crate::deferred::{Call, TimerId};
+use crate::deferred::{Call, Deferred, TimerId};
 use crate::dispatch::CoreGuard;
 use crate::error::Failure;
 use crate::program::Program;
@@ -40,6 +40,7 @@ pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGua
     let stats = service.book.stats().clone();
     stats.deferred_lateness_seconds.observe(Duration::from_nanos(run.started.saturating_sub(due)));
     let running = Running::begin(stats.clone());
+    let unended = Unended { deferred: Some(service.deferred.clone()), id, run: call.run, attempt };
     let program = service.current.for_deferred();
     let result = match reuse::place(&mut core, &program, &service.dispatch, limits.time_max).await {
         Ok(place) => run_in(limits, &mut core, program, place, call).await,
@@ -50,8 +51,7 @@ pub(crate) async fn run(service: Arc<Service>, limits: Limits, mut core: CoreGua
         Ok(()) => stats.deferred_done.inc(),
         Err(_) => stats.deferred_failed.inc(),
     };
-    let ended = result.as_ref().copied().map_err(ToString::to_string);
-    service.deferred.ended(id, attempt, ended);
+    unended.end(result.as_ref().copied().map_err(ToString::to_string));
     if let Err(failure) = &result {
         service.book.report(failure, &format_args!("deferred call {id}"), Some(run.core));
     }
@@ -78,6 +78,35 @@ async fn run_in(
         reuse::keep(core, ended.instance);
     }
     ended.result
+}
+
+/// A run of which the store does not know the end.
+struct Unended {
+    /// None once it has ended.
+    deferred: Option<Arc<Deferred>>,
+    id: TimerId,
+    run: u64,
+    attempt: u32,
+}
+
+impl Unended {
+    fn end(mut self, result: Result<(), String>) {
+        self.tell(result);
+    }
+
+    fn tell(&mut self, result: Result<(), String>) {
+        if let Some(deferred) = self.deferred.take() {
+            deferred.ended(self.id, self.run, self.attempt, result);
+        }
+    }
+}
+
+impl Drop for Unended {
+    /// Something here has panicked: that is a run that has failed, or else the call would stay with this
+    /// server for ever.
+    fn drop(&mut self) {
+        self.tell(Err("the server failed while it ran".to_owned()));
+    }
 }
 
 /// Counts a call as running, whatever becomes of it.

@@ -119,6 +119,9 @@ impl Drain {
     async fn deferred_done(&self) {
         loop {
             self.dispatch.idle().await;
+            if !self.deferred.settle().await {
+                return;
+            }
             match self.deferred.first_due() {
                 Some(due) => {
                     // One that is due already waits for its worker only.
@@ -136,8 +139,10 @@ impl Drain {
         if self.deferred.store().is_none() {
             return self.name_dropped();
         }
-        if let Some(pending) = self.deferred.stop().await.filter(|pending| *pending > 0) {
-            self.log.server(format_args!("{pending} deferred calls stay in their store"));
+        match self.deferred.stop().await {
+            Some(0) => {}
+            Some(pending) => self.log.server(format_args!("{pending} deferred calls stay in their store")),
+            None => self.log.server("deferred calls stay in their store, which does not say how many"),
         }
     }
 

@@ -153,10 +153,14 @@ impl Server {
         let (accepting, accepts) = watch::channel(());
         let connections = Connections::new(settings, stop.clone(), accepts);
         let places = connections.places.clone();
+        let runs_deferred_calls = programs.iter().all(|program| program.runs_deferred_calls);
         let current: Vec<_> = programs.into_iter().map(|program| Arc::new(Current::new(program))).collect();
         let workers = worker::start(settings, shared, calls, &current, bound, connections)?;
         timer::start(dispatch.clone(), shared.deferred.clone())
             .context("the thread for deferred calls cannot be started")?;
+        if runs_deferred_calls {
+            shared.deferred.begin();
+        }
         tokio::spawn(idle::give_back(dispatch.clone(), current.clone(), settings.kept_time()));
         let swapper = Swapper {
             loader,

@@ -156,7 +156,11 @@ impl Swapping {
         self.generation += 1;
         // Before any instance of the new guest looks at them.
         named_values.set(values);
+        let runs_deferred_calls = programs.iter().all(|program| program.runs_deferred_calls);
         let replaced = hand_over(current, programs);
+        if runs_deferred_calls {
+            deferred.begin();
+        }
         for program in &replaced {
             let (generation, program) = (program.generation, Arc::downgrade(program));
             if !self.old.iter().any(|(_, old)| old.ptr_eq(&program)) {

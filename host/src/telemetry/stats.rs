@@ -57,7 +57,7 @@ figures! {
     swaps_refused: Counter, "swaps.refused", "Swaps of the guest that were refused";
     deferred_scheduled: Counter, "deferred.scheduled", "Deferred calls accepted";
     deferred_refused: Counter, "deferred.refused", "Deferred calls refused at a limit";
-    deferred_pending: Gauge, "deferred.pending", "Deferred calls not yet started";
+    deferred_pending: Gauge, "deferred.pending", "Deferred calls not yet started; in a store, those that run, too";
     deferred_running: Gauge, "deferred.running", "Deferred calls under way";
     deferred_done: Counter, "deferred.done", "Deferred calls that ended well";
     deferred_failed: Counter, "deferred.failed", "Deferred calls that ended badly";
