@@ -7,7 +7,6 @@ pub mod config;
 mod connection;
 mod contract;
 mod dispatch;
-mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod guest;
@@ -20,6 +19,7 @@ mod python;
 mod request;
 mod sandbox;
 pub mod server;
+mod statuses;
 mod system;
 mod telemetry;
 mod terminal;

@@ -15,7 +15,6 @@ use crate::clock;
 use crate::commands::componentize;
 use crate::commands::inspect;
 use crate::config::CommandLine;
-use crate::error;
 use crate::guest::Content;
 use crate::guest::compiling;
 use crate::guest::initial_data;
@@ -33,6 +32,7 @@ use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
 use crate::sandbox::host::{Host, Shared};
 use crate::sandbox::transfer::Driver;
+use crate::statuses;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 
@@ -85,7 +85,7 @@ static HOST: LazyLock<Arc<Host>> = LazyLock::new(|| {
     let words = ["wasm-serve", "--guest", "guest.wasm", "--memory-limit", "64M"];
     let options = CommandLine::try_parse_from(words).expect("they are options").serve;
     let settings = options.check_values().expect("they are in their bounds");
-    let stats = Arc::new(Stats::new(&error::METRICS));
+    let stats = Arc::new(Stats::new(&statuses::METRICS));
     let shared = Shared {
         log: LOG.clone(),
         deferred: Arc::new(settings.deferred(&LOG).expect("a queue in memory")),

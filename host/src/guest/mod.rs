@@ -1,11 +1,11 @@
 //! A guest as it is in its file: what it is, what it needs, and its code.
 
 pub(crate) mod advice;
-pub(crate) mod compiled;
 pub(crate) mod compiling;
 pub(crate) mod file;
 mod functions;
 pub(crate) mod initial_data;
+pub(crate) mod kept_code;
 pub(crate) mod missing;
 pub(crate) mod pieces;
 pub(crate) mod rewrite;

@@ -19,7 +19,6 @@ use super::{Program, Reuse};
 use crate::clock::Nanos;
 use crate::connection::client;
 use crate::deferred::Call;
-use crate::error::Failure;
 use crate::memory::account::Account;
 use crate::memory::budget::Share;
 use crate::sandbox::deadline::Deadline;
@@ -30,6 +29,7 @@ use crate::sandbox::meta_variables;
 use crate::sandbox::state::{RequestHead, State};
 use crate::sandbox::store::Ground;
 use crate::sandbox::transfer::Link;
+use crate::statuses::Failure;
 
 /// One running copy of the guest.
 pub(crate) struct Instance {

@@ -12,7 +12,7 @@ use wasmtime_wasi_tls as wasi_tls;
 
 use super::cgi::Command;
 use crate::contract::GATEWAY;
-use crate::guest::compiled::{Export, Exports, Loaded};
+use crate::guest::kept_code::{Export, Exports, Loaded};
 use crate::guest::missing::{self, Missing};
 use crate::guest::summary::{self, CommandVersion, Summary};
 use crate::sandbox::deferred_call::DeferredCall;

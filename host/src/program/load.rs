@@ -14,9 +14,9 @@ use super::engine::{
 use super::link::Entry;
 use super::{Program, Size};
 use crate::guest::Content;
-use crate::guest::compiled::{self, Kept};
 use crate::guest::compiling::{Compiled, RESERVATION_BYTES};
 use crate::guest::initial_data::{self, Data, InitialData};
+use crate::guest::kept_code::{self, Kept};
 use crate::guest::summary::Summary;
 use crate::memory::image::Image;
 use crate::memory::memories::{GUARD_BYTES, Kind, Memories, Neighbours};
@@ -143,7 +143,7 @@ impl Guest {
 /// take memory from: what an instance needs is known only after compiling, and
 /// the pool belongs to the engine.
 struct Code {
-    compiled: compiled::Code,
+    compiled: kept_code::Code,
     needs: ResourcesRequired,
     /// Bytes of address space for each memory.
     reservation_bytes: u64,
@@ -228,7 +228,7 @@ impl Code {
         };
         let engine = Engine::new(&settings.config())?;
         let (compiled, code) =
-            compiled::load(&engine, guest, sum, kept, log, compile).context("cannot be compiled")?;
+            kept_code::load(&engine, guest, sum, kept, log, compile).context("cannot be compiled")?;
         let needs = code.needs()?;
         Ok(Code { compiled, needs, reservation_bytes, moves: false, addresses_short: None })
     }

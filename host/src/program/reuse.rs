@@ -8,8 +8,8 @@ use super::instance::{Instance, Place};
 use crate::clock;
 use crate::dispatch::CoreGuard;
 use crate::dispatch::Worker;
-use crate::error::Failure;
 use crate::memory::budget::{Budget, Share};
+use crate::statuses::Failure;
 
 /// A call that waits for room looks so often whether an idle core has kept an instance.
 const ROOM_TURN: Duration = Duration::from_millis(5);

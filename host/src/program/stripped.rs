@@ -9,8 +9,8 @@ use wasmtime::{Engine, Module, ResourcesRequired};
 
 use super::engine;
 use super::link::{self, Entry};
-use crate::guest::compiled::Loaded;
 use crate::guest::initial_data;
+use crate::guest::kept_code::Loaded;
 use crate::guest::missing::{self, Missing};
 use crate::guest::rewrite;
 use crate::guest::summary::Summary;

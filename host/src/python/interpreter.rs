@@ -21,7 +21,7 @@ use super::merge;
 use super::reset;
 use crate::cache::{ANOTHER, Cache, Folder};
 use crate::guest::compiling::{Limits, RESERVATION_BYTES, Settings};
-use crate::guest::{compiled, pieces};
+use crate::guest::{kept_code, pieces};
 use crate::system::sealed::Sealed;
 use crate::terminal::say_while;
 
@@ -199,11 +199,11 @@ fn make(tool: &componentize::Tool, folder: &Path, cache: Option<&Path>) -> Resul
     let component = merge::merged(&component).context("its libraries cannot be merged")?;
     // Only what is added for it tells what is in an instance's memory.
     let (_, with_memory_exported) = Wizer::new().instrument_component(&component)?;
-    let known = cache.and_then(compiled::functions_in);
+    let known = cache.and_then(kept_code::functions_in);
     let known = known.map_or_else(|| Sealed::new("functions", &[]), Ok)?;
     let compiled = settings().compile("interpreter", &with_memory_exported, LIMITS, Some(&known))?;
     if let (Some(functions), Some(cache)) = (compiled.functions, cache) {
-        compiled::keep_functions_in(cache, &functions);
+        kept_code::keep_functions_in(cache, &functions);
     }
     let kept = Cache::open(folder, FILES_MAX)?;
     kept.keep(COMPONENT, &component)?;

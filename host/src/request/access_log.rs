@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::clock::{self, Nanos};
-use crate::error::{Failure, Level};
+use crate::statuses::{Failure, Level};
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
 use crate::terminal::escape::Target;

@@ -7,8 +7,8 @@ use http::StatusCode;
 use http_body::Frame;
 use wasmtime_wasi_http::WasiBody;
 
-use crate::error::Failure;
 use crate::sandbox::imports::gateway::{check_length, check_status};
+use crate::statuses::Failure;
 
 /// A response whose frames up to now are in hand.
 pub(crate) struct Begun {

@@ -14,9 +14,9 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
 use crate::connection::exchange::Exchange;
-use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
 use crate::sandbox::transfer::{Link, Verdict};
+use crate::statuses::Failure;
 
 /// What a body may be.
 #[derive(Clone, Copy, Debug)]

@@ -26,12 +26,12 @@ use super::unsent::{Unsent, poll_frame_now};
 use crate::clock;
 use crate::connection::Client;
 use crate::dispatch::CoreGuard;
-use crate::error::Failure;
 use crate::program::Program;
 use crate::program::instance::{Instance, Place};
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::imports::http::Head;
 use crate::sandbox::transfer::Driver;
+use crate::statuses::Failure;
 
 /// Frames of a response that are collected before its head is sent, if the guest
 /// gives them without waiting. A response that is complete by then needs neither

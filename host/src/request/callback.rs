@@ -7,11 +7,11 @@ use super::service::Service;
 use crate::clock::{self, Nanos};
 use crate::deferred::{Call, Deferred, TimerId};
 use crate::dispatch::CoreGuard;
-use crate::error::Failure;
 use crate::program::Program;
 use crate::program::instance::{Instance, Place};
 use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;
+use crate::statuses::Failure;
 use crate::telemetry::stats::Stats;
 
 /// How deferred calls are run.

@@ -27,8 +27,8 @@ use self::service::Service;
 use crate::connection::Client;
 use crate::connection::head;
 use crate::dispatch::clients::Claim;
-use crate::error::Failure;
 use crate::program::reuse;
+use crate::statuses::Failure;
 
 impl Service {
     /// Answers a request. If the future is dropped, because the client left, the

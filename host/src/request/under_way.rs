@@ -15,11 +15,11 @@ use super::unsent::Unsent;
 use crate::clock;
 use crate::connection::exchange::Exchange;
 use crate::dispatch::CoreGuard;
-use crate::error::Failure;
 use crate::program::instance::{Ended, Instance};
 use crate::program::reuse;
 use crate::sandbox::deadline::Deadline;
 use crate::sandbox::transfer::{BodyState, Driver, Verdict};
+use crate::statuses::Failure;
 
 /// A guest for which nobody waits has so much time to end its locks on files, at most: others
 /// may wait for these.

@@ -20,10 +20,10 @@ use super::output::Outputs;
 use super::sockets::Sockets;
 use super::tls_streams::Client;
 use crate::clock;
-use crate::error::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 use crate::memory::account::{self, Account};
 use crate::memory::budget::Share;
 use crate::named_values::Values;
+use crate::statuses::{DeadlinePassed, Failure, HostMemoryExceeded, NoRoom};
 
 /// What one element of a table takes.
 pub(crate) const ELEMENT_BYTES: usize = 8;

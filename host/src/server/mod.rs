@@ -28,7 +28,6 @@ use self::worker::Connections;
 use crate::config::Settings;
 use crate::connection::listen::Bound;
 use crate::dispatch::{Dispatch, timer};
-use crate::error;
 use crate::memory::budget::Budget;
 use crate::memory::memories::Neighbours;
 use crate::program::Program;
@@ -39,6 +38,7 @@ use crate::sandbox::epoch::Epoch;
 use crate::sandbox::files::places::Places;
 use crate::sandbox::host::{Host, Shared};
 use crate::sandbox::meta_variables::ServerAddress;
+use crate::statuses;
 use crate::system::address_file::AddressFile;
 use crate::telemetry::log::Log;
 use crate::telemetry::stats::Stats;
@@ -62,7 +62,7 @@ pub fn run(settings: &Settings) -> Result<ExitCode> {
 fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
     signals::survive_file_limits();
     let places = Places::new(settings.open_files(), open_files::share(settings));
-    let stats = Arc::new(Stats::new(&error::METRICS));
+    let stats = Arc::new(Stats::new(&statuses::METRICS));
     let shared = Shared {
         log: log.clone(),
         deferred: Arc::new(settings.deferred(log)?),

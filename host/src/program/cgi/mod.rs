@@ -21,12 +21,12 @@ use wasmtime_wasi_http::WasiBody;
 use self::input::Input;
 use self::output::Answer;
 use crate::deferred::Call;
-use crate::error::Failure;
 use crate::sandbox::imports::http::Head;
 use crate::sandbox::meta_variables::{self, ServerAddress};
 use crate::sandbox::output::Output;
 use crate::sandbox::state::State;
 use crate::sandbox::store::Ground;
+use crate::statuses::Failure;
 
 /// The id of the deferred call that a run is for. Requests do not have it.
 const DEFERRED: &str = "WASM_SERVE_DEFERRED";

@@ -14,9 +14,9 @@ use tokio::sync::{Notify, oneshot};
 use wasmtime_wasi_http::Error;
 
 use super::head;
-use crate::error::Failure;
 use crate::sandbox::imports::http::Head;
 use crate::sandbox::left_out::LeftOut;
+use crate::statuses::Failure;
 
 /// Bytes of the body that wait for the client. A program that writes more waits, too.
 const BODY_BYTES_MAX: usize = 64 << 10;

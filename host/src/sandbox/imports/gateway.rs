@@ -16,10 +16,10 @@ use crate::clock;
 use crate::connection::framing::number;
 use crate::contract::GATEWAY;
 use crate::deferred::TimerId;
-use crate::error::Failure;
 use crate::memory::account::OnNoAccount;
 use crate::sandbox::left_out::{LeftOut, is_of_the_connection};
 use crate::sandbox::state::State;
+use crate::statuses::Failure;
 
 /// A larger body is written in pieces, by which a client that is slow holds up the
 /// guest, and not the host's memory.

@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::Pollable;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
-use super::names::Names;
+use super::name_of_address::Names;
 use crate::outbound::Outbound;
 use crate::outbound::failure::Failure;
 use crate::outbound::sockets::Found;

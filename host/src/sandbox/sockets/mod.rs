@@ -6,7 +6,7 @@ pub(crate) mod connection;
 /// The addresses of a name, while they are looked for.
 pub(crate) mod lookup;
 /// By which names addresses were found.
-mod names;
+mod name_of_address;
 /// A socket of TCP until it is connected.
 pub(crate) mod tcp;
 
@@ -19,7 +19,7 @@ use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
 
-use self::names::Names;
+use self::name_of_address::Names;
 use super::files::places::Place;
 use crate::outbound::record::Record;
 use crate::outbound::sockets::Protocol;
