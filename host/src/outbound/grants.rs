@@ -68,8 +68,14 @@ impl Grants {
     /// The first that grants it, as far as that is known without its addresses: by it, what becomes
     /// of the destination is counted.
     pub(super) fn of(&self, destination: &Destination) -> Option<&Grant> {
-        let is_allowed = self.allow(destination);
-        self.grants.iter().find(|grant| is_allowed && grant.has(destination))
+        self.named(destination).find(|grant| match &destination.host {
+            Target::Name(name) => grant.has_name(name),
+            Target::Address(address) => {
+                let address = addresses::canonical(*address);
+                let is_anywhere = self.private || addresses::is_public(address);
+                grant.has_address(address) || (is_anywhere && grant.host == Host::Any)
+            }
+        })
     }
 
     fn named(&self, destination: &Destination) -> impl Iterator<Item = &Grant> {
@@ -233,20 +239,34 @@ mod tests {
 
     #[test]
     fn a_destination_is_counted_by_the_first_grant_that_it_has() {
-        let grants =
-            grants(&["udp://*:*", "https://a.test", "*://*.test:443", "tcp://10.0.0.0/8:1", "*://*:1"]);
+        let grants = grants(&[
+            "udp://*:*",
+            "https://a.test",
+            "*://*.test:443",
+            "tcp://10.0.0.0/8:1",
+            "*://*:1",
+            "tcp://*:2",
+            "tcp://10.0.0.0/8:2",
+        ]);
         let rows = [
             ("https://a.test:443", Some("https://a.test")),
             ("https://b.test:443", Some("*://*.test:443")),
             ("-://10.0.0.1:1", Some("tcp://10.0.0.0/8:1")),
             ("-://8.8.8.8:1", Some("*://*:1")),
-            ("-://11.0.0.1:2", None),
+            ("-://11.0.0.1:3", None),
             // Its address is private.
             ("-://127.0.0.1:1", None),
+            // What is granted anywhere does not grant such an address.
+            ("-://10.0.0.1:2", Some("tcp://10.0.0.0/8:2")),
+            ("-://[::ffff:10.0.0.1]:2", Some("tcp://10.0.0.0/8:2")),
+            ("-://8.8.8.8:2", Some("tcp://*:2")),
         ];
         for (text, expected) in rows {
             let granted = grants.of(&destination(text));
             assert_eq!(granted.map(|grant| &*grant.text), expected, "{text}");
         }
+        let private = Grants { private: true, ..grants };
+        let granted = private.of(&destination("-://10.0.0.1:2"));
+        assert_eq!(granted.map(|grant| &*grant.text), Some("tcp://*:2"));
     }
 }
