@@ -19,6 +19,8 @@ use crate::terminal::escape;
 const AT_ONCE: usize = 256;
 /// Bytes of the values of one call, unless a single value may have more.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// In place of a reason.
+const HIDDEN: &str = "the reason has the password in it and is not shown";
 const NOT_AVAILABLE: &str = "the store is not available";
 
 pub(crate) struct Store {
@@ -173,9 +175,10 @@ impl Store {
     /// What is wrong with the store is told to the operator; guests learn that something is.
     fn told(&self, error: Error) -> Error {
         let Error::Unavailable(why) = error else { return error };
+        // What is left of a reason could show what is taken out, as its length or by what is repeated.
         let why = match &self.password {
-            Some(password) => why.replace(password, "***"),
-            None => why,
+            Some(password) if why.contains(password.as_str()) => HIDDEN.to_owned(),
+            _ => why,
         };
         if self.told.is_new(&why) {
             let (name, why) = (escape::text(&self.name), escape::text(&why));
