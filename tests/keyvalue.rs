@@ -388,6 +388,14 @@ fn a_store_that_is_not_granted_is_not_there_and_the_log_says_what_to_add() {
     let line = server.wait_for_line("the key-value store \"b\" is not granted");
     assert!(line.contains("add --keyvalue 'b=sqlite:FILE'"), "{line}");
     assert_eq!(server.log().matches("the key-value store \"b\"").count(), 1);
+    // Nobody is told to write down what no store can be called.
+    for name in ["x';evil", "x:evil", "$(evil)", &"evil".repeat(17)] {
+        assert_eq!(error(&server, &format!("/draft/open?store={name}")), "no-such-store");
+    }
+    assert_eq!(error(&server, "/draft/open?store=last"), "no-such-store");
+    server.wait_for_line("the key-value store \"last\" is not granted");
+    let log = server.log();
+    assert!(!log.lines().any(|line| line.contains("--keyvalue") && line.contains("evil")), "{log}");
     let server = setup(guest("keyvalue")).start();
     assert_eq!(error(&server, "/draft/open?store=a"), "no-such-store");
 }

@@ -9,10 +9,8 @@ use clap::Args;
 
 use super::paths::check_folder_of;
 use super::values::{Bytes, Seconds};
-use crate::keyvalue::{Grant, Limits, Place};
+use crate::keyvalue::{Grant, Limits, NAME_BYTES_MAX, Place, is_name};
 use crate::named_values;
-
-const NAME_BYTES_MAX: usize = 64;
 
 #[derive(Args, Debug)]
 pub(super) struct KeyvalueOptions {
@@ -95,12 +93,8 @@ impl KeyvalueOptions {
     }
 }
 
-/// The name is part of where a store's keys are: in Redis it ends with the first colon.
 fn split(given: &str) -> Result<(&str, &str)> {
-    let named = given.split_once('=').filter(|(name, _)| {
-        let is_of_name = |c: char| c.is_alphanumeric() || "-_./".contains(c);
-        name.len() <= NAME_BYTES_MAX && name.chars().all(is_of_name)
-    });
+    let named = given.split_once('=').filter(|(name, _)| is_name(name));
     named.with_context(|| {
         format!("--keyvalue: expected NAME=PLACE, such as default=sqlite:app.db; a name has letters, digits, -, _, . and /, and at most {NAME_BYTES_MAX} bytes")
     })

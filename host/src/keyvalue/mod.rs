@@ -23,7 +23,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 pub(crate) use self::operations::{Error, Page, Pair};
-pub(crate) use self::place::{Limits, Place};
+pub(crate) use self::place::{Limits, NAME_BYTES_MAX, Place, is_name};
 pub(crate) use self::store::Store;
 use self::thread::Thread;
 use crate::telemetry::log::Log;
@@ -56,11 +56,12 @@ impl Stores {
         Stores { by_name: grants.iter().map(store).collect(), told: Told::default(), log: log.clone() }
     }
 
+    /// What could be no store's name is told to nobody: what is said is to be written down as it is.
     pub(crate) fn open(&self, name: &str) -> Result<Arc<Store>, Error> {
         if let Some(store) = self.by_name.get(name) {
             return Ok(store.clone());
         }
-        if self.told.is_new(name) {
+        if is_name(name) && self.told.is_new(name) {
             let name = escape::text(name);
             self.log.server(format_args!(
                 "the key-value store \"{name}\" is not granted to the guest; to grant it, add --keyvalue '{name}=sqlite:FILE', or another place for it"

@@ -14,6 +14,16 @@ use super::postgres::{self, Postgres};
 use super::redis::Redis;
 use super::sqlite::Sqlite;
 
+/// Bytes of a store's name.
+pub(crate) const NAME_BYTES_MAX: usize = 64;
+
+/// Whether a store may have this name. It is part of where its keys are: in Redis it ends with the
+/// first colon.
+pub(crate) fn is_name(text: &str) -> bool {
+    let is_of_name = |c: char| c.is_alphanumeric() || "-_./".contains(c);
+    text.len() <= NAME_BYTES_MAX && text.chars().all(is_of_name)
+}
+
 /// What stores and guests may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
