@@ -41,15 +41,25 @@ impl Kept {
         self.entries.get(key).map(|entry| &*entry.value)
     }
 
-    /// Copies of what guests gave, since that is on their accounts.
-    fn set(&mut self, key: &str, value: &[u8], bytes_max: u64) -> Result<()> {
-        let before = self.entries.get(key).map_or(0, |entry| bytes(key, &entry.value));
-        let bytes = self.bytes - before + bytes(key, value);
+    /// All of them, or none if there is no room for all.
+    fn set(&mut self, pairs: &[(&str, &[u8])], bytes_max: u64) -> Result<()> {
+        let before = |key: &str| self.entries.get(key).map_or(0, |entry| bytes(key, &entry.value));
+        let (mut fewer, mut more) = (0, 0);
+        for (key, value) in pairs {
+            (fewer, more) = (fewer + before(key), more + bytes(key, value));
+        }
+        let bytes = self.bytes + more - fewer;
         if bytes > bytes_max {
             return Err(Error::Refused(format!("the store is full: it holds {bytes_max} bytes")));
         }
-        let _for_the_server = OnNoAccount::begin();
         self.bytes = bytes;
+        pairs.iter().for_each(|(key, value)| self.put(key, value));
+        Ok(())
+    }
+
+    /// Copies of what guests gave, since that is on their accounts.
+    fn put(&mut self, key: &str, value: &[u8]) {
+        let _for_the_server = OnNoAccount::begin();
         match self.entries.get_mut(key) {
             Some(entry) => entry.value = value.into(),
             None => {
@@ -58,7 +68,6 @@ impl Kept {
                 self.entries.insert(key.into(), Entry { number: self.numbers, value: value.into() });
             }
         }
-        Ok(())
     }
 
     fn delete(&mut self, key: &str) {
@@ -89,8 +98,8 @@ impl Operations for Memory {
     }
 
     async fn set(&self, pairs: Vec<Pair>) -> Result<()> {
-        let mut kept = self.kept.lock();
-        pairs.iter().try_for_each(|(key, value)| kept.set(key, value, self.bytes_max))
+        let pairs: Vec<_> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
+        self.kept.lock().set(&pairs, self.bytes_max)
     }
 
     async fn delete(&self, keys: Vec<String>) -> Result<()> {
@@ -109,7 +118,7 @@ impl Operations for Memory {
     async fn increment(&self, key: String, delta: i64) -> Result<i64> {
         let mut kept = self.kept.lock();
         let sum = sum(kept.value(&key), delta)?;
-        kept.set(&key, sum.to_string().as_bytes(), self.bytes_max)?;
+        kept.set(&[(&key, sum.to_string().as_bytes())], self.bytes_max)?;
         Ok(sum)
     }
 
@@ -118,7 +127,7 @@ impl Operations for Memory {
         if kept.value(&key) != old.as_deref() {
             return Ok(false);
         }
-        kept.set(&key, &new, self.bytes_max)?;
+        kept.set(&[(&key, &new)], self.bytes_max)?;
         Ok(true)
     }
 }
