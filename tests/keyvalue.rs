@@ -142,12 +142,22 @@ fn numbers_are_whole_and_of_64_bits() {
         let error = |asked: &str| error(&server, &format!("/{asked}&store={store}"));
         let no_number = "other: the value is not a whole number of 64 bits, or would not be one";
         assert_eq!(ask("draft2/increment?key=n&delta=-3"), "-3", "{store}");
-        assert!(error("draft/increment?key=n&delta=1").contains("below 0: -2"), "{store}");
-        assert_eq!(ask("draft/increment?key=n&delta=2"), "0", "{store}");
+        // What is refused is not done.
+        assert_eq!(error("draft/increment?key=n&delta=1"), "other: the value would be below 0", "{store}");
+        assert_eq!(ask("draft/get?key=n"), "some -3", "{store}");
+        assert_eq!(ask("draft/increment?key=n&delta=3"), "0", "{store}");
         assert!(error("draft/increment?key=n&delta=9223372036854775808").contains("9223372036854775807"));
         assert_eq!(ask("draft/increment?key=n&delta=9223372036854775807"), "9223372036854775807", "{store}");
         assert_eq!(error("draft2/increment?key=n&delta=1"), no_number, "{store}");
-        for wrong in ["x", "1.5", "99999999999999999999"] {
+        for (right, sum) in [("007", "8"), ("-0", "1"), ("-012", "-11"), ("000", "1")] {
+            ask(&format!("draft/set?key=text&value={right}"));
+            assert_eq!(ask("draft2/increment?key=text&delta=1"), sum, "{store} {right}");
+        }
+        // What fails leaves it as it was.
+        ask("draft/set?key=text&value=007");
+        assert_eq!(error("draft2/increment?key=text&delta=9223372036854775807"), no_number, "{store}");
+        assert_eq!(ask("draft/get?key=text"), "some 007", "{store}");
+        for wrong in ["", "-", "+5", "0x1F", "1_000", "x", "1.5", "99999999999999999999"] {
             ask(&format!("draft/set?key=text&value={wrong}"));
             assert_eq!(error("draft/increment?key=text&delta=1"), no_number, "{store} {wrong}");
             assert_eq!(ask("draft/get?key=text"), format!("some {wrong}"), "{store}");

@@ -115,9 +115,9 @@ impl Operations for Memory {
         Ok(Page { keys, next: left.next().map(|(number, _)| *number) })
     }
 
-    async fn increment(&self, key: String, delta: i64) -> Result<i64> {
+    async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64> {
         let mut kept = self.kept.lock();
-        let sum = sum(kept.value(&key), delta)?;
+        let sum = sum(kept.value(&key), delta, least)?;
         kept.set(&[(&key, sum.to_string().as_bytes())], self.bytes_max)?;
         Ok(sum)
     }

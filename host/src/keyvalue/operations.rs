@@ -40,6 +40,10 @@ impl Error {
     pub(super) fn no_number() -> Error {
         Error::Refused("the value is not a whole number of 64 bits, or would not be one".to_owned())
     }
+
+    pub(super) fn below(least: i64) -> Error {
+        Error::Refused(format!("the value would be below {least}"))
+    }
 }
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
@@ -61,19 +65,27 @@ pub(super) trait Operations: Send + Sync {
     /// At most `KEYS_MAX` keys, in any order, from where an earlier page says on.
     async fn list(&self, from: Option<u64>) -> Result<Page>;
 
-    /// Adds to a value that is a whole number in decimal digits, or 0 if it is not there. Gives
-    /// the new one.
-    async fn increment(&self, key: String, delta: i64) -> Result<i64>;
+    /// Adds to a value that is a whole number, or 0 if it is not there. Gives the new one. The
+    /// number is in decimal digits, which may begin with zeros, and has a minus sign if it is below
+    /// 0. One that would be below the least is not set; `delta` itself is not.
+    async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64>;
 
     /// Sets the value if the present one is `old`, in one step. Gives whether it was.
     async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<bool>;
 }
 
 /// The sum of what is written in digits and `delta`.
-pub(super) fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64> {
-    let Some(value) = value else { return Ok(delta) };
-    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
-    number.and_then(|number| number.checked_add(delta)).ok_or_else(Error::no_number)
+pub(super) fn sum(value: Option<&[u8]>, delta: i64, least: i64) -> Result<i64> {
+    let number = match value {
+        // A plus sign is one that not all places would take.
+        Some(value) if !value.starts_with(b"+") => {
+            std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok())
+        }
+        Some(_) => None,
+        None => Some(0),
+    };
+    let sum = number.and_then(|number| number.checked_add(delta)).ok_or_else(Error::no_number)?;
+    if sum < least { Err(Error::below(least)) } else { Ok(sum) }
 }
 
 /// Values of one answer, as far as they are within a bound.
@@ -126,9 +138,13 @@ mod tests {
             (Some(""), 1, None),
             (Some("1.5"), 1, None),
             (Some("x"), 1, None),
+            (Some("+1"), 1, None),
+            (Some("007"), 1, Some(8)),
+            (Some("-0"), 1, Some(1)),
         ] {
-            assert_eq!(sum(value.map(str::as_bytes), delta).ok(), expected, "{value:?}");
+            assert_eq!(sum(value.map(str::as_bytes), delta, i64::MIN).ok(), expected, "{value:?}");
         }
-        assert!(sum(Some(b"\xff"), 1).is_err());
+        assert!(sum(Some(b"\xff"), 1, i64::MIN).is_err());
+        assert!(sum(Some(b"-3"), 2, 0).is_err() && sum(Some(b"-3"), 3, 0).is_ok());
     }
 }

@@ -33,10 +33,22 @@ const SET: &str = "INSERT INTO wasm_serve_keyvalue_1 (store, key, value)
 const DELETE: &str = "DELETE FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = ANY ($2)";
 const LIST: &str =
     "SELECT id, key FROM wasm_serve_keyvalue_1 WHERE store = $1 AND id >= $2 ORDER BY id LIMIT $3";
-const INCREMENT: &str = "INSERT INTO wasm_serve_keyvalue_1 AS present (store, key, value)
-    VALUES ($1, $2, convert_to($3::text, 'UTF8')) ON CONFLICT (store, key) DO UPDATE
-    SET value = convert_to((convert_from(present.value, 'UTF8')::bigint + $3)::text, 'UTF8')
-    RETURNING convert_from(value, 'UTF8')::bigint";
+/// The sum of a number that is there. A cast takes more for one than other places do.
+macro_rules! sum {
+    () => {
+        "((CASE WHEN convert_from(present.value, 'UTF8') ~ '^-?[0-9]+$'
+            THEN convert_from(present.value, 'UTF8') ELSE 'none' END)::bigint + $3)"
+    };
+}
+/// Gives nothing if the sum would be below the least.
+const INCREMENT: &str = concat!(
+    "INSERT INTO wasm_serve_keyvalue_1 AS present (store, key, value)
+    VALUES ($1, $2, convert_to($3::text, 'UTF8')) ON CONFLICT (store, key) DO UPDATE SET value = convert_to(",
+    sum!(),
+    "::text, 'UTF8') WHERE ",
+    sum!(),
+    " >= $4 RETURNING convert_from(value, 'UTF8')::bigint"
+);
 /// These look at the value again when whoever had it locked has changed it.
 const SWAP: &str = "UPDATE wasm_serve_keyvalue_1 SET value = $4
     WHERE store = $1 AND key = $2 AND value = $3 RETURNING 1";
@@ -185,9 +197,10 @@ impl Operations for Postgres {
         Ok(Page { keys: rows.iter().take(KEYS_MAX).map(|row| row.get(1)).collect(), next })
     }
 
-    async fn increment(&self, key: String, delta: i64) -> Result<i64> {
-        let rows = self.rows(INCREMENT, &[self.store(), (&key, Type::TEXT), (&delta, Type::INT8)]).await?;
-        rows.first().map(|row| row.get(0)).ok_or_else(|| Error::unavailable("it gave no number"))
+    async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64> {
+        let values = [self.store(), (&key, Type::TEXT), (&delta, Type::INT8), (&least, Type::INT8)];
+        let rows = self.rows(INCREMENT, &values).await?;
+        rows.first().map(|row| row.get(0)).ok_or_else(|| Error::below(least))
     }
 
     async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<bool> {

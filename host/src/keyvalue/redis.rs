@@ -31,6 +31,24 @@ return 1";
 
 /// How often is looked for a key before a page without one is given: keys of others are passed by.
 const SCANS_MAX: usize = 100;
+/// Adds the first to a number, unless the sum would be below the second. Numbers that begin with
+/// zeros it takes as other places do, though `INCRBY` does not. What a script has as a number is
+/// not exact, so the sum is given as it is written.
+const INCREMENT: &str = "local present = redis.call('GET', KEYS[1])
+if present then
+    if not string.find(present, '^-?[0-9]+$') then return redis.error_reply('ERR not an integer') end
+    local plain = string.gsub(present, '^(-?)0+([0-9])', '%1%2')
+    if plain == '-0' then plain = '0' end
+    if plain ~= present then redis.call('SET', KEYS[1], plain, 'KEEPTTL') end
+end
+local added = redis.pcall('INCRBY', KEYS[1], ARGV[1])
+local sum = redis.call('GET', KEYS[1])
+local is_below = sum and tonumber(sum) < tonumber(ARGV[2])
+if type(added) ~= 'table' and not is_below then return sum end
+if present then redis.call('SET', KEYS[1], present, 'KEEPTTL') else redis.call('DEL', KEYS[1]) end
+if type(added) == 'table' then return added end
+return redis.status_reply('BELOW')";
+
 
 pub(super) struct Redis {
     info: ConnectionInfo,
@@ -199,10 +217,13 @@ impl Operations for Redis {
         Ok(Page { keys, next: (cursor != 0).then_some(cursor) })
     }
 
-    async fn increment(&self, key: String, delta: i64) -> Result<i64> {
-        let mut command = self.command("INCRBY", &[key]);
-        command.arg(delta);
-        self.ask(&command).await
+    async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64> {
+        let mut command = self.script(INCREMENT, &[key]);
+        command.arg(delta).arg(least);
+        match self.ask(&command).await? {
+            redis::Value::SimpleString(_) => Err(Error::below(least)),
+            sum => FromRedisValue::from_redis_value(sum).map_err(Error::unavailable),
+        }
     }
 
     async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<bool> {

@@ -236,9 +236,9 @@ impl Operations for Sqlite {
         self.ask(false, move |table| table.page(from)).await
     }
 
-    async fn increment(&self, key: String, delta: i64) -> Result<i64> {
+    async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64> {
         let work = move |table: &Table<'_>| {
-            let sum = sum(table.value(&key)?.as_deref(), delta)?;
+            let sum = sum(table.value(&key)?.as_deref(), delta, least)?;
             table.set(&key, sum.to_string().as_bytes())?;
             Ok(sum)
         };

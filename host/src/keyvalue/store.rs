@@ -129,10 +129,11 @@ impl Store {
         self.within(async move { operations.list(from).await }).await
     }
 
-    pub(crate) async fn increment(&self, key: String, delta: i64) -> Result<i64> {
+    /// Adds, unless the sum would be below the least.
+    pub(crate) async fn increment(&self, key: String, delta: i64, least: i64) -> Result<i64> {
         check_key(&key)?;
         let operations = self.operations.clone();
-        self.within(async move { operations.increment(key, delta).await }).await
+        self.within(async move { operations.increment(key, delta, least).await }).await
     }
 
     /// Sets the value if the present one is `old`. Gives whether it was.

@@ -53,7 +53,7 @@ pub(super) fn add_swap_to_linker(linker: &mut Linker<State>) -> wasmtime::Result
 }
 
 async fn increment<D: Draft>(store: &Store, key: String, delta: D::Number) -> Result<D::Number, Error> {
-    D::number(store.increment(key, D::from_number(delta)?).await?)
+    D::number(store.increment(key, D::from_number(delta)?, D::LEAST).await?)
 }
 
 /// Keeps the value that is there. It is a copy, since what the store gave is on no account.

@@ -49,6 +49,8 @@ pub(super) fn store(caller: &mut Caller<'_>, bucket: &Resource<Bucket>) -> wasmt
 /// What one draft has of its own.
 pub(super) trait Draft: 'static {
     const VERSION: &'static str;
+    /// No number of its is less.
+    const LEAST: i64;
     /// Where a page begins.
     type Cursor: ComponentType + Lift + Lower + Send + Sync + 'static;
     /// What is added, and the sum.
@@ -67,6 +69,7 @@ pub(super) struct Draft2;
 
 impl Draft for Draft1 {
     const VERSION: &'static str = "0.2.0-draft";
+    const LEAST: i64 = 0;
     type Cursor = u64;
     type Number = u64;
 
@@ -82,7 +85,7 @@ impl Draft for Draft1 {
         i64::try_from(number).map_err(|_| Error::Refused(format!("more than {} is added", i64::MAX)))
     }
 
-    /// A sum below 0 is one to which somebody else has added a number below 0.
+    /// No store gives a sum below the least.
     fn number(number: i64) -> Result<u64, Error> {
         u64::try_from(number).map_err(|_| Error::Refused(format!("the value is below 0: {number}")))
     }
@@ -90,6 +93,7 @@ impl Draft for Draft1 {
 
 impl Draft for Draft2 {
     const VERSION: &'static str = "0.2.0-draft2";
+    const LEAST: i64 = i64::MIN;
     type Cursor = String;
     type Number = i64;
 
