@@ -1,13 +1,13 @@
 //! A store in a file of SQLite. Its thread opens the file when it is first asked, and again after
 //! an error. What waits meanwhile is done in one transaction, since each is waited for until it is
-//! on the disk.
+//! on the disk. In it each write is whole by itself: one that fails takes back what it has done.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
@@ -32,14 +32,14 @@ pub(super) struct Sqlite {
     file: PathBuf,
     name: String,
     time_max: Duration,
-    /// None if the system has no thread for it.
-    work: OnceLock<Option<SyncSender<Box<dyn Work>>>>,
+    /// None while there is no thread for it.
+    work: Mutex<Option<SyncSender<Box<dyn Work>>>>,
 }
 
 impl Sqlite {
     /// `name` tells the stores of one file from each other.
     pub(super) fn new(file: PathBuf, name: String, time_max: Duration) -> Sqlite {
-        Sqlite { file, name, time_max, work: OnceLock::new() }
+        Sqlite { file, name, time_max, work: Mutex::default() }
     }
 
     async fn ask<T: Send + 'static>(
@@ -49,10 +49,25 @@ impl Sqlite {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let asked = Asked { is_write, work: Some(work), done: None, sender };
-        let thread = self.work.get_or_init(|| self.start()).as_ref();
-        let thread = thread.ok_or_else(|| Error::unavailable("there is no thread for it"))?;
-        thread.try_send(Box::new(asked)).map_err(|_| Error::unavailable("too much waits for the file"))?;
+        self.send(Box::new(asked))?;
         receiver.await.unwrap_or_else(|_| Err(Error::unavailable("its thread has ended")))
+    }
+
+    /// A thread that has ended, or could not be started, is started when the next is sent.
+    fn send(&self, asked: Box<dyn Work>) -> Result<()> {
+        let mut work = self.work.lock();
+        if work.is_none() {
+            *work = self.start();
+        }
+        let thread = work.as_ref().ok_or_else(|| Error::unavailable("there is no thread for it"))?;
+        match thread.try_send(asked) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Error::unavailable("too much waits for the file")),
+            Err(TrySendError::Disconnected(_)) => {
+                *work = None;
+                Err(Error::unavailable("its thread has ended"))
+            }
+        }
     }
 
     fn start(&self) -> Option<SyncSender<Box<dyn Work>>> {
@@ -72,7 +87,8 @@ trait Work: Send {
     fn is_write(&self) -> bool;
     /// Somebody still waits for it.
     fn is_wanted(&self) -> bool;
-    fn run(&mut self, table: &Table<'_>);
+    /// Whether the transaction can go on.
+    fn run(&mut self, table: &Table<'_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, committed: &std::result::Result<(), String>);
 }
 
@@ -92,14 +108,26 @@ impl<T: Send, F: FnOnce(&Table<'_>) -> Result<T> + Send> Work for Asked<T, F> {
         !self.sender.is_closed()
     }
 
-    fn run(&mut self, table: &Table<'_>) {
-        self.done = self.work.take().map(|work| work(table));
+    fn run(&mut self, table: &Table<'_>) -> rusqlite::Result<()> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        if !self.is_write {
+            self.done = Some(work(table));
+            return Ok(());
+        }
+        table.execute("SAVEPOINT one")?;
+        let done = self.done.insert(work(table));
+        // After some errors, as of a disk that is full, there is no transaction any more.
+        if done.is_err() && !table.connection.is_autocommit() {
+            table.execute("ROLLBACK TO one")?;
+        }
+        table.execute("RELEASE one")
     }
 
     fn answer(self: Box<Self>, committed: &std::result::Result<(), String>) {
         let done = match (committed, self.done) {
             (Ok(()), Some(done)) => done,
             (Ok(()), None) => Err(Error::unavailable("nothing was done")),
+            (Err(_), Some(Err(error))) => Err(error),
             (Err(why), _) => Err(Error::unavailable(why)),
         };
         // Whoever waited may have left.
@@ -122,6 +150,9 @@ impl Thread {
             let mut work = vec![first];
             work.extend(asked.try_iter().take(WORK_MAX - 1));
             work.retain(|work| work.is_wanted());
+            if work.is_empty() {
+                continue;
+            }
             let committed = self.transact(&mut work).map_err(|error| error.to_string());
             if committed.is_err() {
                 self.connection = None;
@@ -141,7 +172,7 @@ impl Thread {
         };
         let transaction = connection.transaction_with_behavior(behavior)?;
         let table = Table { connection: &transaction, store: &self.name };
-        work.iter_mut().for_each(|work| work.run(&table));
+        work.iter_mut().try_for_each(|work| work.run(&table))?;
         transaction.commit()
     }
 }
@@ -164,6 +195,10 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    fn execute(&self, statement: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(statement)?.execute([]).map(drop)
+    }
+
     fn value(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let mut statement = self.connection.prepare_cached(GET)?;
         Ok(statement.query_row(params![self.store, key], |row| row.get(0)).optional()?)
@@ -247,12 +282,67 @@ impl Operations for Sqlite {
 
     async fn swap(&self, key: String, old: Option<Vec<u8>>, new: Vec<u8>) -> Result<bool> {
         let work = move |table: &Table<'_>| {
-            if table.value(&key)? != old {
+            // One of another length is not read.
+            if table.length(&key)? != old.as_ref().map(Vec::len) || table.value(&key)? != old {
                 return Ok(false);
             }
             table.set(&key, &new)?;
             Ok(true)
         };
         self.ask(true, work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOR_TEST: &str = "wanted for the test";
+
+    /// A file in which setting `b` ends as is said.
+    fn thread(folder: &std::path::Path, ends: &str) -> Thread {
+        let file = folder.join("store.db");
+        let connection = open(&file, Duration::from_secs(5)).expect(FOR_TEST);
+        connection
+            .execute_batch(&format!(
+                "CREATE TRIGGER refuse BEFORE INSERT ON wasm_serve_keyvalue_1 WHEN new.key = 'b'
+                 BEGIN SELECT RAISE({ends}, 'refused'); END"
+            ))
+            .expect(FOR_TEST);
+        Thread { file, name: "s".to_owned(), time_max: Duration::from_secs(5), connection: Some(connection) }
+    }
+
+    type Answer = oneshot::Receiver<Result<()>>;
+
+    fn set(keys: &'static [&'static str]) -> (Box<dyn Work>, Answer) {
+        let (sender, receiver) = oneshot::channel();
+        let work = move |table: &Table<'_>| keys.iter().try_for_each(|key| table.set(key, b"1"));
+        (Box::new(Asked { is_write: true, work: Some(work), done: None, sender }), receiver)
+    }
+
+    /// Whether each is done, and the keys that are there then.
+    fn done(thread: &mut Thread, asked: [&'static [&'static str]; 3]) -> (Vec<bool>, Vec<String>) {
+        let (mut work, answers): (Vec<_>, Vec<Answer>) = asked.into_iter().map(set).unzip();
+        let committed = thread.transact(&mut work).map_err(|error| error.to_string());
+        work.into_iter().for_each(|work| work.answer(&committed));
+        let done = answers.into_iter().map(|mut answer| answer.try_recv().expect(FOR_TEST).is_ok()).collect();
+        let connection = open(&thread.file, thread.time_max).expect(FOR_TEST);
+        let keys = Table { connection: &connection, store: "s" }.page(None).expect(FOR_TEST).keys;
+        (done, keys)
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_and_others_are_done() {
+        for (ends, expected, keys) in [
+            ("FAIL", vec![true, false, true], vec!["x", "y"]),
+            ("ABORT", vec![true, false, true], vec!["x", "y"]),
+            // It ends the transaction, as a disk that is full does.
+            ("ROLLBACK", vec![false, false, false], vec![]),
+        ] {
+            let folder = tempfile::tempdir().expect(FOR_TEST);
+            let mut thread = thread(folder.path(), ends);
+            let found = done(&mut thread, [&["x"], &["a", "b", "c"], &["y"]]);
+            assert_eq!(found, (expected, keys.into_iter().map(str::to_owned).collect()), "{ends}");
+        }
     }
 }

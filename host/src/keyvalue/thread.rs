@@ -1,20 +1,24 @@
 //! The thread in which connections to stores live. They belong to no worker, so that a guest that
 //! computes holds up no other's answer. It is started for the first of them.
 
-use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
 use crate::memory::account::OnNoAccount;
 
 #[derive(Default)]
-pub(super) struct Thread(OnceLock<Option<Handle>>);
+pub(super) struct Thread(Mutex<Option<Handle>>);
 
 impl Thread {
-    /// None if the system has no thread for it.
+    /// None if the system has no thread for it now: whoever asks next may get one.
     pub(super) fn handle(&self) -> Option<Handle> {
-        self.0.get_or_init(start).clone()
+        let mut handle = self.0.lock();
+        if handle.is_none() {
+            *handle = start();
+        }
+        handle.clone()
     }
 }
 
