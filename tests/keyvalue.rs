@@ -8,7 +8,7 @@ use crate::support::redis::Redis;
 use crate::support::relay::{Relay, Way};
 use crate::support::server::{Server, Setup, program, setup};
 use crate::support::tls::Authority;
-use crate::support::{Folder, client, guest, postgres, redis};
+use crate::support::{Folder, client, guest, postgres, redis, wait_for};
 
 /// Real servers, for the stores that need one.
 struct Databases {
@@ -346,6 +346,102 @@ fn a_database_that_is_not_reached_is_an_error_until_it_is_again() {
         }
         assert_eq!(ask(&server, &format!("/draft/exists?store={store}&key=n")), "true");
     }
+}
+
+/// A statement in a database of PostgreSQL before a row with this key is written.
+fn before_writing(postgres: &Postgres, key: &str, statement: &str) {
+    postgres.execute(&format!(
+        "CREATE FUNCTION before_{key}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN new; END $$;
+         CREATE TRIGGER before_{key} BEFORE INSERT ON wasm_serve_keyvalue_1
+         FOR EACH ROW WHEN (new.key = '{key}') EXECUTE FUNCTION before_{key}();"
+    ));
+}
+
+/// What a guest no longer waits for ends in the database, too, and counts until it has.
+#[test]
+fn a_database_has_no_more_connections_than_are_said() {
+    let databases = Databases::start();
+    let server = setup(guest("keyvalue"))
+        .options("--keyvalue-timeout 0.5 --keyvalue-connections 2")
+        .option("--keyvalue", format!("p={}", databases.postgres.url()))
+        .start();
+    // The first may take its time to connect.
+    wait_for("a connection", || {
+        let reply = client::get(server.address, "/draft/set?store=p&key=a&value=1");
+        (reply.status == 200).then_some(())
+    });
+    before_writing(&databases.postgres, "slow", "PERFORM pg_sleep(600)");
+    let count = |which: &str| {
+        let counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'wasm-serve'";
+        databases.postgres.execute(&format!("{counted} {which}")).parse::<u32>().unwrap()
+    };
+    for _ in 0..5 {
+        assert_eq!(error(&server, "/draft/set?store=p&key=slow&value=1"), NOT_AVAILABLE);
+    }
+    wait_for("the database to leave off", || (count("AND state = 'active'") == 0).then_some(()));
+    wait_for("connections to end", || (count("") <= 2).then_some(()));
+    wait_for("a connection", || {
+        let reply = client::get(server.address, "/draft/get?store=p&key=a");
+        (reply.status == 200 && reply.text() == "some 1").then_some(())
+    });
+}
+
+#[test]
+fn what_a_database_stops_for_others_is_tried_again_once() {
+    let databases = Databases::start();
+    let server =
+        setup(guest("keyvalue")).option("--keyvalue", format!("p={}", databases.postgres.url())).start();
+    assert_eq!(ask(&server, "/draft/exists?store=p&key=a"), "false");
+    let fail = |code: &str, times: u32| {
+        format!(
+            "IF nextval('tries') <= {times} THEN RAISE EXCEPTION 'stopped' USING ERRCODE = '{code}',
+             DETAIL = 'a row of somebody'; END IF"
+        )
+    };
+    databases.postgres.execute("CREATE SEQUENCE tries");
+    for (key, code, times, is_done) in
+        [("a", "40P01", 1, true), ("b", "40001", 1, true), ("c", "40001", 2, false), ("d", "P0001", 1, false)]
+    {
+        databases.postgres.execute("ALTER SEQUENCE tries RESTART");
+        before_writing(&databases.postgres, key, &fail(code, times));
+        let set = format!("/draft/set?store=p&key={key}&value=1");
+        match is_done {
+            true => assert_eq!(ask(&server, &set), "set", "{key}"),
+            false => assert_eq!(error(&server, &set), NOT_AVAILABLE, "{key}"),
+        }
+        assert_eq!(ask(&server, &format!("/draft/exists?store=p&key={key}")), is_done.to_string());
+    }
+    server.wait_for_line("the key-value store \"p\" is not available: ERROR: stopped");
+    assert!(!server.log().contains("somebody"), "{}", server.log());
+}
+
+/// They lock the same rows, in one order.
+#[test]
+fn many_keys_are_set_and_deleted_at_once() {
+    let databases = Databases::start();
+    let server = setup(guest("keyvalue"))
+        .options("--cores 16 --keyvalue-timeout 60")
+        .option("--keyvalue", format!("p={}", databases.postgres.url()))
+        .start();
+    let keys: Vec<String> = (0..200).rev().map(|number| format!("k{number}")).collect();
+    let keys = keys.join(",");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (address, keys) = (server.address, &keys);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    match number % 2 {
+                        0 => answer(address, "/draft/set-many?store=p&key=k&count=200&value=1", 200),
+                        _ => answer(address, &format!("/draft/delete-many?store=p&keys={keys}"), 200),
+                    };
+                }
+            });
+        }
+    });
+    let log = databases.postgres.log();
+    assert!(!log.contains("deadlock"), "{log}");
+    ask(&server, &format!("/draft/delete-many?store=p&keys={keys}"));
+    assert_eq!(ask(&server, "/draft/list?store=p"), "end\n");
 }
 
 /// The time is that of the option, and not that of the system, which is minutes.

@@ -1,5 +1,7 @@
 //! Key-value stores, which are granted to guests by name. It knows nothing of WebAssembly or HTTP.
 
+/// Connections to databases of PostgreSQL.
+mod connections;
 /// Stores in the server's memory.
 mod memory;
 /// What a store can be asked.

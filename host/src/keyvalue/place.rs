@@ -119,9 +119,10 @@ impl Place {
             Place::Memory => Arc::new(Memory::new(limits.memory_bytes_max)),
             Place::Sqlite(file) => Arc::new(Sqlite::new(file, name.to_owned(), limits.time_max)),
             Place::Postgres(config) => {
-                Arc::new(Postgres::new(*config, name.to_owned(), tls, limits.connections_max))
+                let Limits { connections_max, time_max, .. } = limits;
+                Arc::new(Postgres::new(*config, name.to_owned(), tls, connections_max, time_max))
             }
-            Place::Redis(info, _) => Arc::new(Redis::new(*info, name, tls)),
+            Place::Redis(info, _) => Arc::new(Redis::new(*info, name, tls, limits.time_max)),
         }
     }
 }

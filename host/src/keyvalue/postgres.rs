@@ -1,28 +1,18 @@
-//! A store in a database of PostgreSQL, in a table of our own. Connections are made when they are
-//! needed, kept, and given up after an error.
+//! A store in a database of PostgreSQL, in a table of our own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Config, Row};
 
-use super::operations::{Error, KEYS_MAX, Operations, Page, Pair, Result, Unanswered};
+use super::connections::{Connections, unavailable};
+use super::operations::{Error, KEYS_MAX, Operations, Page, Pair, Result};
 
-/// A later form of the table would have another number. Two servers that begin at once would
-/// both make it: the lock has a number that nothing else has.
-const IS_THERE: &str = "SELECT to_regclass('wasm_serve_keyvalue_1') IS NOT NULL";
-const MAKE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8388607163061553441);
-    CREATE TABLE IF NOT EXISTS wasm_serve_keyvalue_1 (
-        id bigint GENERATED ALWAYS AS IDENTITY, store text NOT NULL, key text NOT NULL, value bytea NOT NULL,
-        PRIMARY KEY (store, key));
-    CREATE INDEX IF NOT EXISTS wasm_serve_keyvalue_1_id ON wasm_serve_keyvalue_1 (store, id); COMMIT";
 /// No value is sent once all of them would be too many bytes.
 const GET: &str = "SELECT key, CASE WHEN sum(octet_length(value)) OVER () <= $3 THEN value END
     FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = ANY ($2)";
@@ -30,7 +20,11 @@ const EXISTS: &str = "SELECT EXISTS (SELECT FROM wasm_serve_keyvalue_1 WHERE sto
 const SET: &str = "INSERT INTO wasm_serve_keyvalue_1 (store, key, value)
     SELECT $1, * FROM unnest($2::text[], $3::bytea[])
     ON CONFLICT (store, key) DO UPDATE SET value = excluded.value";
-const DELETE: &str = "DELETE FROM wasm_serve_keyvalue_1 WHERE store = $1 AND key = ANY ($2)";
+/// Rows are locked in the order in which `SET` has them, so that neither waits for the other.
+const DELETE: &str = "WITH chosen AS (SELECT id FROM wasm_serve_keyvalue_1
+        WHERE store = $1 AND key = ANY ($2) ORDER BY key COLLATE \"C\" FOR UPDATE)
+    DELETE FROM wasm_serve_keyvalue_1 AS present USING chosen
+    WHERE present.store = $1 AND present.id = chosen.id";
 const LIST: &str =
     "SELECT id, key FROM wasm_serve_keyvalue_1 WHERE store = $1 AND id >= $2 ORDER BY id LIMIT $3";
 /// The sum of a number that is there. A cast takes more for one than other places do.
@@ -58,12 +52,8 @@ const SWAP_NONE: &str = "INSERT INTO wasm_serve_keyvalue_1 (store, key, value) V
 type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 pub(super) struct Postgres {
-    config: Config,
     name: String,
-    /// None without TLS.
-    tls: Option<Arc<ClientConfig>>,
-    connections: Semaphore,
-    kept: Mutex<Vec<Client>>,
+    connections: Arc<Connections>,
 }
 
 impl Postgres {
@@ -73,57 +63,24 @@ impl Postgres {
         name: String,
         tls: Option<Arc<ClientConfig>>,
         connections_max: usize,
+        time_max: Duration,
     ) -> Postgres {
-        let connections = Semaphore::new(connections_max);
-        Postgres { config, name, tls, connections, kept: Mutex::default() }
+        let connections = Arc::new(Connections::new(config, tls, connections_max, time_max));
+        Postgres { name, connections }
     }
 
-    /// The rows that a statement gives.
+    /// The rows that a statement gives. What the database has stopped for others is tried again,
+    /// once.
     async fn rows(&self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
-        let _place = self.connections.acquire().await.map_err(Error::unavailable)?;
-        let client = self.client().await?;
-        // The others may have gone silent, too.
-        let unanswered = Unanswered::then(|| self.kept.lock().clear());
-        let rows = client.query_typed(statement, values).await;
-        let is_answered = rows.as_ref().map_or_else(|error| error.as_db_error().is_some(), |_| true);
-        if is_answered {
-            unanswered.answered();
-            self.kept.lock().push(client);
+        let connection = self.connections.take().await?;
+        let mut rows = connection.client().query_typed(statement, values).await;
+        if rows.as_ref().is_err_and(is_for_others) {
+            rows = connection.client().query_typed(statement, values).await;
+        }
+        if rows.as_ref().map_or_else(|error| error.as_db_error().is_some(), |_| true) {
+            connection.give_back();
         }
         rows.map_err(refused)
-    }
-
-    async fn client(&self) -> Result<Client> {
-        loop {
-            let kept = self.kept.lock().pop();
-            match kept {
-                Some(client) if client.is_closed() => {}
-                Some(client) => return Ok(client),
-                None => return self.connect().await,
-            }
-        }
-    }
-
-    async fn connect(&self) -> Result<Client> {
-        let client = match &self.tls {
-            None => {
-                let (client, connection) = self.config.connect(NoTls).await.map_err(unavailable)?;
-                tokio::spawn(connection);
-                client
-            }
-            Some(tls) => {
-                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
-                let (client, connection) = self.config.connect(tls).await.map_err(unavailable)?;
-                tokio::spawn(connection);
-                client
-            }
-        };
-        // A role that may make no tables can use one that is there.
-        let is_there = client.query_typed(IS_THERE, &[]).await.map_err(unavailable)?;
-        if !is_there.first().is_some_and(|row| row.get(0)) {
-            client.batch_execute(MAKE).await.map_err(unavailable)?;
-        }
-        Ok(client)
     }
 
     fn store(&self) -> Value<'_> {
@@ -136,15 +93,10 @@ pub(super) fn wants_tls(config: &Config) -> bool {
     config.get_ssl_mode() == SslMode::Require
 }
 
-/// With what the database says, if it says something.
-fn unavailable(error: tokio_postgres::Error) -> Error {
-    match error.as_db_error() {
-        Some(said) => Error::unavailable(said),
-        None => {
-            let causes: Vec<_> = anyhow::Error::from(error).chain().map(ToString::to_string).collect();
-            Error::Unavailable(causes.join(": "))
-        }
-    }
+/// Nothing is wrong with what was asked.
+fn is_for_others(error: &tokio_postgres::Error) -> bool {
+    let code = error.code();
+    code == Some(&SqlState::T_R_DEADLOCK_DETECTED) || code == Some(&SqlState::T_R_SERIALIZATION_FAILURE)
 }
 
 fn refused(error: tokio_postgres::Error) -> Error {

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, RedisError};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,8 +31,6 @@ elseif present ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[3])
 return 1";
 
-/// How often is looked for a key before a page without one is given: keys of others are passed by.
-const SCANS_MAX: usize = 100;
 /// Adds the first to a number, unless the sum would be below the second. Numbers that begin with
 /// zeros it takes as other places do, though `INCRBY` does not. What a script has as a number is
 /// not exact, so the sum is given as it is written.
@@ -49,12 +49,15 @@ if present then redis.call('SET', KEYS[1], present, 'KEEPTTL') else redis.call('
 if type(added) == 'table' then return added end
 return redis.status_reply('BELOW')";
 
+/// How often is looked for a key before a page without one is given: keys of others are passed by.
+const SCANS_MAX: usize = 100;
 
 pub(super) struct Redis {
     info: ConnectionInfo,
     prefix: String,
     /// None without TLS.
     tls: Option<Arc<ClientConfig>>,
+    time_max: Duration,
     kept: Mutex<Option<Connection>>,
 }
 
@@ -65,8 +68,13 @@ struct Connection {
 }
 
 impl Redis {
-    pub(super) fn new(info: ConnectionInfo, name: &str, tls: Option<Arc<ClientConfig>>) -> Redis {
-        Redis { info, prefix: format!("{name}:"), tls, kept: Mutex::default() }
+    pub(super) fn new(
+        info: ConnectionInfo,
+        name: &str,
+        tls: Option<Arc<ClientConfig>>,
+        time_max: Duration,
+    ) -> Redis {
+        Redis { info, prefix: format!("{name}:"), tls, time_max, kept: Mutex::default() }
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
@@ -95,6 +103,9 @@ impl Redis {
             ConnectionAddr::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(Error::unavailable)?;
                 stream.set_nodelay(true).map_err(Error::unavailable)?;
+                // Where the system has no such thing, it goes on without.
+                let time_max = u32::try_from(self.time_max.as_millis()).unwrap_or(u32::MAX);
+                let _ = set_tcp_user_timeout(&stream, time_max);
                 let Some(tls) = self.tls.clone() else { return self.begin(stream).await };
                 let name = ServerName::try_from(host.clone()).map_err(Error::unavailable)?;
                 let stream = TlsConnector::from(tls).connect(name, stream).await;
