@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, ffi, params};
 use tokio::sync::oneshot;
 
 use super::operations::{Error, KEYS_MAX, Operations, Page, Pair, Result, Room, sum};
@@ -87,7 +87,7 @@ trait Work: Send {
     fn is_write(&self) -> bool;
     /// Somebody still waits for it.
     fn is_wanted(&self) -> bool;
-    /// Whether the transaction can go on.
+    /// After an error of its own the transaction can go on; after one that this gives, not.
     fn run(&mut self, table: &Table<'_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, committed: &std::result::Result<(), String>);
 }
@@ -116,8 +116,10 @@ impl<T: Send, F: FnOnce(&Table<'_>) -> Result<T> + Send> Work for Asked<T, F> {
         }
         table.execute("SAVEPOINT one")?;
         let done = self.done.insert(work(table));
-        // After some errors, as of a disk that is full, there is no transaction any more.
-        if done.is_err() && !table.connection.is_autocommit() {
+        if table.is_over() {
+            return Ok(());
+        }
+        if done.is_err() {
             table.execute("ROLLBACK TO one")?;
         }
         table.execute("RELEASE one")
@@ -172,7 +174,13 @@ impl Thread {
         };
         let transaction = connection.transaction_with_behavior(behavior)?;
         let table = Table { connection: &transaction, store: &self.name };
-        work.iter_mut().try_for_each(|work| work.run(&table))?;
+        for work in work {
+            work.run(&table)?;
+            if table.is_over() {
+                let why = Some("SQLite has ended the transaction".to_owned());
+                return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), why));
+            }
+        }
         transaction.commit()
     }
 }
@@ -195,6 +203,11 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    /// After some errors, as of a disk that is full, there is no transaction any more.
+    fn is_over(&self) -> bool {
+        self.connection.is_autocommit()
+    }
+
     fn execute(&self, statement: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(statement)?.execute([]).map(drop)
     }
