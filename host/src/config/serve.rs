@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,6 +42,8 @@ pub struct Settings {
     threads: NonZeroU32,
     stores: Vec<Grant>,
     named_values: Arc<NamedValues>,
+    /// Once it was needed.
+    trust: OnceLock<Trust>,
 }
 
 impl Settings {
@@ -49,7 +51,8 @@ impl Settings {
     pub(super) fn of(options: Options, stores: Vec<Grant>, named_values: NamedValues) -> Settings {
         let source = source(&options);
         let threads = options.threads();
-        Settings { options, source, threads, stores, named_values: Arc::new(named_values) }
+        let (named_values, trust) = (Arc::new(named_values), OnceLock::new());
+        Settings { options, source, threads, stores, named_values, trust }
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -122,10 +125,20 @@ impl Settings {
         let options = &self.options.outbound;
         let trust = match options.grants().is_empty() {
             true => None,
-            false => Some(Trust::new(&options.ca_file, &options.client_certificate, log)?),
+            false => Some(self.trust(log)?),
         };
         let book = Book::new(log.clone(), stats.clone(), self.options.log_outbound);
         Ok(Outbound::new(options.grants(), options.limits(), trust, book))
+    }
+
+    /// The authorities are read once for all that is reached by TLS.
+    fn trust(&self, log: &Log) -> Result<Trust> {
+        if let Some(trust) = self.trust.get() {
+            return Ok(trust.clone());
+        }
+        let options = &self.options.outbound;
+        let trust = Trust::new(&options.ca_file, &options.client_certificate, log)?;
+        Ok(self.trust.get_or_init(|| trust).clone())
     }
 
     /// The key-value stores that guests may open.
@@ -136,7 +149,7 @@ impl Settings {
     /// The same, ready to be opened.
     pub(crate) fn keyvalue(&self, log: &Log) -> Result<Stores> {
         let tls = match self.stores.iter().any(|store| store.place.wants_tls()) {
-            true => Some(Trust::new(&self.options.outbound.ca_file, &[], log)?.without_protocols()),
+            true => Some(self.trust(log)?.without_protocols()),
             false => None,
         };
         Ok(Stores::new(&self.stores, self.options.keyvalue.limits(), tls, log.clone()))

@@ -45,6 +45,13 @@ pub(crate) struct Asked<'a> {
     pub versions: &'a [&'static SupportedProtocolVersion],
 }
 
+/// Nothing of it: it has keys.
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Trust")
+    }
+}
+
 impl Trust {
     /// The system's authorities, and those of these files; and who the server itself is.
     pub(crate) fn new(files: &[impl AsRef<Path>], identities: &[Named], log: &Log) -> Result<Trust> {
