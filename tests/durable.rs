@@ -104,6 +104,7 @@ fn a_call_that_fails_runs_again_and_is_set_aside_at_last_with_its_error() {
         });
     }
     server.wait_for_figure("/deferred/set_aside", 2);
+    server.wait_for_line("deferred call 2 is set aside after 3 runs");
     assert_eq!(server.figure("/deferred/failed"), 6);
     server.wait_for_figure("/deferred/retried", 4);
     server.wait_for_figure("/deferred/pending", 0);
@@ -337,6 +338,30 @@ fn a_guest_with_another_name_is_told_of_the_calls_of_the_one_before() {
     assert_eq!(server.figure("/deferred/pending"), 0);
     server.stop();
     assert!(!serve().said("are in the queue"), "they are its own");
+}
+
+/// By default a Python application sees its current folder.
+#[test]
+fn a_guest_that_can_read_the_store_or_a_secret_is_told_of() {
+    let folder = Folder::new();
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "x").unwrap();
+    let store = format!("--cores 1 --deferred-store sqlite:{}", folder.join("calls").display());
+    let serve = |dir: &Path| {
+        let setup = setup(guest("deferred")).options(&store);
+        setup
+            .option("--secret", format!("a={}", secret.display()))
+            .option("--dir", format!("{}::ro", dir.display()))
+            .start()
+    };
+    let server = serve(&folder.0);
+    for name in ["--deferred-store", "--secret"] {
+        server.wait_for_line(&format!("the guest can read {name} "));
+    }
+    server.stop();
+    let server = serve(&root().join("guests/rust/numbers"));
+    server.get("/");
+    assert!(!server.stop().log.contains("the guest can read"));
 }
 
 #[test]

@@ -136,6 +136,8 @@ struct Done {
     ended: Vec<Run>,
     lost: Vec<Run>,
     retried: u64,
+    /// Calls, with their runs.
+    set_aside: Vec<(TimerId, u32)>,
     first_due: Option<UnixNanos>,
 }
 
@@ -150,6 +152,7 @@ impl Done {
             ended: Vec::new(),
             lost: Vec::new(),
             retried: 0,
+            set_aside: Vec::new(),
             first_due: None,
         }
     }
@@ -298,6 +301,9 @@ impl Keeper {
             };
             if self.store.end(*run, &next)? {
                 done.retried += u64::from(matches!(next, Next::Again { .. }));
+                if let Next::SetAside { .. } = next {
+                    done.set_aside.push((run.id, *attempt));
+                }
             }
             done.ended.push(*run);
         }
@@ -352,6 +358,11 @@ impl Keeper {
             }
         }
         self.shown.note_retried(done.retried);
+        for (id, runs) in done.set_aside.drain(..) {
+            (self.tell)(&format!(
+                "deferred call {id} is set aside after {runs} runs; wasm-serve calls shows it"
+            ));
+        }
         // Before anybody is answered, who may ask for these.
         let first = done.first_due.map(|first| moment.in_process(first));
         self.shown.note_first_due(first);

@@ -1,7 +1,7 @@
 //! What no guest may write to, of all that was named.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cache::user_cache;
 use super::options::Options;
@@ -28,6 +28,39 @@ impl Settings {
             }
         }
         guarded
+    }
+}
+
+impl Settings {
+    /// What the guest can read of what is for the server alone, though it may not write it: a line for each.
+    pub(crate) fn readable_by_the_guest(&self) -> Vec<String> {
+        let options = self.options();
+        let mut files: Vec<(&str, PathBuf)> = Vec::new();
+        files.extend(options.named_values.secret.iter().map(|(_, file)| ("--secret", file.into())));
+        files.extend(options.keyvalue.files().map(|file| ("--keyvalue", file)));
+        let stores = self.stores().iter().filter_map(|store| store.place.file());
+        files.extend(stores.map(|file| ("--keyvalue", file.into())));
+        let keys = options.outbound.client_certificate.iter().map(|named| &named.key);
+        files.extend(keys.map(|file| ("--client-certificate", file.into())));
+        files.extend(options.deferred.file().map(|file| ("--deferred-store", file.into())));
+        let folders: Vec<_> =
+            self.grants().folders.iter().filter_map(|folder| folder.host.canonicalize().ok()).collect();
+        // A store may not be there yet: its folder is.
+        let is_readable = |file: &Path| {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+            let place = file.canonicalize().or(folder);
+            place.is_ok_and(|place| folders.iter().any(|folder| place.starts_with(folder)))
+        };
+        let readable = files.iter().filter(|(_, file)| is_readable(file));
+        readable
+            .map(|(name, file)| {
+                let file = file.display();
+                format!(
+                    "the guest can read {name} {file}, since it sees that folder; put it into another one"
+                )
+            })
+            .collect()
     }
 }
 

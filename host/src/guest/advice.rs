@@ -30,6 +30,7 @@ pub(crate) fn grant(import: &str, is_program: bool) -> &'static str {
         ("wasi:tls/", "TLS over connections that the guest has"),
         ("wasm_serve ", "deferred calls, within the limits of --deferred-..."),
         ("wasm-serve:deferred/timers@", "deferred calls, within the limits of --deferred-..."),
+        ("wasm-serve:gateway/tls@", "TLS over connections that the guest has"),
         ("wasm-serve:gateway/", "a request's head and a whole response in one call each"),
     ];
     let grant = grants.iter().find(|(prefix, _)| import.starts_with(prefix));

@@ -2,6 +2,9 @@
 //! an error. What waits meanwhile is done in one transaction, since each is waited for until it is
 //! on the disk. In it each write is whole by itself: one that fails takes back what it has done.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -186,7 +189,15 @@ impl Thread {
 }
 
 fn open(file: &PathBuf, time_max: Duration) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    // Nobody else may read what is in it. The files beside it get the same mode.
+    let made = File::options().write(true).create_new(true).mode(0o600).open(file);
+    if let Err(error) = made
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        let code = ffi::Error::new(ffi::SQLITE_CANTOPEN);
+        return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let connection = Connection::open_with_flags(file, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     // Another server may be writing.
     connection.busy_timeout(time_max)?;

@@ -61,6 +61,7 @@ pub fn run(settings: &Settings) -> Result<ExitCode> {
 
 fn serve(settings: &Settings, log: &Log) -> Result<ExitCode> {
     signals::survive_file_limits();
+    settings.readable_by_the_guest().iter().for_each(|told| log.server(told));
     let places = Places::new(settings.open_files(), open_files::share(settings));
     let stats = Arc::new(Stats::new(&statuses::METRICS));
     let shared = Shared {

@@ -29,7 +29,8 @@ pub(super) fn share(settings: &Settings) -> usize {
     let guests = guests(limit, own, wanted);
     say(format_args!(
         "The system lets the server open {limit} files and sockets (ulimit -n), and {needed} may be needed: \
-         --connections {} and --open-files-total {wanted} cannot both be had, guests get {guests}",
+         guests get {guests}, and connections what is left, at most {}. Raise the limit, or lower --connections or \
+         --open-files-total",
         settings.connections()
     ));
     guests as usize
