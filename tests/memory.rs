@@ -142,6 +142,8 @@ fn under_a_limit_of_addresses_calls_find_room_or_are_refused() {
         let statuses: Vec<u16> = all.into_iter().map(|one| one.join().unwrap()).collect();
         assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
         assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+        // The calls have ended, and not only their responses.
+        server.wait_for_figure("/cores/busy", 0);
         // More at once than were kept on the cores of one thread.
         let burst: Vec<Connection> = (0..8).map(|_| asking(&server, "/sleep/200")).collect();
         for mut connection in burst {

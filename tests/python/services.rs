@@ -19,6 +19,7 @@ struct Shop {
     prices: Upstream,
     mails: Arc<Mutex<Vec<String>>>,
     notes: Folder,
+    _authorities: Folder,
     _redis: Redis,
     _mail_server: Peer,
 }
@@ -27,7 +28,9 @@ impl Shop {
     /// Its database and cache are reached by TLS, or not.
     fn open(with_tls: bool) -> Shop {
         let (authority, notes) = (Authority::new(), Folder::new());
-        let ca_file = notes.join("ca.pem");
+        // Where the application cannot write.
+        let authorities = Folder::new();
+        let ca_file = authorities.join("ca.pem");
         let postgres = Postgres::start(&authority);
         postgres.execute(
             "CREATE TABLE items (id integer PRIMARY KEY, name text NOT NULL);
@@ -58,7 +61,16 @@ impl Shop {
             .option("--dir", format!("{}::/notes", notes.0.display()))
             .options("--cores 2 --allow-outbound-private")
             .start();
-        Shop { server, postgres, prices, mails, notes, _redis: redis, _mail_server: mail_server }
+        Shop {
+            server,
+            postgres,
+            prices,
+            mails,
+            notes,
+            _authorities: authorities,
+            _redis: redis,
+            _mail_server: mail_server,
+        }
     }
 
     fn get(&self, path: &str) -> Value {
