@@ -15,9 +15,9 @@ use crate::store::{Claim, Claimed, Counts, New, Next, Run, Store, UnixNanos};
 
 /// Another server writes for milliseconds.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(4);
-/// "wasmserv" in ASCII is too long for it: the first four letters.
+/// "wasm" in ASCII: by it a file of ours is told from those of others.
 const APPLICATION: i32 = 0x7761_736d;
-/// Of the tables below. A file of a later one is refused.
+/// Of the tables below. A file of another one is refused.
 const VERSION: i32 = 1;
 
 /// `visible` is when a server may claim the call: its due time, the end of a lease, or nothing once it was
